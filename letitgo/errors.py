@@ -1,0 +1,32 @@
+"""What goes wrong, in one sentence each.
+
+Every message names the thing that is wrong and says what would be right. The command line prints it
+without a traceback and leaves with ``exit_code``.
+"""
+
+
+class LetItGoError(Exception):
+    """Base of the errors a caller may want to catch."""
+
+    exit_code = 1
+
+
+class BadRequest(LetItGoError, ValueError):
+    """The request cannot be carried out as it was put: nothing was started."""
+
+    exit_code = 2
+
+
+class WorkFailed(LetItGoError, RuntimeError):
+    """The work was started and did not come through; what was finished stays in the store."""
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """A half-sentence naming what is close to ``name``, or all there is when nothing is."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f"there is {shown or 'none'}"

@@ -1,0 +1,277 @@
+"""Image data sets, decoded once into one tensor and memory-mapped by whoever trains on them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from letitgo.errors import BadRequest
+from letitgo.value import Value, canonical, derive, sha256
+
+HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
+"""Short names and the hub's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data(Value):
+    """A data set: what it holds is in its key, where it lies is not.
+
+    Attributes:
+        name: ``digits``, a short name, a hub id or a folder.
+        digest: SHA-256 over all inputs and labels.
+    """
+
+    name: str
+    digest: str
+
+    def identity(self) -> dict[str, Any]:
+        return {"digest": self.digest}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: channels, height, width."""
+        return tuple(self.split("train").inputs.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return _content(self.name).classes
+
+    def split(self, name: str) -> Split:
+        """``"train"`` or ``"test"``."""
+        content = _content(self.name)
+        return Split(content.tensors[f"{name}_inputs"], content.tensors[f"{name}_labels"], content.mean, content.deviation)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and labels in memory.
+
+    Attributes:
+        inputs: Pixels as they were stored, uint8, shape (N, C, H, W).
+        labels: Class numbers, int64, shape (N,).
+        mean: Mean of each channel over the training inputs, shape (C, 1, 1).
+        deviation: Standard deviation of each channel over the training inputs, shape (C, 1, 1).
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor | slice) -> Tensor:
+        """Inputs of some rows, normalised to the training set's mean 0 and deviation 1, float32."""
+        return self.inputs[rows].to(torch.float32).sub_(self.mean).div_(self.deviation)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in order, ``size`` at a time: inputs and labels."""
+        for begin in range(0, len(self), size):
+            rows = slice(begin, begin + size)
+            yield self.batch(rows), self.labels[rows]
+
+
+def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
+    """Labels of which a share, chosen at random, is replaced by draws uniform over all classes.
+
+    Args:
+        labels: Shape (N,).
+        share: Between 0 and 1.
+        seed: The same seed chooses the same rows and draws.
+    """
+    if share == 0:
+        return labels
+    generator = torch.Generator().manual_seed(derive(seed, "label noise"))
+    rows = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
+    labels = labels.clone()
+    labels[rows] = torch.randint(classes, (len(rows),), generator=generator)
+    return labels
+
+
+@lru_cache
+def open_data(name: str) -> Data:
+    """The data set of a name; decoded on its first use on this machine.
+
+    Args:
+        name: ``digits`` (bundled with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``, an id on the Hugging
+            Face hub, or a folder laid out as on the hub. Where the environment variable ``LETITGO_DATA`` names a folder
+            that holds a folder of that name, that is read.
+
+    Raises:
+        BadRequest: There is no such data set, or it is none of images with labels in a training and a test split.
+    """
+    local = Path(os.environ.get("LETITGO_DATA", "")) / name
+    if os.environ.get("LETITGO_DATA") and local.is_dir():
+        name = str(local.resolve())
+    elif name not in HUB and Path(name).is_dir():
+        name = str(Path(name).resolve())
+    return Data(name, _content(name).digest)
+
+
+@dataclass(frozen=True)
+class _Content:
+    tensors: dict[str, Tensor]
+    classes: int
+    mean: Tensor
+    deviation: Tensor
+    digest: str
+
+
+@lru_cache(maxsize=4)
+def _content(name: str) -> _Content:
+    path = _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
+    content = _read(path)
+    if content is None:
+        splits, classes = _digits() if name == "digits" else _from_hub(name)
+        _write(path, _checked(name, splits, classes), classes)
+        content = _read(path)
+        assert content is not None, f"{path} was written and cannot be read"
+    return content
+
+
+def _cache() -> Path:
+    base = os.environ.get("LETITGO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "letitgo")
+    return Path(base).expanduser() / "data"
+
+
+def _signature(name: str) -> list[Any]:
+    """What tells that a folder has changed since it was decoded; a hub id is decoded once."""
+    if not Path(name).is_absolute():
+        return [name]
+    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
+    return [name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    parts = [[name, list(tensor.shape), sha256(tensor.numpy().tobytes())] for name, tensor in sorted(tensors.items())]
+    return sha256(canonical(parts))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], classes: int) -> None:
+    pixels = tensors["train_inputs"].to(torch.float32)
+    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
+    metadata = {"classes": classes, "mean": mean.tolist(), "deviation": deviation.clamp(min=1e-6).tolist()}
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, {"content": json.dumps({**metadata, "digest": _digest(tensors)})})
+        partial.replace(path)
+    except OSError as error:
+        raise BadRequest(
+            f"the decoded data cannot be written to {path.parent} ({error.strerror}): set LETITGO_CACHE to another folder"
+        ) from error
+
+
+def _read(path: Path) -> _Content | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["content"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    if _digest(tensors) != about["digest"]:
+        return None
+    mean, deviation = (torch.tensor(about[name]).reshape(-1, 1, 1) for name in ("mean", "deviation"))
+    return _Content(tensors, about["classes"], mean, deviation, about["digest"])
+
+
+_Splits = dict[str, tuple[Tensor, Tensor]]
+
+
+def _digits() -> tuple[_Splits, int]:
+    """Scikit-learn's 1,797 handwritten digits of 8×8; every fifth is held out for testing."""
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    inputs = torch.tensor(bundle.images, dtype=torch.uint8).unsqueeze(1)
+    labels = torch.tensor(bundle.target, dtype=torch.int64)
+    held_out = torch.arange(len(labels)) % 5 == 4
+    return {"train": (inputs[~held_out], labels[~held_out]), "test": (inputs[held_out], labels[held_out])}, 10
+
+
+def _from_hub(name: str) -> tuple[_Splits, int]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(HUB.get(name, name))
+    except Exception as error:
+        raise BadRequest(
+            f"the data set {name!r} cannot be read: it is not digits, no folder here or under LETITGO_DATA, and "
+            f"loading it from the Hugging Face hub gave {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    test = next((split for split in ("test", "validation") if split in found), None)
+    if "train" not in found or test is None:
+        raise BadRequest(f"the data set {name!r} needs a split 'train' and a split 'test': it has {', '.join(found)}")
+    features = found["train"].features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = labels or [column for column in ("label", "labels") if column in features]
+    if not images or not labels:
+        raise BadRequest(
+            f"the data set {name!r} needs a column of images and one of class labels: it has {', '.join(features)}"
+        )
+    feature = features[labels[0]]
+    splits = {
+        split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0])
+        for split, source in (("train", "train"), ("test", test))
+    }
+    counted = feature.num_classes if isinstance(feature, datasets.ClassLabel) else int(splits["train"][1].max()) + 1
+    return splits, counted
+
+
+def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    pixels: Any = None
+    mode = size = None
+    for i, cell in enumerate(rows.cast_column(image, datasets.Image(decode=False))[image]):
+        with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as picture:
+            if pixels is None:
+                size, mode = picture.size, ("L" if picture.mode in ("1", "L") else "RGB")
+                pixels = np.empty((len(rows), size[1], size[0], 1 if mode == "L" else 3), dtype=np.uint8)
+            if picture.size != size:
+                raise BadRequest(
+                    f"the images of {name!r} have to be of one size: row 0 has {size[0]}×{size[1]} pixels, "
+                    f"row {i} has {picture.size[0]}×{picture.size[1]}"
+                )
+            pixels[i] = np.asarray(picture.convert(mode)).reshape(pixels.shape[1:])
+    if pixels is None:
+        raise BadRequest(f"the data set {name!r} has a split without rows")
+    inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return inputs, torch.tensor(np.asarray(rows[label][:], dtype=np.int64))
+
+
+def _checked(name: str, splits: _Splits, classes: int) -> dict[str, Tensor]:
+    for split, (inputs, labels) in splits.items():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise BadRequest(
+                f"labels of {name!r} out of range: split {split!r} has labels {low} to {high}, "
+                f"{classes} classes are numbered 0 to {classes - 1}"
+            )
+        if inputs.shape[1:] != splits["train"][0].shape[1:]:
+            raise BadRequest(f"the images of {name!r} have to be of one size and mode in all splits")
+    return {
+        f"{split}_{kind}": tensor
+        for split, pair in splits.items()
+        for kind, tensor in zip(("inputs", "labels"), pair, strict=True)
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

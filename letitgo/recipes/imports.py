@@ -1,0 +1,46 @@
+"""Import paths such as ``package.module:factory``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from letitgo.errors import BadRequest
+
+
+def import_object(path: str, what: str) -> Callable[..., Any]:
+    """The callable at ``package.module:name``; modules in the working directory are found too.
+
+    Raises:
+        BadRequest: The module does not import, has no such name, or it is not callable.
+    """
+    module_name, _, name = path.partition(":")
+    if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise BadRequest(
+            f"the {what} {path!r} does not import: {module_name} raises {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise BadRequest(f"the {what} {path!r} does not import: {module_name} has no function or class {name!r}")
+    return found
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """SHA-256 of the file that defines ``function``: editing it makes new keys, so no stale result is read.
+
+    Code that the file imports is not covered.
+    """
+    try:
+        source = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        source = None
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""

@@ -1,0 +1,156 @@
+"""Networks in the form the papers used, and the networks of anyone by import path."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.recipes.imports import import_object, source_digest
+from letitgo.value import Value
+
+
+def fcn(
+    input_shape: tuple[int, ...], num_classes: int, widths: tuple[int, ...] = (256,), depth: int | None = None
+) -> nn.Sequential:
+    """A fully connected network with ReLU: by default 3 hidden layers of 256 units, as ZBS19 (arXiv:1902.01996).
+
+    Args:
+        input_shape: Shape of one input.
+        num_classes: Number of outputs.
+        widths: Units of each hidden layer, or of all of them where there is one number.
+        depth: Number of hidden layers, for a single width (3 if not given).
+    """
+    if len(widths) == 1:
+        widths = widths * (3 if depth is None else depth)
+    elif depth is not None and depth != len(widths):
+        raise BadRequest(f"depth {depth} does not fit {len(widths)} widths: give one width, or as many as the depth")
+    modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    units = prod(input_shape)
+    for i, width in enumerate(widths, start=1):
+        modules[f"fc{i}"], modules[f"relu{i}"] = nn.Linear(units, width), nn.ReLU()
+        units = width
+    modules[f"fc{len(widths) + 1}"] = nn.Linear(units, num_classes)
+    return nn.Sequential(modules)
+
+
+def lenet_300_100(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """The fully connected network of FC18 (arXiv:1803.03635): hidden layers of 300 and 100 units."""
+    return fcn(input_shape, num_classes, widths=(300, 100))
+
+
+def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """LeNet-5 as LFLY18 (arXiv:1804.08838) uses it: valid padding, ReLU, max-pooling; 44,426 parameters on MNIST."""
+    if len(input_shape) != 3:
+        raise BadRequest(f"lenet takes images (channels, height, width); the data has shape {input_shape}")
+    channels, *sides = input_shape
+    height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
+    if min(height, width) < 1:
+        raise BadRequest(f"lenet takes images of at least 16×16 pixels; the data has {sides[0]}×{sides[1]}")
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, 6, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(6, 16, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(16 * height * width, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(84, num_classes),
+        )
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn": fcn, "lenet": lenet, "lenet-300-100": lenet_300_100}
+
+
+@dataclass(frozen=True, eq=False)
+class Network(Value):
+    """How to build a network: a factory by name or import path, and what it is called with.
+
+    Attributes:
+        factory: A name in ``NETWORKS`` or ``package.module:name``.
+        args: Keyword arguments, JSON values.
+        source: Digest of the file that defines the factory; empty for our own, which ``value.FORMAT`` covers.
+    """
+
+    factory: str
+    args: dict[str, Any]
+    source: str = ""
+
+    def __call__(self) -> nn.Module:
+        """Build the network on the CPU.
+
+        Raises:
+            BadRequest: The factory raises, or gives something that is no ``nn.Module``.
+        """
+        args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in self.args.items()}
+        try:
+            module = find_factory(self.factory)(**args)
+        except BadRequest:
+            raise
+        except Exception as error:
+            raise BadRequest(f"the network {self.factory!r} raises {type(error).__name__}: {error}") from error
+        if not isinstance(module, nn.Module):
+            raise BadRequest(
+                f"the network {self.factory!r} gives a {type(module).__name__}: it has to return a torch.nn.Module"
+            )
+        return module
+
+    @cached_property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Layer name → names of its parameters."""
+        from letitgo.weights import layers
+
+        return layers(self())
+
+
+def find_factory(name: str) -> Callable[..., nn.Module]:
+    """The factory of a name or import path.
+
+    Raises:
+        BadRequest: There is none.
+    """
+    if ":" in name:
+        return import_object(name, "network")
+    if name not in NETWORKS:
+        raise BadRequest(
+            f"unknown network {name!r}: {nearest(name, tuple(NETWORKS))} (or give an import path package.module:factory)"
+        )
+    return NETWORKS[name]
+
+
+def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args: dict[str, Any]) -> Network:
+    """The network a recipe means.
+
+    The factory is handed ``input_shape`` and ``num_classes`` where its signature names them, and all of ``args``.
+
+    Raises:
+        BadRequest: There is no such factory, or its signature does not take the arguments.
+    """
+    factory = find_factory(name)
+    taken = inspect.signature(factory).parameters
+    known = {"input_shape": list(input_shape), "num_classes": num_classes}
+    given = {**{key: value for key, value in known.items() if key in taken}, **args}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    for argument in given:
+        if argument not in taken and not takes_any:
+            raise BadRequest(f"the network {name!r} takes no {argument!r}: it takes {', '.join(taken) or 'nothing'}")
+    for argument, parameter in taken.items():
+        if parameter.default is parameter.empty and argument not in given and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
+            raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
+    return Network(name, given, source_digest(factory) if ":" in name else "")

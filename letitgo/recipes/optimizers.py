@@ -1,0 +1,100 @@
+"""Optimisers and learning-rate schedules by name or import path."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import nn
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.recipes.imports import import_object, source_digest
+from letitgo.recipes.recipe import Recipe
+
+_OPTIMIZERS = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+}
+_OURS = {"sgd": {"lr": 0.05, "momentum": 0.9}}
+
+
+def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """The optimiser's class.
+
+    Raises:
+        BadRequest: There is none of that name.
+    """
+    if ":" in name:
+        return import_object(name, "optimiser")
+    if name.lower() not in _OPTIMIZERS:
+        raise BadRequest(f"unknown optimiser {name!r}: {nearest(name.lower(), tuple(_OPTIMIZERS))}")
+    return _OPTIMIZERS[name.lower()]
+
+
+def optimizer_args(recipe: Recipe) -> dict[str, Any]:
+    """The arguments a recipe's optimiser is called with: the given ones, and ours for SGD.
+
+    Raises:
+        BadRequest: The optimiser does not take one of them.
+    """
+    named = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay")}
+    given = {name: value for name, value in named.items() if value is not None} | recipe.optimizer_args
+    taken = inspect.signature(find_optimizer(recipe.optimizer)).parameters
+    for argument in given:
+        if argument not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+            raise BadRequest(f"the optimiser {recipe.optimizer!r} takes no {argument!r}: it takes {', '.join(taken)}")
+    return {**_OURS.get(recipe.optimizer.lower(), {}), **given}
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The recipe's optimiser over these parameters and no others.
+
+    Raises:
+        BadRequest: The optimiser refuses its arguments or the parameters.
+    """
+    args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in optimizer_args(recipe).items()}
+    try:
+        optimizer = find_optimizer(recipe.optimizer)(parameters, **args)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadRequest(f"the optimiser {recipe.optimizer!r} cannot be used: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadRequest(f"the optimiser {recipe.optimizer!r} gives a {type(optimizer).__name__}, no Optimizer")
+    return optimizer
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+def _cosine(progress: float) -> float:
+    return (1 + cos(pi * progress)) / 2
+
+
+def _step(progress: float) -> float:
+    return 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.9))
+
+
+_SCHEDULES: dict[str, Callable[[float], float]] = {"constant": _constant, "cosine": _cosine, "step": _step}
+
+
+def find_schedule(name: str) -> Callable[[float], float]:
+    """A function from the share of training that is done, in [0, 1), to the factor on the learning rate.
+
+    Raises:
+        BadRequest: There is none of that name.
+    """
+    if ":" in name:
+        return import_object(name, "schedule")
+    if name not in _SCHEDULES:
+        raise BadRequest(f"unknown schedule {name!r}: {nearest(name, tuple(_SCHEDULES))}")
+    return _SCHEDULES[name]
+
+
+def schedule_source(name: str) -> str:
+    """Digest of the file that defines a schedule given by import path; empty for our own."""
+    schedule = find_schedule(name)
+    return source_digest(schedule) if ":" in name else ""

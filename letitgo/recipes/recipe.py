@@ -1,0 +1,102 @@
+"""The recipe: everything a run is trained on, in the words a person writes.
+
+This module is read for ``--help``, so it imports torch only where it works.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from letitgo.value import Value
+
+if TYPE_CHECKING:
+    from letitgo.recipes.data import Data
+    from letitgo.recipes.networks import Network
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
+class Recipe(Value):
+    """A network, data, and how the one is trained on the other. The loss is the cross-entropy."""
+
+    model: Annotated[
+        str, Field(description="network: fcn, lenet-300-100, lenet, or an import path package.module:factory")
+    ] = "fcn"
+    widths: Annotated[
+        str | None,
+        Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", description="units of the hidden layers: 256, or 300x100 one by one"),
+    ] = None
+    depth: Annotated[int | None, Field(ge=0, description="number of hidden layers, for a single width")] = None
+    model_args: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="further arguments of the network's factory, as JSON")
+    ]
+    data: Annotated[
+        str, Field(description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, or a folder")
+    ] = "digits"
+    label_noise: Annotated[
+        float, Field(ge=0, le=1, description="share of the training labels replaced by random ones")
+    ] = 0.0
+    optimizer: Annotated[str, Field(description="a name in torch.optim, or an import path package.module:Class")] = "sgd"
+    lr: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="learning rate (sgd: 0.05; others: PyTorch's own)")
+    ] = None
+    momentum: Annotated[
+        float | None, Field(ge=0, lt=1, description="momentum, where the optimiser has it (sgd: 0.9; others: their own)")
+    ] = None
+    weight_decay: Annotated[
+        float | None, Field(ge=0, allow_inf_nan=False, description="weight decay (sgd: 0; others: PyTorch's own)")
+    ] = None
+    optimizer_args: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="further arguments of the optimiser, as JSON")
+    ]
+    schedule: Annotated[
+        str,
+        Field(description="learning rate over training: constant, cosine, step (×0.2 at 30, 60, 90 %), or an import path"),
+    ] = "constant"
+    epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 10
+    batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
+    seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
+
+    def identity(self) -> dict[str, Any]:
+        from letitgo.recipes.optimizers import optimizer_args, schedule_source
+
+        return {
+            "network": self.network,
+            "dataset": self.dataset,
+            "label_noise": self.label_noise,
+            "optimizer": self.optimizer.lower(),
+            "optimizer_args": optimizer_args(self),
+            "schedule": [self.schedule, schedule_source(self.schedule)],
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def dataset(self) -> Data:
+        from letitgo.recipes.data import open_data
+
+        return open_data(self.data)
+
+    @cached_property
+    def network(self) -> Network:
+        from letitgo.recipes.networks import find_network
+
+        args = dict(self.model_args)
+        if self.widths is not None:
+            args["widths"] = [int(width) for width in self.widths.split("x")]
+        if self.depth is not None:
+            args["depth"] = self.depth
+        return find_network(self.model, self.dataset.shape, self.dataset.classes, args)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last batch of an epoch may be smaller."""
+        return -(-len(self.dataset.split("train")) // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch

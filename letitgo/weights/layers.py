@@ -1,0 +1,55 @@
+"""What a layer is.
+
+A layer is a module that owns parameters directly. A parameter owned by a container, such as a class token, is a layer
+of its own, under its own name. Parameters behind ``torch.nn.utils.parametrize`` belong to the module they parametrize.
+A tied parameter belongs to the layer where it appears first.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from letitgo.errors import BadRequest
+
+_PARAMETRIZATIONS = ".parametrizations."
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of all parameters in the module's own order, a tied parameter once.
+
+    Raises:
+        BadRequest: A parameter is lazy and has no shape yet.
+    """
+    names = []
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
+        names.append(name)
+    return tuple(names)
+
+
+def layers(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Layer name → names of the parameters it owns, both in the module's own order."""
+    owned: dict[str, list[str]] = {}
+    for name in parameter_names(module):
+        owned.setdefault(_layer_of(module, name), []).append(name)
+    return {layer: tuple(names) for layer, names in owned.items()}
+
+
+def owner(module: nn.Module, parameter: str) -> str:
+    """Name of the module a parameter belongs to; the root is the empty string."""
+    head, mark, _ = f".{parameter}".partition(_PARAMETRIZATIONS)
+    return head[1:] if mark else parameter.rpartition(".")[0]
+
+
+def _layer_of(module: nn.Module, parameter: str) -> str:
+    name = owner(module, parameter)
+    if not name:
+        return parameter
+    found = module.get_submodule(name)
+    from_torch = type(found).__module__.startswith("torch.nn.modules.") and not isinstance(
+        found, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    )
+    is_container = any(child != "parametrizations" for child, _ in found.named_children())
+    return parameter if is_container and not from_torch else name

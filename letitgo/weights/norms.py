@@ -1,0 +1,37 @@
+"""Running statistics of normalization layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace running statistics by averages over ``batches`` under the present weights.
+
+    Args:
+        module: Changed in place: its statistics alone. Its mode is restored.
+        batches: Inputs as the module takes them.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, _NormBase) and norm.track_running_stats]
+    if not norms:
+        return
+    modes = {part: part.training for part in module.modules()}
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over all batches
+        norm.training = True
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                module(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for part, mode in modes.items():
+            part.training = mode

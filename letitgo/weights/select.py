@@ -1,0 +1,140 @@
+"""A choice of parameters, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.weights.layers import layers, owner, parameter_names
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of a module's parameters, by name.
+
+    Selections of one module form an algebra: ``~a`` is the complement, ``a | b``, ``a & b`` and ``a - b`` the union,
+    intersection and difference. A selection holds names only, so it can be printed, hashed, stored and sent.
+
+    Attributes:
+        parameters: Names of the selected parameters, in the module's order.
+        of: Names of all the module's parameters, in the module's order.
+    """
+
+    parameters: tuple[str, ...]
+    of: tuple[str, ...]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __invert__(self) -> Selection:
+        return self._keep(set(self.of) - set(self.parameters))
+
+    def __or__(self, other: Selection) -> Selection:
+        return self._keep({*self.parameters, *self._same(other)})
+
+    def __and__(self, other: Selection) -> Selection:
+        return self._keep(set(self.parameters) & set(self._same(other)))
+
+    def __sub__(self, other: Selection) -> Selection:
+        return self._keep(set(self.parameters) - set(self._same(other)))
+
+    def __str__(self) -> str:
+        if len(self) == len(self.of):
+            return "everything"
+        return ", ".join(self.parameters) or "nothing"
+
+    def _keep(self, names: set[str]) -> Selection:
+        return Selection(tuple(name for name in self.of if name in names), self.of)
+
+    def _same(self, other: Selection) -> tuple[str, ...]:
+        if self.of != other.of:
+            raise BadRequest("the two selections are of different networks")
+        return other.parameters
+
+
+def everything(module: nn.Module) -> Selection:
+    """All parameters of the module."""
+    names = parameter_names(module)
+    return Selection(names, names)
+
+
+def select(
+    module: nn.Module,
+    *patterns: str,
+    types: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+    index: int | slice | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+) -> Selection:
+    """Choose parameters by the names, types and order of layers.
+
+    Args:
+        module: The network.
+        patterns: Globs, read from left to right. Each is held against the names of layers, of the blocks they lie in
+            and of parameters, so ``"fc1"``, ``"layer1.*"``, ``"layer1"`` and ``"*.bias"`` all work. A pattern with a
+            leading ``!`` takes away what it matches; where the first one does, it takes from everything. Without
+            patterns everything is chosen.
+        types: Keep only layers whose module is of these types.
+        index: Keep only these of the layers chosen so far, in the module's order: ``0``, ``-1``, ``slice(3)``.
+        where: Keep only layers for which ``where(layer_name, module)`` is true.
+
+    Returns:
+        The selection, in the module's order.
+
+    Raises:
+        BadRequest: A pattern, the types, the index or the predicate match nothing.
+    """
+    owned = layers(module)
+    names = parameter_names(module)
+    chosen: set[str] = set(names) if not patterns or patterns[0].startswith("!") else set()
+    for pattern in patterns:
+        found = {
+            name
+            for layer, parameters in owned.items()
+            for name in parameters
+            if _matches(pattern.removeprefix("!"), layer, name)
+        }
+        if not found:
+            raise BadRequest(f"the pattern {pattern!r} matches no layer: {nearest(pattern, tuple(owned))}")
+        chosen = chosen - found if pattern.startswith("!") else chosen | found
+
+    kept = [layer for layer, parameters in owned.items() if chosen.intersection(parameters)]
+    if types is not None or where is not None:
+        modules = {layer: module.get_submodule(owner(module, owned[layer][0])) for layer in kept}
+        kept = [
+            layer
+            for layer in kept
+            if (types is None or isinstance(modules[layer], types)) and (where is None or where(layer, modules[layer]))
+        ]
+        if not kept:
+            raise BadRequest(f"no chosen layer has the type or property asked for ({_names(types) or 'predicate'})")
+    if index is not None:
+        try:
+            kept = kept[index] if isinstance(index, slice) else [kept[index]]
+        except IndexError:
+            kept = []
+        if not kept:
+            raise BadRequest(f"index {index} is outside the {len(owned)} layers chosen")
+    within = {name for layer in kept for name in owned[layer]}
+    return Selection(tuple(name for name in names if name in chosen & within), names)
+
+
+def _matches(pattern: str, layer: str, parameter: str) -> bool:
+    parts = layer.split(".")
+    places = [parameter, *(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
+    return any(fnmatchcase(place, pattern) for place in places)
+
+
+def _names(types: type[nn.Module] | tuple[type[nn.Module], ...] | None) -> str:
+    if types is None:
+        return ""
+    return ", ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
