@@ -27,13 +27,11 @@ class Moment:
 
     Attributes:
         step: Steps on the recipe's clock.
-        optimizer: The optimiser's ``state_dict``.
-        loss: Mean training loss since the moment before.
+        optimizer: The optimiser's ``state_dict``; what is trainable in the module comes in it in the module's order.
     """
 
     step: int
     optimizer: dict[str, Any]
-    loss: float
 
 
 def train(
@@ -74,7 +72,7 @@ def train(
     network, batch = _without_prefix(module, split, recipe.batch_size)
 
     epoch, order = -1, torch.empty(0)
-    total, since, step = torch.zeros(()), begin, begin
+    total, step = torch.zeros(()), begin
     for stop in stops:
         for step in range(step, stop):
             if step // recipe.steps_per_epoch != epoch:
@@ -100,9 +98,7 @@ def train(
                 on_step(step + 1)
         step = stop
         _check(total, recipe, stop)
-        yield Moment(stop, optimizer.state_dict(), float(total) / (stop - since))
-        total.zero_()
-        since = stop
+        yield Moment(stop, optimizer.state_dict())
 
 
 def _check(total: Tensor, recipe: Recipe, step: int) -> None:

@@ -1,19 +1,20 @@
 """Acting on a live ``nn.Module``: select, freeze, draw, graft, measure, count. Knows of no store and no recipe."""
 
 from letitgo.weights.cost import StepCost, step_cost
-from letitgo.weights.draw import State, copied, initial_state, seeded
+from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 from letitgo.weights.freeze import Statistics, freeze, frozen, thaw, train_only, trainable
 from letitgo.weights.graft import distance, graft
 from letitgo.weights.layers import layers, owner, parameter_names
 from letitgo.weights.norms import re_estimate
 from letitgo.weights.prefix import frozen_prefix
-from letitgo.weights.select import Selection, everything, select
+from letitgo.weights.select import Selection, blocks, everything, select
 
 __all__ = [
     "Selection",
     "State",
     "Statistics",
     "StepCost",
+    "blocks",
     "copied",
     "distance",
     "everything",
@@ -23,6 +24,7 @@ __all__ = [
     "graft",
     "initial_state",
     "layers",
+    "load_state",
     "owner",
     "parameter_names",
     "re_estimate",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from letitgo.weights.draw import State
+from letitgo.weights.state import State
 
 
 def graft(base: State, donor: State, parameters: Iterable[str]) -> State:

@@ -128,6 +128,20 @@ def select(
     return Selection(tuple(name for name in names if name in chosen & within), names)
 
 
+def blocks(module: nn.Module, *patterns: str) -> list[str]:
+    """Names of the modules with parameters that match the globs; where one lies in another, the outer one.
+
+    Raises:
+        BadRequest: A pattern matches none.
+    """
+    names = [name for name, part in module.named_modules() if name and any(True for _ in part.parameters())]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise BadRequest(f"the pattern {pattern!r} matches no block: {nearest(pattern, tuple(names))}")
+    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in chosen if not any(name.startswith(f"{outer}.") for outer in chosen)]
+
+
 def _matches(pattern: str, layer: str, parameter: str) -> bool:
     parts = layer.split(".")
     places = [parameter, *(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))]

@@ -1,0 +1,302 @@
+"""Computing values: jobs handed to workers as soon as what they need is there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from letitgo.errors import LetItGoError
+from letitgo.execute.jobs import Job, describe, perform, plan_jobs
+from letitgo.plan import Stored
+from letitgo.store import Store
+
+TRIES = 3
+"""How often a job is started whose worker dies."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that did not come through.
+
+    Attributes:
+        what: The job in words.
+        why: One sentence.
+        trace: The traceback, where there is one.
+    """
+
+    what: str
+    why: str
+    trace: str = ""
+
+
+@dataclass
+class Progress:
+    """What is told while jobs are under way; costs in floating-point operations.
+
+    Attributes:
+        total: Of all jobs.
+        done: Of finished jobs and finished steps.
+        jobs: Number of jobs.
+        finished: Number of finished jobs.
+        running: For each job under way its words and its share that is done.
+    """
+
+    total: int
+    jobs: int
+    done: float = 0.0
+    finished: int = 0
+    running: dict[Job, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Executor:
+    """Computes values into a store, in this process or in worker processes of one thread each.
+
+    Args:
+        store: Where results are read and written.
+        workers: Number of worker processes; 0 computes in this process.
+        checkpoint_every: Seconds between states from which a killed run goes on.
+        on_progress: Called now and then while work is under way.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        workers: int = 0,
+        checkpoint_every: float = 30.0,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.store = store
+        self.workers = workers
+        self.checkpoint_every = checkpoint_every
+        self.on_progress = on_progress
+
+    def compute(self, values: Iterable[Stored]) -> list[Failure]:
+        """Compute what the store does not hold of these values, and what they need.
+
+        A worker that dies costs its own job, which is tried again. A job that fails takes along those that need it;
+        everything else is finished.
+
+        Returns:
+            What failed; empty where everything is in the store now.
+        """
+        jobs = plan_jobs(values, self.store)
+        if not jobs:
+            return []
+        count = min(self.workers, len(jobs))
+        board = _Board(jobs, self.on_progress)
+        if count == 0:
+            self._here(board)
+        else:
+            threads = [threading.Thread(target=self._serve, args=(board,), daemon=True) for _ in range(count)]
+            for thread in threads:
+                thread.start()
+            try:
+                board.watch()
+            finally:
+                board.close()
+                for thread in threads:
+                    thread.join()
+        return board.failures
+
+    def _here(self, board: _Board) -> None:
+        while (job := board.take()) is not None:
+            try:
+                perform(job, self.store, self.checkpoint_every, lambda step, job=job: board.step(job, step))
+            except Exception as error:
+                board.fail(job, _sentence(error), traceback.format_exc())
+            else:
+                board.finish(job)
+            board.tell()
+
+    def _serve(self, board: _Board) -> None:
+        """One thread: it keeps one worker process, and feeds it."""
+        worker: _Worker | None = None
+        try:
+            while (job := board.take()) is not None:
+                for attempt in range(1, TRIES + 1):
+                    worker = worker or _Worker(board)
+                    request = {
+                        "job": describe(job),
+                        "store": str(self.store.root),
+                        "checkpoint_every": self.checkpoint_every,
+                    }
+                    outcome = worker.ask(request, lambda step, job=job: board.step(job, step))
+                    if outcome is not None or board.closed:
+                        break
+                    code, worker = worker.end(), None
+                    outcome = {"error": f"its worker died {attempt} times, last with exit code {code}"}
+                if board.closed:
+                    return
+                if "error" in outcome:
+                    board.fail(job, outcome["error"], outcome.get("trace", ""))
+                else:
+                    board.finish(job)
+        finally:
+            if worker is not None:
+                worker.end()
+
+
+class _Board:
+    """The jobs, and who is at which. The only thing the threads share."""
+
+    def __init__(self, jobs: list[Job], on_progress: OnProgress | None) -> None:
+        self.failures: list[Failure] = []
+        self.closed = False
+        self._on_progress = on_progress
+        self._waiting = list(jobs)
+        self._urgency = _urgency(jobs)
+        self._finished: set[Job] = set()
+        self._changed = threading.Condition()
+        self._progress = Progress(total=sum(job.cost for job in jobs), jobs=len(jobs))
+
+    def take(self) -> Job | None:
+        """The most urgent job that is ready, waiting for one if need be; None when there is nothing left."""
+        with self._changed:
+            while self._waiting and not self.closed:
+                ready = [job for job in self._waiting if job.needs <= self._finished]
+                if ready:
+                    job = max(ready, key=self._urgency.__getitem__)
+                    self._waiting.remove(job)
+                    self._progress.running[job] = 0.0
+                    return job
+                self._changed.wait()
+            return None
+
+    def step(self, job: Job, steps: int) -> None:
+        run = job.run
+        assert run is not None
+        with self._changed:
+            self._progress.running[job] = steps / max(1, run.recipe.steps - run.begin)
+
+    def finish(self, job: Job) -> None:
+        with self._changed:
+            self._finished.add(job)
+            self._progress.finished += 1
+            self._drop(job)
+
+    def fail(self, job: Job, why: str, trace: str = "") -> None:
+        """Note a failure, and give up what needs the job."""
+        with self._changed:
+            self.failures.append(Failure(str(job), why, trace))
+            lost = {job}
+            while more := {other for other in self._waiting if other.needs & lost} - lost:
+                lost |= more
+            self._waiting = [other for other in self._waiting if other not in lost]
+            self._drop(job)
+
+    def tell(self) -> None:
+        if self._on_progress is not None:
+            with self._changed:
+                under_way = sum(job.cost * share for job, share in self._progress.running.items())
+                snapshot = Progress(
+                    self._progress.total,
+                    self._progress.jobs,
+                    self._progress.done + under_way,
+                    self._progress.finished,
+                    dict(self._progress.running),
+                )
+            self._on_progress(snapshot)
+
+    def watch(self) -> None:
+        """Wait for the end, telling of the progress meanwhile."""
+        while True:
+            with self._changed:
+                over = not self._waiting and not self._progress.running
+                if not over:
+                    self._changed.wait(timeout=0.1)
+            self.tell()
+            if over:
+                return
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+    def _drop(self, job: Job) -> None:
+        self._progress.done += job.cost
+        del self._progress.running[job]
+        self._changed.notify_all()
+
+
+class _Worker:
+    """A worker process, spoken to by one thread."""
+
+    def __init__(self, board: _Board) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "letitgo.execute.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, **threads},
+        )
+        self._board = board
+        self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, request: dict[str, Any], on_step: Callable[[int], None]) -> dict[str, Any] | None:
+        """Hand over a job and wait for its outcome; None where the process died or the work was called off."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+        except OSError:
+            return None
+        while not self._board.closed:
+            try:
+                reply = self._replies.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if reply is None or "step" not in reply:
+                return reply
+            on_step(reply["step"])
+        return None
+
+    def end(self) -> int:
+        """End the process, in the middle of a job if it is at one, and give its exit code."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout=1)
+        self._process.kill()
+        return self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):  # a line cut off by the death of its writer
+                self._replies.put(json.loads(line))
+        self._replies.put(None)
+
+
+def _urgency(jobs: list[Job]) -> dict[Job, int]:
+    """Each job's cost and that of the longest chain of jobs that wait for it: the longest chain goes first."""
+    urgency: dict[Job, int] = {}
+    for job in reversed(jobs):
+        urgency[job] = urgency.get(job, 0) + job.cost
+        for need in job.needs:
+            urgency[need] = max(urgency.get(need, 0), urgency[job])
+    return urgency
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, (LetItGoError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
+
+
+def default_workers() -> int:
+    """As many as there are cores to run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

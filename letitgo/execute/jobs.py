@@ -1,0 +1,135 @@
+"""From values to jobs: what is missing in the store, grouped by the run that yields it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from letitgo.plan import Absent, At, Measure, Run, Stored, stored_inputs
+from letitgo.store import Store
+from letitgo.value import dump, load
+
+MEASURES = 8
+"""Measures of one kind of need that are handed to a worker at once: each takes milliseconds, a message costs one."""
+
+
+@dataclass(eq=False)
+class Job:
+    """What one worker does at a time: the states of one run, or some measures that need the same results.
+
+    Attributes:
+        values: Points of one run, or measures.
+        needs: Jobs to be finished before.
+        cost: Floating-point operations, counted.
+    """
+
+    values: list[Stored]
+    needs: set[Job] = field(default_factory=set)
+    cost: int = 0
+
+    @property
+    def run(self) -> Run | None:
+        """The run to train; None for measures."""
+        first = self.values[0]
+        return first.run if isinstance(first, At) else None
+
+    def __str__(self) -> str:
+        run = self.run
+        if run is None:
+            return f"measuring ({len(self.values)})"
+        frozen = [name for names in run.recipe.network.layers.values() for name in names if name not in run.trains]
+        what = f"training with {', '.join(dict.fromkeys(n.rpartition('.')[0] or n for n in frozen))} frozen"
+        since = f" from step {run.begin}" if run.begin else ""
+        return f"{what if frozen else 'training everything'}{since}, seed {run.recipe.seed}"
+
+
+def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> list[Job]:
+    """The jobs that are left to do for these values, in an order that respects what they need.
+
+    Args:
+        values: What is wanted.
+        store: What is there already is not done again.
+        check: Read what is there and set damaged results aside; otherwise only look whether it is there.
+    """
+    runs: dict[str, Job] = {}
+    measures: dict[tuple[str, ...], list[Job]] = {}
+    jobs: dict[Stored, Job | None] = {}
+    order: list[Job] = []
+
+    def visit(value: Stored) -> Job | None:
+        if value in jobs:
+            return jobs[value]
+        if store.intact(value.address, value.key) if check else value.address in store:
+            jobs[value] = None
+            return None
+        inputs = sorted(stored_inputs(value), key=lambda stored: stored.key)
+        needs = {job for stored in inputs if (job := visit(stored))}
+        if isinstance(value, At):
+            job = runs.get(value.run.key)
+            if job is None:
+                job = runs[value.run.key] = Job([], cost=value.run.cost())
+                order.append(job)
+        else:
+            assert isinstance(value, Measure)
+            group = measures.setdefault(tuple(sorted(str(id(need)) for need in needs)), [])
+            if not group or len(group[-1].values) >= MEASURES:
+                group.append(Job([]))
+                order.append(group[-1])
+            job = group[-1]
+            job.cost += value.cost()
+        job.values.append(value)
+        job.needs |= needs
+        jobs[value] = job
+        return job
+
+    for value in values:
+        visit(value)
+    return order
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """A job as JSON, without what it needs: what travels to a worker."""
+    return dump(job.values)
+
+
+def revive(description: dict[str, Any]) -> Job:
+    """The job that :func:`describe` wrote.
+
+    Raises:
+        ValueError: A value reads as another one here.
+    """
+    return Job([value for value in load(description) if isinstance(value, Stored)])
+
+
+def perform(
+    job: Job, store: Store, checkpoint_every: float, on_step: Callable[[int], None] | None = None
+) -> None:
+    """Compute what a job stands for and write it to the store, on one thread.
+
+    Args:
+        job: What to do.
+        store: Where its inputs are and its results go.
+        checkpoint_every: Seconds between states from which a killed run goes on.
+        on_step: Called with the number of steps done since the run's beginning.
+
+    Raises:
+        WorkFailed: It does not come through.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = job.run
+        if run is not None:
+            steps = [value.step for value in job.values if isinstance(value, At)]
+            run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
+            return
+        for value in job.values:
+            if not isinstance(value, Measure):
+                raise Absent(f"{value.address} is no measure")
+            if not store.intact(value.address, value.key):
+                value.write(store)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,67 @@
+"""A worker process: jobs in, progress and outcomes out, one JSON value a line.
+
+Nothing but descriptions travels: states go through the store. Run as ``python -m letitgo.execute.worker``; it ends
+when its standard input does, so it never outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+INTERVAL = 0.2
+"""Seconds between two reports of progress."""
+
+
+def main() -> None:
+    """Take jobs until the standard input ends."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a network prints must not end up among the replies
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what an interrupt ends
+    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            jobs.put(json.loads(line))
+        os._exit(0)  # the driver is gone, even if a job is under way
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    def reply(**message: Any) -> None:
+        replies.write(json.dumps(message) + "\n")
+
+    from letitgo.errors import LetItGoError
+    from letitgo.execute.jobs import perform, revive
+    from letitgo.store import Store
+
+    while True:
+        request = jobs.get()
+        last = time.monotonic()
+
+        def on_step(done: int) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last > INTERVAL:
+                last = now
+                reply(step=done)
+
+        try:
+            job = revive(request["job"])
+            perform(job, Store(Path(request["store"])), request["checkpoint_every"], on_step)
+        except (LetItGoError, OSError, ValueError) as error:
+            reply(error=str(error), trace=traceback.format_exc())
+        except Exception as error:
+            reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        else:
+            reply(done=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Measures: what is read off states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from letitgo import weights
+from letitgo.plan.states import State, step_cost, versions
+from letitgo.plan.stored import Stored
+from letitgo.recipes.data import Data, noisy
+from letitgo.store import Store
+from letitgo.training import evaluate
+
+BATCH = 1000
+"""Examples evaluated at once."""
+
+
+class Measure(Stored):
+    """A value whose result is JSON."""
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """The result, from states that are in the store."""
+        raise NotImplementedError
+
+    def cost(self) -> int:
+        """Floating-point operations, counted."""
+        raise NotImplementedError
+
+    def result(self, store: Store) -> dict[str, Any]:
+        """The result, read from the store.
+
+        Raises:
+            Absent: It is not there.
+        """
+        return self.record(store)["result"]
+
+    def write(self, store: Store) -> None:
+        """Compute the result and write it to the store."""
+        body = {"value": self.description, "result": self.compute(store), "versions": versions()}
+        store.write(self.address, self.key, body)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Measure):
+    """Accuracy and loss of a state on a data set.
+
+    Attributes:
+        state: What is evaluated, without further training.
+        dataset: On what.
+        split: ``"test"`` or ``"train"``.
+        label_noise: Share of the labels replaced by random ones; of the training split only.
+        noise_seed: Seed of that noise.
+        statistics: ``"as is"``, or ``"re-estimated"`` on the training inputs before evaluating.
+    """
+
+    state: State
+    dataset: Data
+    split: Literal["train", "test"]
+    label_noise: float = 0.0
+    noise_seed: int = 0
+    statistics: Literal["as is", "re-estimated"] = "as is"
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """``accuracy`` (fraction), ``loss`` (nats), ``n`` (examples)."""
+        module = self.state.module(store)
+        if self.statistics == "re-estimated":
+            weights.re_estimate(module, (inputs for inputs, _ in self.dataset.split("train").batches(BATCH)))
+        split = self.dataset.split(self.split)
+        labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
+        inputs = (inputs for inputs, _ in split.batches(BATCH))
+        return evaluate(module, zip(inputs, labels.split(BATCH), strict=True))
+
+    def cost(self) -> int:
+        """Floating-point operations, counted."""
+        forward = step_cost(self.state.network, (), "follow", self.dataset.name).forward
+        return forward * len(self.dataset.split(self.split))
+
+
+@dataclass(frozen=True, eq=False)
+class Distance(Measure):
+    """How far apart two states of one network are, layer by layer."""
+
+    a: State
+    b: State
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """Layer name → what :func:`letitgo.weights.distance` gives."""
+        a, b = self.a.load(store), self.b.load(store)
+        return {layer: weights.distance(a, b, names) for layer, names in self.a.network.layers.items()}
+
+    def cost(self) -> int:
+        """Next to nothing."""
+        return 1

@@ -1,0 +1,1 @@
+"""One file per question: the values it needs, and the rows it yields."""

@@ -1,0 +1,41 @@
+"""Checks that a recipe can be trained, before anything starts."""
+
+from __future__ import annotations
+
+import torch
+
+from letitgo import weights
+from letitgo.errors import BadRequest
+from letitgo.recipes import Recipe
+from letitgo.recipes.optimizers import find_schedule, make_optimizer
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Build the network, call it on two examples and make the optimiser.
+
+    Raises:
+        BadRequest: One of these does not go through, or the network's outputs do not fit the data's classes.
+    """
+    module = weights.seeded(recipe.network, recipe.seed)
+    if not weights.trainable(module):
+        raise BadRequest(f"the network {recipe.model!r} has no parameters to train")
+    split = recipe.dataset.split("train")
+    inputs = split.batch(slice(0, 2))
+    try:
+        with torch.no_grad():
+            outputs = module.eval()(inputs)
+    except Exception as error:
+        raise BadRequest(
+            f"the network {recipe.model!r} does not take inputs of shape {recipe.dataset.shape} from {recipe.data}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if shape != (2, recipe.dataset.classes):
+        raise BadRequest(
+            f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
+            f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be (2, {recipe.dataset.classes})"
+        )
+    make_optimizer(recipe, weights.trainable(module))
+    factor = find_schedule(recipe.schedule)(0.0)
+    if not isinstance(factor, (int, float)):
+        raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")
