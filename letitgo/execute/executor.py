@@ -125,22 +125,24 @@ class Executor:
         worker: _Worker | None = None
         try:
             while (job := board.take()) is not None:
-                for attempt in range(1, TRIES + 1):
+                request = {
+                    "job": describe(job),
+                    "store": str(self.store.root),
+                    "checkpoint_every": self.checkpoint_every,
+                }
+                outcome, code = None, 0
+                for _ in range(TRIES):
                     worker = worker or _Worker(board)
-                    request = {
-                        "job": describe(job),
-                        "store": str(self.store.root),
-                        "checkpoint_every": self.checkpoint_every,
-                    }
                     outcome = worker.ask(request, lambda step, job=job: board.step(job, step))
                     if outcome is not None or board.closed:
                         break
                     code, worker = worker.end(), None
-                    outcome = {"error": f"its worker died {attempt} times, last with exit code {code}"}
                 if board.closed:
                     return
-                if "error" in outcome:
-                    board.fail(job, outcome["error"], outcome.get("trace", ""))
+                if outcome is None:
+                    board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
+                elif "error" in outcome:
+                    board.fail(job, outcome["error"], outcome["trace"])
                 else:
                     board.finish(job)
         finally:

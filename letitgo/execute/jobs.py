@@ -104,9 +104,7 @@ def revive(description: dict[str, Any]) -> Job:
     return Job([value for value in load(description) if isinstance(value, Stored)])
 
 
-def perform(
-    job: Job, store: Store, checkpoint_every: float, on_step: Callable[[int], None] | None = None
-) -> None:
+def perform(job: Job, store: Store, checkpoint_every: float, on_step: Callable[[int], None] | None = None) -> None:
     """Compute what a job stands for and write it to the store, on one thread.
 
     Args:

@@ -4,4 +4,16 @@ from letitgo.plan.measures import Distance, Evaluation, Measure
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
 
-__all__ = ["Absent", "At", "Distance", "Evaluation", "Graft", "Initial", "Measure", "Run", "State", "Stored", "stored_inputs"]
+__all__ = [
+    "Absent",
+    "At",
+    "Distance",
+    "Evaluation",
+    "Graft",
+    "Initial",
+    "Measure",
+    "Run",
+    "State",
+    "Stored",
+    "stored_inputs",
+]

@@ -187,7 +187,9 @@ class Run(Value):
             temporary = None if moment.step in wanted else state
             saved = now
 
-    def _latest(self, store: Store, before: int) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None]:
+    def _latest(
+        self, store: Store, before: int
+    ) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None]:
         """The latest point to go on from: its step, its weights and the optimiser's state."""
         stored = [int(address.rpartition("/")[2]) for address in store.under(self.folder)]
         for step in sorted((step for step in stored if step < before), reverse=True):

@@ -50,7 +50,9 @@ class Data(Value):
     def split(self, name: str) -> Split:
         """``"train"`` or ``"test"``."""
         content = _content(self.name)
-        return Split(content.tensors[f"{name}_inputs"], content.tensors[f"{name}_labels"], content.mean, content.deviation)
+        return Split(
+            content.tensors[f"{name}_inputs"], content.tensors[f"{name}_labels"], content.mean, content.deviation
+        )
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _digits() -> tuple[_Splits, int]:
     """Scikit-learn's 1,797 handwritten digits of 8×8; every fifth is held out for testing."""
     from sklearn.datasets import load_digits
 
-    bundle = load_digits()
+    bundle: Any = load_digits()
     inputs = torch.tensor(bundle.images, dtype=torch.uint8).unsqueeze(1)
     labels = torch.tensor(bundle.target, dtype=torch.int64)
     held_out = torch.arange(len(labels)) % 5 == 4
@@ -206,7 +208,7 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
 
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_dataset(HUB.get(name, name))
+        found: Any = datasets.load_dataset(HUB.get(name, name))
     except Exception as error:
         raise BadRequest(
             f"the data set {name!r} cannot be read: it is not digits, no folder here or under LETITGO_DATA, and "
@@ -223,7 +225,7 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
         raise BadRequest(
             f"the data set {name!r} needs a column of images and one of class labels: it has {', '.join(features)}"
         )
-    feature = features[labels[0]]
+    feature: Any = features[labels[0]]
     splits = {
         split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0])
         for split, source in (("train", "train"), ("test", test))
@@ -238,7 +240,8 @@ def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tenso
     from PIL import Image
 
     pixels: Any = None
-    mode = size = None
+    size: Any = None
+    mode = "L"
     for i, cell in enumerate(rows.cast_column(image, datasets.Image(decode=False))[image]):
         with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as picture:
             if pixels is None:

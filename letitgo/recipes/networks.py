@@ -148,9 +148,14 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
         if argument not in taken and not takes_any:
             raise BadRequest(f"the network {name!r} takes no {argument!r}: it takes {', '.join(taken) or 'nothing'}")
     for argument, parameter in taken.items():
-        if parameter.default is parameter.empty and argument not in given and parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
+        if (
+            parameter.default is parameter.empty
+            and argument not in given
+            and parameter.kind
+            in (
+                parameter.POSITIONAL_OR_KEYWORD,
+                parameter.KEYWORD_ONLY,
+            )
         ):
             raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
     return Network(name, given, source_digest(factory) if ":" in name else "")

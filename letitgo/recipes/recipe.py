@@ -39,12 +39,15 @@ class Recipe(Value):
     label_noise: Annotated[
         float, Field(ge=0, le=1, description="share of the training labels replaced by random ones")
     ] = 0.0
-    optimizer: Annotated[str, Field(description="a name in torch.optim, or an import path package.module:Class")] = "sgd"
+    optimizer: Annotated[str, Field(description="a name in torch.optim, or an import path package.module:Class")] = (
+        "sgd"
+    )
     lr: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, description="learning rate (sgd: 0.05; others: PyTorch's own)")
     ] = None
     momentum: Annotated[
-        float | None, Field(ge=0, lt=1, description="momentum, where the optimiser has it (sgd: 0.9; others: their own)")
+        float | None,
+        Field(ge=0, lt=1, description="momentum, where the optimiser has it (sgd: 0.9; others: their own)"),
     ] = None
     weight_decay: Annotated[
         float | None, Field(ge=0, allow_inf_nan=False, description="weight decay (sgd: 0; others: PyTorch's own)")
@@ -54,7 +57,9 @@ class Recipe(Value):
     ]
     schedule: Annotated[
         str,
-        Field(description="learning rate over training: constant, cosine, step (×0.2 at 30, 60, 90 %), or an import path"),
+        Field(
+            description="learning rate over training: constant, cosine, step (×0.2 at 30, 60, 90 %), or an import path"
+        ),
     ] = "constant"
     epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 10
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128

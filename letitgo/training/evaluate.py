@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float | None]:
     """Accuracy and mean cross-entropy in evaluation mode.
 
     Args:

@@ -115,9 +115,7 @@ def data_order(recipe: Recipe, epoch: int) -> Tensor:
     return torch.randperm(len(recipe.dataset.split("train")), generator=generator)
 
 
-def _without_prefix(
-    module: nn.Module, split: Split, batch_size: int
-) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def _without_prefix(module: nn.Module, split: Split, batch_size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """What is left to run at each step, and where its inputs come from.
 
     The outputs of a frozen prefix are computed once, in batches of the recipe's size.

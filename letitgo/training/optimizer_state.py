@@ -31,7 +31,9 @@ def pack(optimizer: dict[str, Any], parameters: list[str]) -> tuple[State, dict[
         return item
 
     state = {parameters[index]: encode(item, parameters[index]) for index, item in optimizer["state"].items()}
-    scalars = {key: encode(item, key) for key, item in optimizer["param_groups"][0].items() if type(item) in (int, float)}
+    scalars = {
+        key: encode(item, key) for key, item in optimizer["param_groups"][0].items() if type(item) in (int, float)
+    }
     return tensors, {"state": state, "group": scalars, "parameters": parameters}
 
 
@@ -70,4 +72,3 @@ def unpack(tensors: State, packed: dict[str, Any], fresh: dict[str, Any], parame
 
 def _shared(item: Any) -> bool:
     return any(isinstance(part, dict) and "list" in part for part in item["dict"].values())
-

@@ -1,13 +1,13 @@
 """Acting on a live ``nn.Module``: select, freeze, draw, graft, measure, count. Knows of no store and no recipe."""
 
 from letitgo.weights.cost import StepCost, step_cost
-from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 from letitgo.weights.freeze import Statistics, freeze, frozen, thaw, train_only, trainable
 from letitgo.weights.graft import distance, graft
 from letitgo.weights.layers import layers, owner, parameter_names
 from letitgo.weights.norms import re_estimate
 from letitgo.weights.prefix import frozen_prefix
 from letitgo.weights.select import Selection, blocks, everything, select
+from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 
 __all__ = [
     "Selection",

@@ -28,7 +28,9 @@ def load_state(module: nn.Module, state: State) -> None:
     """
     own = dict(_named(module))
     for name in own.keys() ^ state.keys():
-        raise BadRequest(f"the state is of another network: {name!r} is only in {'it' if name in state else 'the module'}")
+        raise BadRequest(
+            f"the state is of another network: {name!r} is only in {'it' if name in state else 'the module'}"
+        )
     for name, tensor in state.items():
         if own[name].shape != tensor.shape:
             raise BadRequest(
