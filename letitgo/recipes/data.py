@@ -172,7 +172,8 @@ def _write(path: Path, tensors: dict[str, Tensor], classes: int) -> None:
         partial.replace(path)
     except OSError as error:
         raise BadRequest(
-            f"the decoded data cannot be written to {path.parent} ({error.strerror}): set LETITGO_CACHE to another folder"
+            f"the decoded data cannot be written to {path.parent} ({error.strerror}): "
+            "set LETITGO_CACHE to another folder"
         ) from error
 
 
@@ -225,13 +226,12 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
         raise BadRequest(
             f"the data set {name!r} needs a column of images and one of class labels: it has {', '.join(features)}"
         )
-    feature: Any = features[labels[0]]
     splits = {
         split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0])
         for split, source in (("train", "train"), ("test", test))
     }
-    counted = feature.num_classes if isinstance(feature, datasets.ClassLabel) else int(splits["train"][1].max()) + 1
-    return splits, counted
+    names = getattr(features[labels[0]], "names", None)
+    return splits, len(names) if names else int(splits["train"][1].max()) + 1
 
 
 def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:

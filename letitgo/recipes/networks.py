@@ -126,7 +126,8 @@ def find_factory(name: str) -> Callable[..., nn.Module]:
         return import_object(name, "network")
     if name not in NETWORKS:
         raise BadRequest(
-            f"unknown network {name!r}: {nearest(name, tuple(NETWORKS))} (or give an import path package.module:factory)"
+            f"unknown network {name!r}: {nearest(name, tuple(NETWORKS))} "
+            "(or give an import path package.module:factory)"
         )
     return NETWORKS[name]
 

@@ -72,9 +72,9 @@ def train(
     network, batch = _without_prefix(module, split, recipe.batch_size)
 
     epoch, order = -1, torch.empty(0)
-    total, step = torch.zeros(()), begin
+    total, done = torch.zeros(()), begin
     for stop in stops:
-        for step in range(step, stop):
+        for step in range(done, stop):
             if step // recipe.steps_per_epoch != epoch:
                 _check(total, recipe, step)
                 epoch = step // recipe.steps_per_epoch
@@ -96,7 +96,7 @@ def train(
             total += optimizer.step(closure).detach()  # type: ignore[union-attr]  (closures return losses)
             if on_step is not None:
                 on_step(step + 1)
-        step = stop
+        done = stop
         _check(total, recipe, stop)
         yield Moment(stop, optimizer.state_dict())
 
