@@ -82,7 +82,7 @@ class Network(Value):
     Attributes:
         factory: A name in ``NETWORKS`` or ``package.module:name``.
         args: Keyword arguments, JSON values.
-        source: Digest of the file that defines the factory; empty for our own, which ``value.FORMAT`` covers.
+        source: Digest of the file that defines the factory; empty for our own.
     """
 
     factory: str
@@ -159,4 +159,4 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
             )
         ):
             raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
-    return Network(name, given, source_digest(factory) if ":" in name else "")
+    return Network(name, given, source_digest(name, factory))

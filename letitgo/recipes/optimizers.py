@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import import_object, source_digest
+from letitgo.recipes.imports import import_object
 from letitgo.recipes.recipe import Recipe
 
 _OPTIMIZERS = {
@@ -92,9 +92,3 @@ def find_schedule(name: str) -> Callable[[float], float]:
     if name not in _SCHEDULES:
         raise BadRequest(f"unknown schedule {name!r}: {nearest(name, tuple(_SCHEDULES))}")
     return _SCHEDULES[name]
-
-
-def schedule_source(name: str) -> str:
-    """Digest of the file that defines a schedule given by import path; empty for our own."""
-    schedule = find_schedule(name)
-    return source_digest(schedule) if ":" in name else ""

@@ -66,15 +66,18 @@ class Recipe(Value):
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
     def identity(self) -> dict[str, Any]:
-        from letitgo.recipes.optimizers import optimizer_args, schedule_source
+        from letitgo.recipes.imports import source_digest
+        from letitgo.recipes.optimizers import find_optimizer, find_schedule, optimizer_args
+
+        optimizer = self.optimizer if ":" in self.optimizer else self.optimizer.lower()
 
         return {
             "network": self.network,
             "dataset": self.dataset,
             "label_noise": self.label_noise,
-            "optimizer": self.optimizer.lower(),
+            "optimizer": [optimizer, source_digest(optimizer, find_optimizer(optimizer))],
             "optimizer_args": optimizer_args(self),
-            "schedule": [self.schedule, schedule_source(self.schedule)],
+            "schedule": [self.schedule, source_digest(self.schedule, find_schedule(self.schedule))],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "seed": self.seed,

@@ -1,0 +1,64 @@
+"""The program: commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from letitgo import __version__
+from letitgo.errors import BadRequest, LetItGoError
+
+app = App(
+    name="letitgo",
+    help="Which parts of a network need training, and what does it cost to leave the rest alone?",
+    version=__version__,
+    help_on_error=False,
+)
+app.command("letitgo.cli.map:map_layers", name="map", help="Tell which layers of a network need training.")
+app.command("letitgo.cli.train:train", name="train", help="Train a network once, with some of it frozen.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out one command line.
+
+    Returns:
+        The exit code: 0; 2 for a request that cannot be carried out as it was put; 1 for work that failed; 130 after
+        an interrupt.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0
+    except CycloptsError as error:
+        return _give_up(BadRequest(str(error).replace("\n", " ")), arguments)
+    except LetItGoError as error:
+        return _give_up(error, arguments)
+    except KeyboardInterrupt:
+        print("letitgo: interrupted; what was finished is in the store, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more, and the interpreter would complain at its end
+        return 1
+    except Exception as error:
+        return _give_up(error, arguments)
+
+
+def _give_up(error: Exception, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    known = isinstance(error, LetItGoError)
+    what = str(error) if known else f"{type(error).__name__}: {error} (an error nobody foresaw; see it with --debug)"
+    print(f"letitgo: {what}", file=sys.stderr)
+    return error.exit_code if isinstance(error, LetItGoError) else 1
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    print(f"letitgo: warning: {message}", file=sys.stderr)

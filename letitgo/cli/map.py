@@ -1,0 +1,103 @@
+"""``letitgo map``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields
+
+_STUDY = {"group": STUDY}
+
+
+def map_layers(
+    *,
+    seeds: Annotated[int, Parameter(**_STUDY, help="number of seeds")] = 3,
+    freeze_at: Annotated[str, Parameter(**_STUDY, help="epochs from which each layer is frozen, as in 0,1,2,5")] = "0",
+    reinit_at: Annotated[
+        str | None,
+        Parameter(
+            **_STUDY, help="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"
+        ),
+    ] = None,
+    together: Annotated[
+        bool,
+        Parameter(
+            **_STUDY,
+            negative="",
+            show_default=False,
+            help="also sets of layers: all but one, every prefix, every suffix, all found robust",
+        ),
+    ] = False,
+    tolerance: Annotated[
+        float, Parameter(**_STUDY, help="largest drop in accuracy that does no harm, in points")
+    ] = 1.0,
+    layers: Annotated[
+        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of the layers to act on; may be repeated")
+    ] = None,
+    blocks: Annotated[
+        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of blocks to act on as one; may be repeated")
+    ] = None,
+    statistics: Annotated[
+        Literal["follow", "frozen"], Parameter(**_STUDY, help="running statistics of frozen normalization layers")
+    ] = "follow",
+    re_estimate: Annotated[
+        bool,
+        Parameter(
+            **_STUDY,
+            negative="",
+            show_default=False,
+            help="re-estimate running statistics on the training data before grafted networks are evaluated",
+        ),
+    ] = False,
+    report: Annotated[
+        str, Parameter(**_STUDY, help="folder for the HTML report and its figures, or none")
+    ] = "letitgo-report",
+    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  (a frozen value)
+    running: RunningOptions = RunningOptions(),  # noqa: B008
+) -> int:
+    """Tell which layers of a network need training.
+
+    Trains the network, trains it again with each layer frozen, puts each layer of the trained network back to earlier
+    values or a fresh draw, and tells what each of these costs in test accuracy.
+    """
+    from letitgo.cli.run import run_study
+    from letitgo.errors import BadRequest
+    from letitgo.report.table import show_map
+    from letitgo.studies.map import Map
+    from letitgo.studies.sweep import sweep
+
+    recipes, swept = sweep(**recipe_fields(recipe))
+    study = Map(
+        tuple(recipes),
+        swept=tuple(swept),
+        seeds=seeds,
+        freeze_at=numbers("freeze-at", freeze_at) or (),
+        reinit_at=numbers("reinit-at", reinit_at),
+        together=together,
+        tolerance=tolerance / 100,
+        layers=tuple(layers or ()),
+        blocks=tuple(blocks or ()),
+        statistics=statistics,
+        re_estimate=re_estimate,
+    )
+
+    def show(console: Any, outcome: Any, store: Any) -> None:
+        show_map(console, study, outcome.rows)
+
+    code, outcome = run_study(study, running, show)
+    if outcome is not None and report != "none" and any(row["n"] for row in outcome.rows):
+        from letitgo.report.page import write_map_report
+
+        command = shlex.join(["letitgo", *sys.argv[1:]])
+        try:
+            path = write_map_report(study, outcome, report, command)
+        except OSError as error:
+            raise BadRequest(
+                f"the report cannot be written to {report} ({error.strerror}): name another folder"
+            ) from error
+        print(f"report: {path}", file=sys.stderr)
+    return code

@@ -1,0 +1,95 @@
+"""Options that commands share. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from letitgo.errors import BadRequest
+from letitgo.recipes import Recipe
+
+RECIPE = Group("Recipe: any of these may be a list, as in --lr 0.01,0.1", sort_key=1)
+STUDY = Group("Study", sort_key=0)
+RUNNING = Group("Running and output", sort_key=2)
+
+_FIELDS = Recipe.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def _option(name: str) -> tuple[str, Any, Any]:
+    about = _FIELDS[name]
+    default = "" if about.default_factory or about.default is None else f" [default: {about.default}]"
+    parameter = Parameter(help=f"{about.description}{default}", group=RECIPE, show_default=False)
+    return name, Annotated[str | None, parameter], None
+
+
+RecipeOptions: Any = Parameter(name="*")(
+    dataclasses.make_dataclass(
+        "RecipeOptions", [_option(name) for name in _FIELDS], frozen=True, namespace={"__module__": __name__}
+    )
+)
+"""The fields of a recipe as the command line takes them: text, lists with commas, dictionaries as JSON."""
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class RunningOptions:
+    """Where and how a study runs, and what is told of it."""
+
+    store: Annotated[
+        str | None, Parameter(group=RUNNING, help="folder of the results; else $LETITGO_STORE, else .letitgo")
+    ] = None
+    workers: Annotated[
+        int | None, Parameter(group=RUNNING, help="worker processes; 0: this process [default: one per core]")
+    ] = None
+    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
+        "table"
+    )
+    dry_run: Annotated[
+        bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
+    ] = False
+    debug: Annotated[
+        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
+    ] = False
+
+
+def recipe_fields(options: Any) -> dict[str, Any]:
+    """The given recipe options as field values: a list where there are commas.
+
+    Raises:
+        BadRequest: A dictionary is no JSON object, or a list has an empty place.
+    """
+    given = {name: text for name, text in dataclasses.asdict(options).items() if text is not None}
+    return {name: _parse(name, text) for name, text in given.items()}
+
+
+def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them; None of None.
+
+    Raises:
+        BadRequest: One is no whole number.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 0,1,2") from None
+
+
+def _parse(name: str, text: str) -> Any:
+    flag = name.replace("_", "-")
+    if _FIELDS[name].default_factory:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise BadRequest(f"{flag} is {text!r}: give a JSON object, as in '{{\"width\": 64}}'")
+        return value
+    parts = text.split(",")
+    if "" in parts:
+        raise BadRequest(f"{flag} is {text!r}: a value is missing")
+    return parts if len(parts) > 1 else parts[0]

@@ -1,0 +1,38 @@
+"""Progress bars with time left, for the study and each run under way; nothing where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from letitgo.execute import Job
+from letitgo.execute import Progress as State
+from letitgo.execute.executor import OnProgress
+
+
+@contextmanager
+def shown_progress() -> Iterator[OnProgress | None]:
+    """Yields what an executor is to call while it works."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        study = bars.add_task("study", total=None)
+        tasks: dict[Job, TaskID] = {}
+
+        def show(state: State) -> None:
+            what = f"study: {state.finished} of {state.jobs} jobs"
+            bars.update(study, description=what, total=state.total, completed=state.done)
+            for job in tasks.keys() - state.running.keys():
+                bars.remove_task(tasks.pop(job))
+            for job, share in state.running.items():
+                if job not in tasks:
+                    tasks[job] = bars.add_task(f"  {job}", total=1.0)
+                bars.update(tasks[job], completed=share)
+
+        yield show

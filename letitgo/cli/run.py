@@ -1,0 +1,88 @@
+"""What every study command does once its study is put together."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from letitgo.cli.options import RunningOptions
+from letitgo.cli.progress import shown_progress
+from letitgo.errors import BadRequest
+from letitgo.execute.executor import default_workers
+from letitgo.plan.states import versions
+from letitgo.report.table import amount, duration
+from letitgo.store import Store, open_store
+from letitgo.studies.compute import Outcome, Study, compute, estimate
+
+
+def run_study(
+    study: Study, options: RunningOptions, show: Callable[[Console, Outcome, Store], None]
+) -> tuple[int, Outcome | None]:
+    """Carry a study out, or tell what it would take, and write the answer to stdout.
+
+    Args:
+        study: The study.
+        options: Where and how.
+        show: Writes the answer for a person.
+
+    Returns:
+        The exit code, and the outcome; None after a dry run.
+    """
+    workers = default_workers() if options.workers is None else options.workers
+    if workers < 0:
+        raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
+    store = open_store(options.store)
+    if options.dry_run:
+        _tell(estimate(study, store, workers), options.format, store)
+        return 0, None
+    with shown_progress() as on_progress:
+        outcome = compute(study, store, workers, on_progress=on_progress)
+    if options.format == "table":
+        show(stdout_console(), outcome, store)
+    else:
+        write_rows(outcome.rows, options.format, {"recipes": [r.fields() for r in study.recipes]})
+    for failure in outcome.failures:
+        if options.debug:
+            print(failure.trace, file=sys.stderr)
+        print(f"letitgo: failed: {failure.what}: {failure.why}", file=sys.stderr)
+    if outcome.failures:
+        print("letitgo: what was finished is in the store; the same command tries the rest again", file=sys.stderr)
+    return (1 if outcome.failures else 0), outcome
+
+
+def stdout_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> None:
+    """Rows to stdout, as JSON under the key ``rows`` or as CSV."""
+    if form == "json":
+        print(json.dumps({**about, "versions": versions(), "rows": rows}, indent=1))
+        return
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _tell(takes: Any, form: str, store: Store) -> None:
+    if form != "table":
+        row = dataclasses.asdict(takes)
+        print(json.dumps({"dry_run": row})) if form == "json" else write_rows([row], form, {})
+        return
+    print(
+        f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
+        f"{takes.measures} measures, {takes.measures_stored} of them in the store\n"
+        f"left to do: {amount(takes.operations)}floating-point operations, about {duration(takes.seconds)}"
+    )
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

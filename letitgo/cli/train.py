@@ -1,0 +1,57 @@
+"""``letitgo train``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields
+
+_STUDY = {"group": STUDY}
+
+
+def train(
+    *,
+    freeze: Annotated[
+        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of what stays frozen; may be repeated")
+    ] = None,
+    freeze_at: Annotated[int, Parameter(**_STUDY, help="the epoch from which it is frozen")] = 0,
+    statistics: Annotated[
+        Literal["follow", "frozen"], Parameter(**_STUDY, help="running statistics of frozen normalization layers")
+    ] = "follow",
+    save: Annotated[
+        str | None, Parameter(**_STUDY, help="safetensors file for the trained weights (one recipe only)")
+    ] = None,
+    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  (a frozen value)
+    running: RunningOptions = RunningOptions(),  # noqa: B008
+) -> int:
+    """Train a network once, with some of it frozen.
+
+    Patterns are globs over the names of layers, blocks and parameters; a leading ! takes away.
+    """
+    from letitgo.cli.run import run_study
+    from letitgo.errors import BadRequest
+    from letitgo.report.table import show_train
+    from letitgo.store import open_store
+    from letitgo.studies.sweep import sweep
+    from letitgo.studies.train import Train
+
+    recipes, swept = sweep(**recipe_fields(recipe))
+    if save and len(recipes) > 1:
+        raise BadRequest(f"save names one file for {len(recipes)} runs: train one recipe, or leave it out")
+    study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics)
+
+    def show(console: Any, outcome: Any, store: Any) -> None:
+        show_train(console, outcome.rows)
+
+    code, outcome = run_study(study, running, show)
+    if save and outcome is not None and code == 0:
+        from safetensors.torch import save_file
+
+        state = study.final(recipes[0]).load(open_store(running.store))
+        try:
+            save_file(state, save)
+        except (OSError, RuntimeError) as error:
+            raise BadRequest(f"the weights cannot be saved to {save}: {error}") from error
+    return code

@@ -1,0 +1,55 @@
+"""The answer in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from letitgo.recipes import Recipe
+from letitgo.studies.map import Map
+
+Row = dict[str, Any]
+
+
+def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
+    """The rows of each recipe of a sweep."""
+    for recipe in study.recipes:
+        yield recipe, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
+
+
+def heading(study: Map, recipe: Recipe) -> str:
+    """One line on a recipe: the network, the data, and what a sweep varies."""
+    varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
+    return f"{recipe.model} on {recipe.data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
+
+
+def answers(study: Map, rows: Sequence[Row]) -> list[str]:
+    """What the rows of one recipe say, a sentence per question."""
+    layers = [row for row in rows if row["scope"] == "layer"]
+    points = f"{100 * study.tolerance:g} point" + ("" if study.tolerance == 0.01 else "s")
+    questions = {
+        "frozen": f"Frozen at initialization in training (harmless if the drop is within {points})",
+        "reinitialised": "Put back to initialization after training",
+        "rerandomised": "Drawn afresh after training",
+    }
+    said = []
+    for kind, question in questions.items():
+        rows_of = [row for row in layers if row["intervention"] == kind and row["epoch"] in (0, None)]
+        parts = [
+            f"{verdict} {', '.join(names)}"
+            for verdict in ("robust", "critical", "undecided")
+            if (names := [row["layer"] for row in rows_of if row["verdict"] == verdict])
+        ]
+        if parts:
+            said.append(f"{question}: {'; '.join(parts)}.")
+    free = [row for row in layers if row["intervention"] == "frozen" and row["verdict"] == "robust"]
+    if free:
+        best = max(free, key=lambda row: row["saved"])
+        since = f" from epoch {best['epoch']} on" if best["epoch"] else ""
+        said.append(
+            f"The cheapest freeze that does no harm: {best['layer']}{since} saves {100 * best['saved']:.0f} % "
+            "of the training arithmetic."
+        )
+    if any(row["verdict"] == "undecided" for row in layers):
+        said.append(f"Undecided at n = {max(row['n'] for row in layers)}: more seeds (--seeds) may tell.")
+    return said

@@ -1,0 +1,166 @@
+"""Carrying a study out, or only telling what it would take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from letitgo import weights
+from letitgo.execute import Executor, Failure, plan_jobs
+from letitgo.execute.executor import OnProgress
+from letitgo.plan import Initial, Run, Stored
+from letitgo.recipes import Recipe
+from letitgo.store import Store, open_store
+from letitgo.training import train
+
+if TYPE_CHECKING:
+    import pandas
+
+SAMPLE = 0.5
+"""Seconds of training from which the time of a study is estimated."""
+
+
+class Study(Protocol):
+    """What is asked of a study."""
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What is trained on."""
+        ...
+
+    def check(self) -> None:
+        """Raise ``BadRequest`` where it cannot be carried out."""
+        ...
+
+    def stages(self, store: Store) -> Iterator[list[Stored]]:
+        """The values to compute; a stage may rest on the results of those before."""
+        ...
+
+    def rows(self, store: Store) -> list[dict[str, Any]]:
+        """The answer, from what the store holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a study.
+
+    Attributes:
+        rows: Tidy rows.
+        failures: The jobs that did not come through; their rows are missing or rest on fewer seeds.
+    """
+
+    rows: list[dict[str, Any]]
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """The rows as a DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+
+def compute(
+    study: Study,
+    store: Store | str | Path | None = None,
+    workers: int = 0,
+    checkpoint_every: float = 30.0,
+    on_progress: OnProgress | None = None,
+) -> Outcome:
+    """Compute what the store does not hold of a study yet, and read its rows.
+
+    Args:
+        study: A map, a training run, …
+        store: A store or its folder; ``$LETITGO_STORE`` or ``.letitgo`` by default.
+        workers: Number of worker processes of one thread each; 0 computes in this process.
+        checkpoint_every: Seconds between states from which a killed run goes on.
+        on_progress: Called now and then while work is under way.
+
+    Raises:
+        BadRequest: The study cannot be carried out as it was put. Nothing was started.
+    """
+    store = store if isinstance(store, Store) else open_store(store)
+    study.check()
+    executor = Executor(store, workers, checkpoint_every, on_progress)
+    failures: list[Failure] = []
+    for values in study.stages(store):
+        failures += executor.compute(values)
+        if failures:
+            break
+    return Outcome(study.rows(store), failures)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study takes.
+
+    Attributes:
+        runs: Training runs in all.
+        runs_stored: Those in the store already.
+        measures: Evaluations and distances in all.
+        measures_stored: Those in the store already.
+        operations: Floating-point operations left to do, counted.
+        seconds: Time they take, from a short measurement of training on this machine.
+    """
+
+    runs: int
+    runs_stored: int
+    measures: int
+    measures_stored: int
+    operations: int
+    seconds: float
+
+
+def estimate(study: Study, store: Store, workers: int) -> Estimate:
+    """Tell what a study takes, without computing any of it.
+
+    Sets of layers that rest on verdicts not known yet are not counted.
+
+    Raises:
+        BadRequest: The study cannot be carried out as it was put.
+    """
+    study.check()
+    values = [value for stage in study.stages(store) for value in stage]
+    nowhere = Store(store.root / "nowhere")
+    everything, left = plan_jobs(values, nowhere, check=False), plan_jobs(values, store, check=False)
+    runs, runs_left = ([job for job in jobs if job.run] for jobs in (everything, left))
+    measures, measures_left = (
+        [value for job in jobs if not job.run for value in job.values] for jobs in (everything, left)
+    )
+    operations = sum(job.cost for job in left)
+    seconds = operations / _rate(study.recipes[0]) / max(1, min(workers, len(left))) if left else 0.0
+    return Estimate(
+        runs=runs,
+        runs_stored=runs - runs_left,
+        measures=measures,
+        measures_stored=measures - measures_left,
+        operations=operations,
+        seconds=seconds,
+    )
+
+
+def _rate(recipe: Recipe) -> float:
+    """Floating-point operations per second of training on one thread, measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        module = weights.seeded(recipe.network, recipe.seed)
+        run = Run(Initial(recipe.network, recipe.seed), weights.parameter_names(module), recipe)
+        steps, begin = 0, 0.0
+        for moment in train(module, recipe, range(1, recipe.steps + 1)):
+            if moment.step == 1:
+                begin = time.perf_counter()  # the first step warms up
+                continue
+            steps += 1
+            if time.perf_counter() - begin > SAMPLE:
+                break
+        elapsed = time.perf_counter() - begin
+    finally:
+        torch.set_num_threads(threads)
+    return run.cost() / recipe.steps * max(1, steps) / elapsed
