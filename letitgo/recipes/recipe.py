@@ -60,8 +60,8 @@ class Recipe(Value):
         Field(
             description="learning rate over training: constant, cosine, step (×0.2 at 30, 60, 90 %), or an import path"
         ),
-    ] = "constant"
-    epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 10
+    ] = "step"
+    epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 30
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 

@@ -129,10 +129,8 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     values = [value for stage in study.stages(store) for value in stage]
     nowhere = Store(store.root / "nowhere")
     everything, left = plan_jobs(values, nowhere, check=False), plan_jobs(values, store, check=False)
-    runs, runs_left = ([job for job in jobs if job.run] for jobs in (everything, left))
-    measures, measures_left = (
-        [value for job in jobs if not job.run for value in job.values] for jobs in (everything, left)
-    )
+    runs, runs_left = (sum(job.run is not None for job in jobs) for jobs in (everything, left))
+    measures, measures_left = (sum(len(job.values) for job in jobs if not job.run) for jobs in (everything, left))
     operations = sum(job.cost for job in left)
     seconds = operations / _rate(study.recipes[0]) / max(1, min(workers, len(left))) if left else 0.0
     return Estimate(

@@ -1,0 +1,135 @@
+"""The HTML report: one self-contained file, and its figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from letitgo.plan.states import versions
+from letitgo.report import figures
+from letitgo.report.answer import answers, groups, heading
+from letitgo.report.table import column_name, points
+from letitgo.studies.compute import Outcome
+from letitgo.studies.map import Map
+
+Row = dict[str, Any]
+
+
+def write_map_report(study: Map, outcome: Outcome, folder: str | Path, command: str) -> Path:
+    """Write ``map.html`` and PNG and SVG of each figure into a folder.
+
+    Args:
+        study: The study.
+        outcome: What came out of it.
+        folder: Made if need be; files of an earlier report are overwritten.
+        command: The command that makes the same report.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for number, (recipe, rows) in enumerate(groups(study, outcome.rows), start=1):
+        if not any(row["n"] for row in rows):
+            continue
+        layers = [row for row in rows if row["scope"] in ("all", "layer")]
+        sets = [row for row in rows if row["scope"] != "layer"]
+        put_back = any(row["intervention"] == "reinitialised" for row in layers)
+        drawn = {
+            "heatmap": figures.heatmap(layers),
+            "heatmap-sets": figures.heatmap(sets) if study.together else None,
+            "cost": figures.cost(study, rows),
+            "generalization": figures.generalization(rows),
+            "distances": figures.distances(layers) if put_back else None,
+        }
+        mark = f"-{number}" if len(study.recipes) > 1 else ""
+        parts.append(
+            {
+                "heading": heading(study, recipe),
+                "answers": answers(study, rows),
+                "figures": {n: f and _keep(folder / f"map-{n}{mark}", f) for n, f in drawn.items()},
+                "base": next(row for row in rows if row["intervention"] == "baseline"),
+                "rows": [row for row in rows if row["intervention"] != "baseline"],
+                "recipe": _resolved(recipe),
+            }
+        )
+    sweep = figures.swept(study, outcome.rows) if len(study.swept) == 1 else None
+    page = (
+        _environment()
+        .get_template("map.html.j2")
+        .render(
+            study=study,
+            parts=parts,
+            sweep=_keep(folder / "map-sweep", sweep) if sweep else None,
+            counts=_counts(study, outcome.rows),
+            command=command,
+            failures=outcome.failures,
+            versions=versions(),
+            colours=figures.COLOURS,
+        )
+    )
+    path = folder / "map.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _keep(path: Path, figure: Figure) -> Markup:
+    """Write a figure as PNG and SVG, and give the SVG as it stands in a page."""
+    svg = figures.render(figure, "svg")
+    path.with_suffix(".svg").write_bytes(svg)
+    path.with_suffix(".png").write_bytes(figures.render(figure, "png"))
+    text = svg.decode()
+    return Markup(text[text.index("<svg") :])
+
+
+def _resolved(recipe: Any) -> dict[str, Any]:
+    from letitgo.recipes.optimizers import optimizer_args
+
+    fields = {name: value for name, value in recipe.fields().items() if value not in (None, {}, ())}
+    for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
+        fields.pop(name, None)
+    network, data = recipe.network, recipe.dataset
+    return {
+        **fields,
+        "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),
+        "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in optimizer_args(recipe).items()),
+        "steps": f"{recipe.steps:,} ({recipe.steps_per_epoch:,} per epoch)",
+        "examples": f"{len(data.split('train')):,} for training, {len(data.split('test')):,} for testing",
+        "digest of the data": data.digest[:16],
+    }
+
+
+def _counts(study: Map, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For each recipe of a sweep, how many layers are robust to what."""
+    counts = []
+    for recipe, part in groups(study, rows):
+        row: dict[str, Any] = {name: getattr(recipe, name) for name in study.swept}
+        for item in part:
+            if item["scope"] == "layer" and item["epoch"] in (0, None):
+                name = column_name(item)
+                robust, all_of = row.get(name, (0, 0))
+                row[name] = (robust + (item["verdict"] == "robust"), all_of + 1)
+        counts.append(row)
+    return counts
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("letitgo.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["points"] = points
+    environment.filters["column"] = column_name
+    return environment
