@@ -10,53 +10,54 @@ from cyclopts import Parameter
 
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields
 
-_STUDY = {"group": STUDY}
-
 
 def map_layers(
     *,
-    seeds: Annotated[int, Parameter(**_STUDY, help="number of seeds")] = 3,
-    freeze_at: Annotated[str, Parameter(**_STUDY, help="epochs from which each layer is frozen, as in 0,1,2,5")] = "0",
+    seeds: Annotated[int, Parameter(group=STUDY, help="number of seeds")] = 3,
+    freeze_at: Annotated[
+        str, Parameter(group=STUDY, help="epochs from which each layer is frozen, as in 0,1,2,5")
+    ] = "0",
     reinit_at: Annotated[
         str | None,
         Parameter(
-            **_STUDY, help="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"
+            group=STUDY, help="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"
         ),
     ] = None,
     together: Annotated[
         bool,
         Parameter(
-            **_STUDY,
+            group=STUDY,
             negative="",
             show_default=False,
             help="also sets of layers: all but one, every prefix, every suffix, all found robust",
         ),
     ] = False,
     tolerance: Annotated[
-        float, Parameter(**_STUDY, help="largest drop in accuracy that does no harm, in points")
+        float, Parameter(group=STUDY, help="largest drop in accuracy that does no harm, in points")
     ] = 1.0,
     layers: Annotated[
-        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of the layers to act on; may be repeated")
+        list[str] | None, Parameter(group=STUDY, negative="", help="pattern of the layers to act on; may be repeated")
     ] = None,
     blocks: Annotated[
-        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of blocks to act on as one; may be repeated")
+        list[str] | None,
+        Parameter(group=STUDY, negative="", help="pattern of blocks to act on as one; may be repeated"),
     ] = None,
     statistics: Annotated[
-        Literal["follow", "frozen"], Parameter(**_STUDY, help="running statistics of frozen normalization layers")
+        Literal["follow", "frozen"], Parameter(group=STUDY, help="running statistics of frozen normalization layers")
     ] = "follow",
     re_estimate: Annotated[
         bool,
         Parameter(
-            **_STUDY,
+            group=STUDY,
             negative="",
             show_default=False,
             help="re-estimate running statistics on the training data before grafted networks are evaluated",
         ),
     ] = False,
     report: Annotated[
-        str, Parameter(**_STUDY, help="folder for the HTML report and its figures, or none")
+        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
     ] = "letitgo-report",
-    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  (a frozen value)
+    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
     """Tell which layers of a network need training.

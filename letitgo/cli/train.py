@@ -8,22 +8,20 @@ from cyclopts import Parameter
 
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields
 
-_STUDY = {"group": STUDY}
-
 
 def train(
     *,
     freeze: Annotated[
-        list[str] | None, Parameter(**_STUDY, negative="", help="pattern of what stays frozen; may be repeated")
+        list[str] | None, Parameter(group=STUDY, negative="", help="pattern of what stays frozen; may be repeated")
     ] = None,
-    freeze_at: Annotated[int, Parameter(**_STUDY, help="the epoch from which it is frozen")] = 0,
+    freeze_at: Annotated[int, Parameter(group=STUDY, help="the epoch from which it is frozen")] = 0,
     statistics: Annotated[
-        Literal["follow", "frozen"], Parameter(**_STUDY, help="running statistics of frozen normalization layers")
+        Literal["follow", "frozen"], Parameter(group=STUDY, help="running statistics of frozen normalization layers")
     ] = "follow",
     save: Annotated[
-        str | None, Parameter(**_STUDY, help="safetensors file for the trained weights (one recipe only)")
+        str | None, Parameter(group=STUDY, help="safetensors file for the trained weights (one recipe only)")
     ] = None,
-    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  (a frozen value)
+    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
     """Train a network once, with some of it frozen.

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from letitgo.report.table import column_name
 
@@ -133,18 +134,21 @@ def generalization(rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(7.2, 2.9))
         accuracy, gap = figure.subplots(1, 2)
         trained = [row["trained"] for row in shown]
-        half = [100 * (row["accuracy_ci95"] or 0) for row in shown]
-        accuracy.errorbar(
-            trained, [100 * row["accuracy_mean"] for row in shown], half, fmt="o", ms=4, capsize=2, color="#2f5d8a"
-        )
-        accuracy.plot(trained, [100 * row["train_accuracy_mean"] for row in shown], "s", ms=4, mfc="none", color="0.45")
-        accuracy.legend(["training", "test"], frameon=False, fontsize=8, loc="best")
+        test, half = ([100 * (row[key] or 0) for row in shown] for key in ("accuracy_mean", "accuracy_ci95"))
+        training = [100 * row["train_accuracy_mean"] for row in shown]
+        accuracy.plot(trained, training, "s", ms=4, mfc="none", color="0.45", label="training")
+        accuracy.errorbar(trained, test, half, fmt="o", ms=4, capsize=2, color="#2f5d8a", label="test")
+        accuracy.legend(frameon=False, fontsize=8, loc="best")
         accuracy.set(ylabel="accuracy, %", xlabel="trained parameters")
         gap.plot(trained, [100 * row["gap_mean"] for row in shown], "o", ms=4, color="#7a4f8a")
         gap.axhline(0, color="0.6", lw=0.8)
         gap.set(ylabel="training − test accuracy, points", xlabel="trained parameters")
         for ax in (accuracy, gap):
-            ax.set_xscale("log")
+            if trained[-1] > 20 * trained[0]:
+                ax.set_xscale("log")
+            else:
+                ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+                ax.margins(x=0.15)
             label_points(ax, shown, accuracy_key="accuracy_mean" if ax is accuracy else "gap_mean")
     return figure
 
@@ -168,7 +172,7 @@ def distances(rows: Sequence[Row]) -> Figure:
         for ax, key, title in zip(
             figure.subplots(1, 2, sharey=True),
             ("distance_l2", "distance_linf"),
-            ("‖θ_T − θ_k‖₂ / √(number of weights)", "‖θ_T − θ_k‖∞"),
+            (r"$\|\theta_T-\theta_k\|_2\,/\,\sqrt{m}$, $m$ weights", r"$\|\theta_T-\theta_k\|_\infty$"),
             strict=True,
         ):
             table = np.full((len(layers), len(epochs)), np.nan)
