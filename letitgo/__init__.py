@@ -1,3 +1,112 @@
-"""letitgo: which parts of a network need training, and what does it cost to leave the rest alone?"""
+"""letitgo: which parts of a network need training, and what does it cost to leave the rest alone?
+
+Everything public is here. Names are looked up when they are first used, so importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from letitgo.errors import BadRequest, LetItGoError, WorkFailed
+    from letitgo.plan import Distance, Evaluation, Graft, Initial, Run
+    from letitgo.recipes import Recipe
+    from letitgo.report.page import write_map_report
+    from letitgo.store import open_store
+    from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.map import Map
+    from letitgo.studies.sweep import sweep
+    from letitgo.studies.train import Train
+    from letitgo.weights import (
+        Selection,
+        distance,
+        everything,
+        freeze,
+        frozen,
+        graft,
+        initial_state,
+        layers,
+        re_estimate,
+        select,
+        step_cost,
+        thaw,
+        train_only,
+        trainable,
+    )
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("BadRequest", "LetItGoError", "WorkFailed"),
+    "plan": ("Distance", "Evaluation", "Graft", "Initial", "Run"),
+    "recipes": ("Recipe",),
+    "report.page": ("write_map_report",),
+    "store": ("open_store",),
+    "studies.compute": ("Outcome", "compute", "estimate"),
+    "studies.map": ("Map",),
+    "studies.sweep": ("sweep",),
+    "studies.train": ("Train",),
+    "weights": (
+        "Selection",
+        "distance",
+        "everything",
+        "freeze",
+        "frozen",
+        "graft",
+        "initial_state",
+        "layers",
+        "re_estimate",
+        "select",
+        "step_cost",
+        "thaw",
+        "train_only",
+        "trainable",
+    ),
+}
+
+__all__ = [
+    "BadRequest",
+    "Distance",
+    "Evaluation",
+    "Graft",
+    "Initial",
+    "LetItGoError",
+    "Map",
+    "Outcome",
+    "Recipe",
+    "Run",
+    "Selection",
+    "Train",
+    "WorkFailed",
+    "compute",
+    "distance",
+    "estimate",
+    "everything",
+    "freeze",
+    "frozen",
+    "graft",
+    "initial_state",
+    "layers",
+    "open_store",
+    "re_estimate",
+    "select",
+    "step_cost",
+    "sweep",
+    "thaw",
+    "train_only",
+    "trainable",
+    "write_map_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"letitgo.{home}"), name)
+    raise AttributeError(f"module 'letitgo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

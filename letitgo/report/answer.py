@@ -20,7 +20,8 @@ def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]
 def heading(study: Map, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
-    return f"{recipe.model} on {recipe.data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
+    noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
+    return f"{recipe.model} on {recipe.data}{noise}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
 
 
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:

@@ -66,7 +66,7 @@ def heatmap(rows: Sequence[Row]) -> Figure:
     floor = 1e-4
     top = max([1 - row["accuracy_mean"] for row in acted] + [floor * 10])
     low = max(floor, min(1 - row["accuracy_mean"] for row in [*acted, base]))
-    norm = LogNorm(low, max(top, low * 1.01))
+    norm = LogNorm(min(low, 0.01), max(top, 0.5))
     with mpl.rc_context(_STYLE):
         # The trained network is a last column of its own, as in the paper.
         widths = [len(epochs) + (kind == "reinitialised") for _, epochs, kind in columns]

@@ -1,0 +1,32 @@
+# Two commands need nothing but Python 3.10 or later: make map, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: map test test-slow lint bench clean
+
+map: .venv/installed  ## which layers of a network need training? ARGS="--data mnist" asks of another
+	$(BIN)/letitgo map $(ARGS)
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 $(ARGS)
+
+test-slow: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/installed
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .letitgo letitgo-report
