@@ -24,6 +24,7 @@ app.command("letitgo.cli.train:train", name="train", help="Train a network once,
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.showwarning = _show_warning
     sys.exit(run(sys.argv[1:]))
 
 
@@ -34,7 +35,6 @@ def run(arguments: list[str]) -> int:
         The exit code: 0; 2 for a request that cannot be carried out as it was put; 1 for work that failed; 130 after
         an interrupt.
     """
-    warnings.showwarning = _show_warning
     try:
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:

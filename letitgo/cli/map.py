@@ -65,7 +65,7 @@ def map_layers(
     Trains the network, trains it again with each layer frozen, puts each layer of the trained network back to earlier
     values or a fresh draw, and tells what each of these costs in test accuracy.
     """
-    from letitgo.cli.run import run_study
+    from letitgo.cli.run import kept_from_stdout, run_study
     from letitgo.errors import BadRequest
     from letitgo.report.table import show_map
     from letitgo.studies.map import Map
@@ -95,7 +95,8 @@ def map_layers(
 
         command = shlex.join(["letitgo", *sys.argv[1:]])
         try:
-            path = write_map_report(study, outcome, report, command)
+            with kept_from_stdout():
+                path = write_map_report(study, outcome, report, command)
         except OSError as error:
             raise BadRequest(
                 f"the report cannot be written to {report} ({error.strerror}): name another folder"

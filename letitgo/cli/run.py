@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ def run_study(
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
     store = open_store(options.store)
     if options.dry_run:
-        _tell(estimate(study, store, workers), options.format, store)
+        with kept_from_stdout():
+            takes = estimate(study, store, workers)
+        _tell(takes, options.format, store)
         return 0, None
-    with shown_progress() as on_progress:
+    with kept_from_stdout(), shown_progress() as on_progress:
         outcome = compute(study, store, workers, on_progress=on_progress)
     if options.format == "table":
         show(stdout_console(), outcome, store)
@@ -55,6 +58,11 @@ def run_study(
     if outcome.failures:
         print("letitgo: what was finished is in the store; the same command tries the rest again", file=sys.stderr)
     return (1 if outcome.failures else 0), outcome
+
+
+def kept_from_stdout() -> AbstractContextManager[Any]:
+    """Whatever a network of the user's prints goes to stderr: stdout is for the answer."""
+    return redirect_stdout(sys.stderr)
 
 
 def stdout_console() -> Console:

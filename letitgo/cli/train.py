@@ -28,7 +28,7 @@ def train(
 
     Patterns are globs over the names of layers, blocks and parameters; a leading ! takes away.
     """
-    from letitgo.cli.run import run_study
+    from letitgo.cli.run import kept_from_stdout, run_study
     from letitgo.errors import BadRequest
     from letitgo.report.table import show_train
     from letitgo.store import open_store
@@ -47,7 +47,8 @@ def train(
     if save and outcome is not None and code == 0:
         from safetensors.torch import save_file
 
-        state = study.final(recipes[0]).load(open_store(running.store))
+        with kept_from_stdout():
+            state = study.final(recipes[0]).load(open_store(running.store))
         try:
             save_file(state, save)
         except (OSError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,18 @@ def import_object(path: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise BadRequest(f"the {what} {path!r} does not import: {module_name} has no function or class {name!r}")
     return found
+
+
+def arguments(function: Callable[..., Any], what: str) -> Mapping[str, inspect.Parameter]:
+    """What a callable is called with.
+
+    Raises:
+        BadRequest: Python cannot tell.
+    """
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"the {what} cannot be used: {error}; wrap it in a function of its own") from error
 
 
 def source_digest(path: str, function: Callable[..., Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import import_object, source_digest
+from letitgo.recipes.imports import arguments, import_object, source_digest
 from letitgo.value import Value
 
 
@@ -141,7 +140,7 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
         BadRequest: There is no such factory, or its signature does not take the arguments.
     """
     factory = find_factory(name)
-    taken = inspect.signature(factory).parameters
+    taken = arguments(factory, f"network {name!r}")
     known = {"input_shape": list(input_shape), "num_classes": num_classes}
     given = {**{key: value for key, value in known.items() if key in taken}, **args}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from math import cos, pi
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import import_object
+from letitgo.recipes.imports import arguments, import_object
 from letitgo.recipes.recipe import Recipe
 
 _OPTIMIZERS = {
@@ -43,7 +42,7 @@ def optimizer_args(recipe: Recipe) -> dict[str, Any]:
     """
     named = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay")}
     given = {name: value for name, value in named.items() if value is not None} | recipe.optimizer_args
-    taken = inspect.signature(find_optimizer(recipe.optimizer)).parameters
+    taken = arguments(find_optimizer(recipe.optimizer), f"optimiser {recipe.optimizer!r}")
     for argument in given:
         if argument not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
             raise BadRequest(f"the optimiser {recipe.optimizer!r} takes no {argument!r}: it takes {', '.join(taken)}")

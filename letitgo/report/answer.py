@@ -43,6 +43,14 @@ def answers(study: Map, rows: Sequence[Row]) -> list[str]:
         ]
         if parts:
             said.append(f"{question}: {'; '.join(parts)}.")
+    for row in rows:
+        if row["scope"] == "robust":
+            what = "frozen at initialization" if row["intervention"] == "frozen" else "put back to initialization"
+            half = f" ± {100 * row['drop_ci95']:.2f}" if row["drop_ci95"] is not None else ""
+            said.append(
+                f"Robust one by one, together {what}: {row['layer'].removeprefix('robust ')} costs "
+                f"{100 * row['drop_mean']:.2f}{half} points: {row['verdict']}."
+            )
     free = [row for row in layers if row["intervention"] == "frozen" and row["verdict"] == "robust"]
     if free:
         best = max(free, key=lambda row: row["saved"])

@@ -71,19 +71,20 @@ def train(
     rates = [group.get("lr") for group in make_optimizer(recipe, trainable(module)).param_groups]
     network, batch = _without_prefix(module, split, recipe.batch_size)
 
+    total_steps, epoch_steps = recipe.steps, recipe.steps_per_epoch
     epoch, order = -1, torch.empty(0)
     total, done = torch.zeros(()), begin
     for stop in stops:
         for step in range(done, stop):
-            if step // recipe.steps_per_epoch != epoch:
+            if step // epoch_steps != epoch:
                 _check(total, recipe, step)
-                epoch = step // recipe.steps_per_epoch
+                epoch = step // epoch_steps
                 order = data_order(recipe, epoch)
-            place = step % recipe.steps_per_epoch * recipe.batch_size
+            place = step % epoch_steps * recipe.batch_size
             rows = order[place : place + recipe.batch_size]
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if rate is not None:
-                    group["lr"] = rate * schedule(step / recipe.steps)
+                    group["lr"] = rate * schedule(step / total_steps)
             torch.default_generator.manual_seed(derive(recipe.seed, "step", step))
             inputs, targets = batch(rows), labels[rows]
 

@@ -1,0 +1,68 @@
+"""Time of a training step with layers frozen over the counted floor. Goal: at most 1.15 for each layer and prefix.
+
+Both are shares of the full step: time over time, counted operations over counted operations.
+"""
+
+import time
+
+import hand
+import torch
+
+from letitgo import freeze, select, step_cost
+from letitgo.training import train
+from letitgo.training.loop import data_order
+
+torch.set_num_threads(1)
+recipe = hand.mnist(epochs=1)
+batch = recipe.dataset.split("train").batch(slice(0, 128))
+layers = list(recipe.network.layers)
+choices = [(), *((layer,) for layer in layers), *(tuple(layers[:n]) for n in range(2, len(layers)))]
+STEPS, ROUNDS = 300, 9
+
+
+def steps(frozen: tuple[str, ...]) -> tuple[float, int]:
+    """Seconds for a step after warming up, and counted operations for an example."""
+    module = hand.fresh(recipe)
+    if frozen:
+        freeze(module, select(module, *frozen))
+    module.train()
+    counted = step_cost(module, batch).step
+    moments = train(module, recipe, [20, 20 + STEPS])
+    next(moments)
+    begin = time.perf_counter()
+    next(moments)
+    return (time.perf_counter() - begin) / STEPS, counted
+
+
+def bare(frozen: tuple[str, ...]) -> float:
+    """Seconds for a step of a hand-written loop over what is left, on stored inputs of the right size."""
+    rest = hand.fresh(recipe)[list(dict(hand.fresh(recipe).named_children())).index(frozen[-1]) + 2 :]
+    inputs = torch.randn(len(order), 256)
+    optimizer = torch.optim.SGD(rest.parameters(), lr=0.05, momentum=0.9)
+    begin = 0.0
+    for step in range(20 + STEPS):
+        if step == 20:
+            begin = time.perf_counter()
+        rows = order[step * 128 : step * 128 + 128]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(rest(inputs[rows]), labels[rows]).backward()
+        optimizer.step()
+    return (time.perf_counter() - begin) / STEPS
+
+
+order, labels = data_order(recipe, 0), recipe.dataset.split("train").labels
+prefixes = [tuple(layers[:n]) for n in range(1, len(layers))]
+rounds, bares = [], []
+for _ in range(ROUNDS):
+    rounds.append({choice: steps(choice) for choice in choices})
+    bares.append({choice: bare(choice) for choice in prefixes})
+print(f"share of a full step, median of {ROUNDS} rounds; bare: a hand-written loop over what a frozen prefix leaves")
+print(f"{'frozen':14} {'time':>6} {'floor':>6} {'time/floor':>10} {'bare':>6} {'time/bare':>10}")
+for choice in choices[1:]:
+    share = hand.median([times[choice][0] / times[()][0] for times in rounds])
+    floor = rounds[0][choice][1] / rounds[0][()][1]
+    line = f"{'+'.join(choice):14} {share:6.3f} {floor:6.3f} {share / floor:10.3f}"
+    if choice in prefixes:
+        least = hand.median([bares[i][choice] / rounds[i][()][0] for i in range(ROUNDS)])
+        line += f" {least:6.3f} {share / least:10.3f}"
+    print(line)

@@ -1,0 +1,247 @@
+"""The real program, its answers parsed: what a person and a script see."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from letitgo.cli.main import run
+
+COLUMNS = {
+    "layer",
+    "intervention",
+    "epoch",
+    "parameters",
+    "accuracy_mean",
+    "accuracy_ci95",
+    "train_accuracy_mean",
+    "gap_mean",
+    "drop_mean",
+    "drop_ci95",
+    "distance_l2",
+    "distance_linf",
+    "n",
+    "verdict",
+    "saved",
+}
+QUICK = ("--epochs", "2", "--widths", "16", "--depth", "2", "--seeds", "2")
+
+
+@pytest.fixture
+def letitgo(tmp_path):
+    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *arguments]
+        environment = {**os.environ, "LETITGO_STORE": str(tmp_path / "store"), **variables}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    return call
+
+
+def test_map_writes_nothing_but_json_to_stdout(letitgo):
+    done = letitgo("map", *QUICK, "--format", "json", "--report", "none")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(set(row) >= COLUMNS for row in rows)
+    assert {row["intervention"] for row in rows} == {"baseline", "frozen", "reinitialised", "rerandomised"}
+    assert {row["layer"] for row in rows} == {"all", "fc1", "fc2", "fc3"}
+    assert all(0 <= row["accuracy_mean"] <= 1 and row["n"] == 2 for row in rows)
+    base = rows[0]["accuracy_mean"]
+    for row in rows:
+        assert row["drop_mean"] == pytest.approx(base - row["accuracy_mean"])
+        assert row["gap_mean"] == pytest.approx(row["train_accuracy_mean"] - row["accuracy_mean"])
+    assert done.stderr == ""  # quiet when not a terminal
+
+
+def test_csv_says_what_json_says(letitgo):
+    options = ("map", *QUICK, "--report", "none", "--format")
+    from_json = json.loads(letitgo(*options, "json").stdout)["rows"]
+    from_csv = list(csv.DictReader(io.StringIO(letitgo(*options, "csv").stdout)))
+    assert [row["layer"] for row in from_csv] == [row["layer"] for row in from_json]
+    assert [float(row["drop_mean"]) for row in from_csv] == [row["drop_mean"] for row in from_json]
+
+
+def test_second_time_computes_nothing(letitgo, tmp_path):
+    letitgo("map", *QUICK, "--report", "none")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.json")}
+    done = letitgo("map", *QUICK, "--report", "none")
+    assert done.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.json")} == before
+    told = letitgo("map", *QUICK, "--dry-run", "--format", "json")
+    plan = json.loads(told.stdout)["dry_run"]
+    assert plan["runs"] == plan["runs_stored"] > 0
+    assert plan["operations"] == 0
+
+
+def test_dry_run_starts_nothing(letitgo, tmp_path):
+    done = letitgo("map", *QUICK, "--dry-run", "--format", "json", "--freeze-at", "0,1", "--together")
+    plan = json.loads(done.stdout)["dry_run"]
+    layers, sets, seeds = 3, 3 + 1 + 1, 2
+    # All but one, the prefix and the suffix: three layers leave two sets that occur twice.
+    assert plan["runs"] == seeds * (1 + 2 * (layers + sets - 2))
+    assert plan["runs_stored"] == plan["measures_stored"] == 0
+    assert plan["operations"] > 0
+    assert plan["seconds"] > 0
+    assert not list((tmp_path / "store").rglob("*.json"))
+
+
+def test_train_shares_the_baseline_with_map(letitgo):
+    letitgo("map", *QUICK, "--report", "none")
+    options = [part for part in QUICK if part not in ("--seeds",)][:-1]
+    told = letitgo("train", *options, "--dry-run", "--format", "json")
+    plan = json.loads(told.stdout)["dry_run"]
+    assert (plan["runs"], plan["runs_stored"]) == (1, 1)
+    done = letitgo(
+        "train", *options, "--freeze", "fc*", "--freeze", "!fc3", "--save", "out.safetensors", "--format", "json"
+    )
+    row = json.loads(done.stdout)["rows"][0]
+    assert row["trained"] == 16 * 10 + 10
+
+
+def test_train_saves_weights_with_the_frozen_ones_at_their_initial_values(letitgo, tmp_path):
+    from safetensors.torch import load_file
+
+    from letitgo import Recipe, initial_state
+
+    done = letitgo("train", "--epochs", "1", "--freeze", "fc1", "--save", "out.safetensors")
+    assert done.returncode == 0, done.stderr
+    trained = load_file(tmp_path / "out.safetensors")
+    start = initial_state(Recipe().network, 0)
+    assert trained["fc1.weight"].equal(start["fc1.weight"])
+    assert not trained["fc2.weight"].equal(start["fc2.weight"])
+
+
+def test_a_sweep_adds_its_field_as_a_column(letitgo):
+    done = letitgo("map", "--epochs", "1", "--widths", "8,16", "--seeds", "1", "--format", "json", "--report", "none")
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["widths"] for row in rows} == {"8", "16"}
+    assert all(row["drop_ci95"] is None and row["verdict"] in (None, "undecided") for row in rows)
+
+
+def test_a_network_of_ones_own_from_the_working_directory(letitgo, tmp_path):
+    network = (
+        "from torch import nn\n"
+        "print('a network may talk')\n"
+        "def make(num_classes):\n"
+        "    first = nn.Linear(64, 8)\n"
+        "    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))\n"
+    )
+    (tmp_path / "mine.py").write_text(network)
+    options = ("--model", "mine:make", "--epochs", "1", "--seeds", "1", "--report", "none", "--re-estimate")
+    done = letitgo("map", *options, "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert {row["layer"] for row in rows} == {"all", "1", "2", "4"}
+
+
+def test_report_is_whole_and_asks_nobody(letitgo, tmp_path):
+    done = letitgo("map", *QUICK, "--together", "--report", "out")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "map.html").read_text()
+    assert page.count("<svg") == 5
+    for outside in ('src="http', "url(http", "<script", "<link"):
+        assert outside not in page
+    for word in ("fc1", "letitgo map", "torch", "seeds", "digest of the data"):
+        assert word in page
+    for figure in ("heatmap", "heatmap-sets", "cost", "generalization", "distances"):
+        assert (tmp_path / "out" / f"map-{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "out" / f"map-{figure}.svg").read_text().startswith("<?xml")
+
+
+def test_the_same_rows_give_the_same_figures(letitgo, tmp_path):
+    letitgo("map", *QUICK, "--report", "a")
+    letitgo("map", *QUICK, "--report", "b")
+    for file in (tmp_path / "a").glob("*.svg"):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+WRONG = {
+    "unknown network": (("--model", "fnc"), "unknown network 'fnc': did you mean fcn?"),
+    "unknown data": (("--data", "nosuch/data"), "the data set 'nosuch/data' cannot be read"),
+    "unknown optimiser": (("--optimizer", "sdg"), "unknown optimiser 'sdg': did you mean"),
+    "unknown schedule": (("--schedule", "cosin"), "unknown schedule 'cosin': did you mean cosine?"),
+    "argument the optimiser lacks": (("--optimizer", "adam", "--momentum", "0.5"), "'adam' takes no 'momentum'"),
+    "pattern": (("--layers", "conv*"), "the pattern 'conv*' matches no layer: there is fc1, fc2, fc3, fc4"),
+    "block pattern": (("--blocks", "layer1"), "the pattern 'layer1' matches no block"),
+    "factory that does not import": (("--model", "no_such:make"), "no_such raises ModuleNotFoundError"),
+    "factory that is not there": (("--model", "json:make"), "json has no function or class 'make'"),
+    "factory that gives no module": (("--model", "fractions:Fraction"), "has to return a torch.nn.Module"),
+    "network for other data": (("--model", "lenet"), "lenet takes images of at least 16×16 pixels; the data has 8×8"),
+    "no epochs": (("--epochs", "0"), "epochs is '0'"),
+    "negative rate": (("--lr", "-0.1"), "lr is '-0.1'"),
+    "rate that is no number": (("--lr", "nan"), "lr is 'nan'"),
+    "words for numbers": (("--epochs", "ten"), "epochs is 'ten'"),
+    "list with a hole": (("--lr", "0.1,,0.2"), "lr is '0.1,,0.2': a value is missing"),
+    "list with a value twice": (("--lr", "0.1,0.1"), "lr has a value twice"),
+    "widths": (("--widths", "0"), "widths is '0': write 256, or 300x100"),
+    "arguments that are no JSON": (("--model-args", "{width"), "model-args is '{width': give a JSON object"),
+    "arguments nobody takes": (("--model-args", '{"hight": 3}'), "the network 'fcn' takes no 'hight'"),
+    "epoch after the end": (("--epochs", "3", "--freeze-at", "0,3"), "freeze-at names epoch 3: training has 3 epochs"),
+    "epochs in words": (("--freeze-at", "first"), "freeze-at is 'first': give whole numbers"),
+    "no seeds": (("--seeds", "0"), "seeds is 0"),
+    "tolerance": (("--tolerance", "-1"), "tolerance is"),
+    "workers": (("--workers", "-1"), "workers is -1"),
+    "unknown option": (("--epoch", "3"), "Unknown option: --epoch"),
+    "unknown format": (("--format", "xml"), "xml"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_bad_requests_get_one_sentence_and_exit_code_2(what, capsys, monkeypatch, tmp_path):
+    options, sentence = WRONG[what]
+    monkeypatch.chdir(tmp_path)
+    code = run(["map", *options, "--report", "none"])
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert code == 2
+    assert told.out == ""
+    assert told.err.startswith("letitgo: ")
+    assert told.err.count("\n") == 1
+    assert "Traceback" not in told.err
+
+
+def test_debug_shows_the_traceback(letitgo):
+    done = letitgo("map", "--model", "fnc", "--debug")
+    assert "Traceback" in done.stderr
+    assert done.returncode == 2
+
+
+def test_a_store_that_cannot_be_written(letitgo, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = letitgo("map", "--store", "file/store")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_is_not_finite_fails_the_work_and_keeps_the_rest(letitgo):
+    done = letitgo("map", *QUICK, "--lr", "0.01,1e30", "--format", "json", "--report", "none")
+    assert done.returncode == 1
+    assert "the loss is not finite by step" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["n"] for row in rows if row["lr"] == 0.01} == {2}
+    assert {row["n"] for row in rows if row["lr"] == 1e30} == {0}
+
+
+@pytest.mark.parametrize("code", ["import letitgo", "from letitgo.cli.main import run; run(['map', '--help'])"])
+def test_help_and_import_do_not_load_torch(code):
+    script = f"{code}\nimport sys\nsys.exit(3 if 'torch' in sys.modules else 0)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_help_takes_less_than_half_a_second():
+    program = Path(sys.executable).with_name("letitgo")
+    took = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        subprocess.run([program, "--help"], capture_output=True, check=True)
+        took.append(time.perf_counter() - begin)
+    assert sorted(took)[2] < 0.5
