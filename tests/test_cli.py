@@ -143,12 +143,12 @@ def test_report_is_whole_and_asks_nobody(letitgo, tmp_path):
     done = letitgo("map", *QUICK, "--together", "--report", "out")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "map.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     for outside in ('src="http', "url(http", "<script", "<link"):
         assert outside not in page
     for word in ("fc1", "letitgo map", "torch", "seeds", "digest of the data"):
         assert word in page
-    for figure in ("heatmap", "heatmap-sets", "cost", "generalization", "distances"):
+    for figure in ("heatmap", "heatmap-sets", "cost", "cost-sets", "generalization", "distances"):
         assert (tmp_path / "out" / f"map-{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "out" / f"map-{figure}.svg").read_text().startswith("<?xml")
 

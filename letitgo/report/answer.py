@@ -11,6 +11,13 @@ from letitgo.studies.map import Map
 Row = dict[str, Any]
 
 
+def points(mean: float | None, half: float | None = None) -> str:
+    """A fraction in points, with the half-width of its interval: ``0.31 ± 0.12``."""
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+
+
 def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
     """The rows of each recipe of a sweep."""
     for recipe in study.recipes:
@@ -27,9 +34,9 @@ def heading(study: Map, recipe: Recipe) -> str:
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:
     """What the rows of one recipe say, a sentence per question."""
     layers = [row for row in rows if row["scope"] == "layer"]
-    points = f"{100 * study.tolerance:g} point" + ("" if study.tolerance == 0.01 else "s")
+    within = f"{100 * study.tolerance:g} point" + ("" if study.tolerance == 0.01 else "s")
     questions = {
-        "frozen": f"Frozen at initialization in training (harmless if the drop is within {points})",
+        "frozen": f"Frozen at initialization in training (harmless if the drop is within {within})",
         "reinitialised": "Put back to initialization after training",
         "rerandomised": "Drawn afresh after training",
     }
@@ -46,18 +53,17 @@ def answers(study: Map, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["scope"] == "robust":
             what = "frozen at initialization" if row["intervention"] == "frozen" else "put back to initialization"
-            half = f" ± {100 * row['drop_ci95']:.2f}" if row["drop_ci95"] is not None else ""
             said.append(
                 f"Robust one by one, together {what}: {row['layer'].removeprefix('robust ')} costs "
-                f"{100 * row['drop_mean']:.2f}{half} points: {row['verdict']}."
+                f"{points(row['drop_mean'], row['drop_ci95'])} points: {row['verdict']}."
             )
-    free = [row for row in layers if row["intervention"] == "frozen" and row["verdict"] == "robust"]
+    free = [row for row in rows if row["intervention"] == "frozen" and row["verdict"] == "robust"]
     if free:
         best = max(free, key=lambda row: row["saved"])
-        since = f" from epoch {best['epoch']} on" if best["epoch"] else ""
+        since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
         said.append(
-            f"The cheapest freeze that does no harm: {best['layer']}{since} saves {100 * best['saved']:.0f} % "
-            "of the training arithmetic."
+            f"The harmless freeze that saves most: {best['layer']} {since}, {100 * best['saved']:.0f} % of the training "
+            f"arithmetic for {points(best['drop_mean'], best['drop_ci95'])} points."
         )
     if any(row["verdict"] == "undecided" for row in layers):
         said.append(f"Undecided at n = {max(row['n'] for row in layers)}: more seeds (--seeds) may tell.")

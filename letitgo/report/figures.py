@@ -107,7 +107,7 @@ def cost(study: Map, rows: Sequence[Row]) -> Figure:
         saves.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
         saves.set(xlabel="training arithmetic saved, %", yticks=places, yticklabels=names)
         saves.set_xlim(0, 1.12 * max([100 * row["saved"] for row in frozen] + [1]))
-        saves.invert_yaxis()
+        saves.set_ylim(len(frozen) - 0.4, -0.6)
         saves.tick_params(axis="y", length=0)
         for place, row in zip(places, frozen, strict=True):
             half = 100 * row["drop_ci95"] if row["drop_ci95"] is not None else 0

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from letitgo.plan.states import versions
 from letitgo.report import figures
-from letitgo.report.answer import answers, groups, heading
-from letitgo.report.table import column_name, points
+from letitgo.report.answer import answers, groups, heading, points
+from letitgo.report.table import column_name
 from letitgo.studies.compute import Outcome
 from letitgo.studies.map import Map
 
@@ -47,7 +47,8 @@ def write_map_report(study: Map, outcome: Outcome, folder: str | Path, command: 
         drawn = {
             "heatmap": figures.heatmap(layers),
             "heatmap-sets": figures.heatmap(sets) if study.together else None,
-            "cost": figures.cost(study, rows),
+            "cost": figures.cost(study, layers),
+            "cost-sets": figures.cost(study, sets) if study.together else None,
             "generalization": figures.generalization(rows),
             "distances": figures.distances(layers) if put_back else None,
         }

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from letitgo.report.answer import answers, groups, heading
+from letitgo.report.answer import answers, groups, heading, points
 from letitgo.studies.map import Map
 
 _COLOURS = {"robust": "green", "critical": "red", "undecided": "yellow", None: "default"}
@@ -30,13 +30,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def points(mean: float | None, half: float | None = None) -> str:
-    """A fraction in points, with the half-width of its interval: ``0.31 ± 0.12``."""
-    if mean is None:
-        return "–"
-    return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
 
 
 def column_name(row: Row) -> str:
