@@ -62,8 +62,8 @@ def answers(study: Map, rows: Sequence[Row]) -> list[str]:
         best = max(free, key=lambda row: row["saved"])
         since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
         said.append(
-            f"The harmless freeze that saves most: {best['layer']} {since}, {100 * best['saved']:.0f} % of the training "
-            f"arithmetic for {points(best['drop_mean'], best['drop_ci95'])} points."
+            f"The harmless freeze that saves most: {best['layer']} {since}, {100 * best['saved']:.0f} % of the "
+            f"training arithmetic for {points(best['drop_mean'], best['drop_ci95'])} points."
         )
     if any(row["verdict"] == "undecided" for row in layers):
         said.append(f"Undecided at n = {max(row['n'] for row in layers)}: more seeds (--seeds) may tell.")
