@@ -36,33 +36,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "errors": ("BadRequest", "LetItGoError", "WorkFailed"),
-    "plan": ("Distance", "Evaluation", "Graft", "Initial", "Run"),
-    "recipes": ("Recipe",),
-    "report.page": ("write_map_report",),
-    "store": ("open_store",),
-    "studies.compute": ("Outcome", "compute", "estimate"),
-    "studies.map": ("Map",),
-    "studies.sweep": ("sweep",),
-    "studies.train": ("Train",),
-    "weights": (
-        "Selection",
-        "distance",
-        "everything",
-        "freeze",
-        "frozen",
-        "graft",
-        "initial_state",
-        "layers",
-        "re_estimate",
-        "select",
-        "step_cost",
-        "thaw",
-        "train_only",
-        "trainable",
-    ),
-}
+_HOMES = (
+    "errors",
+    "recipes",
+    "weights",
+    "store",
+    "plan",
+    "studies.compute",
+    "studies.map",
+    "studies.sweep",
+    "studies.train",
+    "report.page",
+)
 
 __all__ = [
     "BadRequest",
@@ -102,9 +87,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"letitgo.{home}"), name)
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"letitgo.{home}")
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module 'letitgo' has no attribute {name!r}")
 
 

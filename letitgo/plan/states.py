@@ -17,7 +17,6 @@ from letitgo.plan.stored import Absent, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import Network
-from letitgo.recipes.optimizers import make_optimizer
 from letitgo.store import Store
 from letitgo.training.loop import train
 from letitgo.training.optimizer_state import pack, unpack
@@ -169,7 +168,7 @@ class Run(Value):
         self.prepare(module)
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if optimizer_state is not None:
-            fresh = make_optimizer(self.recipe, weights.trainable(module)).state_dict()
+            fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()
             optimizer_state = unpack(*optimizer_state, fresh, names)
 
         last = max(wanted)

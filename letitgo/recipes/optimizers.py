@@ -11,7 +11,6 @@ from torch import nn
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.recipes.imports import arguments, import_object
-from letitgo.recipes.recipe import Recipe
 
 _OPTIMIZERS = {
     name.lower(): kind
@@ -34,34 +33,32 @@ def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     return _OPTIMIZERS[name.lower()]
 
 
-def optimizer_args(recipe: Recipe) -> dict[str, Any]:
-    """The arguments a recipe's optimiser is called with: the given ones, and ours for SGD.
+def optimizer_args(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments an optimiser is called with: the given ones, and ours for SGD.
 
     Raises:
         BadRequest: The optimiser does not take one of them.
     """
-    named = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay")}
-    given = {name: value for name, value in named.items() if value is not None} | recipe.optimizer_args
-    taken = arguments(find_optimizer(recipe.optimizer), f"optimiser {recipe.optimizer!r}")
+    taken = arguments(find_optimizer(name), f"optimiser {name!r}")
     for argument in given:
         if argument not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-            raise BadRequest(f"the optimiser {recipe.optimizer!r} takes no {argument!r}: it takes {', '.join(taken)}")
-    return {**_OURS.get(recipe.optimizer.lower(), {}), **given}
+            raise BadRequest(f"the optimiser {name!r} takes no {argument!r}: it takes {', '.join(taken)}")
+    return {**_OURS.get(name.lower(), {}), **given}
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimiser over these parameters and no others.
+def make_optimizer(name: str, args: dict[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimiser over these parameters and no others.
 
     Raises:
         BadRequest: The optimiser refuses its arguments or the parameters.
     """
-    args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in optimizer_args(recipe).items()}
+    args = {key: tuple(arg) if isinstance(arg, list) else arg for key, arg in args.items()}
     try:
-        optimizer = find_optimizer(recipe.optimizer)(parameters, **args)
+        optimizer = find_optimizer(name)(parameters, **args)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadRequest(f"the optimiser {recipe.optimizer!r} cannot be used: {error}") from error
+        raise BadRequest(f"the optimiser {name!r} cannot be used: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise BadRequest(f"the optimiser {recipe.optimizer!r} gives a {type(optimizer).__name__}, no Optimizer")
+        raise BadRequest(f"the optimiser {name!r} gives a {type(optimizer).__name__}, no Optimizer")
     return optimizer
 
 

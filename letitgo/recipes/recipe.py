@@ -14,6 +14,11 @@ from pydantic.dataclasses import dataclass
 from letitgo.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from torch import nn
+
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
 
@@ -67,7 +72,7 @@ class Recipe(Value):
 
     def identity(self) -> dict[str, Any]:
         from letitgo.recipes.imports import source_digest
-        from letitgo.recipes.optimizers import find_optimizer, find_schedule, optimizer_args
+        from letitgo.recipes.optimizers import find_optimizer, find_schedule
 
         optimizer = self.optimizer if ":" in self.optimizer else self.optimizer.lower()
 
@@ -76,7 +81,7 @@ class Recipe(Value):
             "dataset": self.dataset,
             "label_noise": self.label_noise,
             "optimizer": [optimizer, source_digest(optimizer, find_optimizer(optimizer))],
-            "optimizer_args": optimizer_args(self),
+            "optimizer_args": self.all_optimizer_args,
             "schedule": [self.schedule, source_digest(self.schedule, find_schedule(self.schedule))],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -99,6 +104,25 @@ class Recipe(Value):
         if self.depth is not None:
             args["depth"] = self.depth
         return find_network(self.model, self.dataset.shape, self.dataset.classes, args)
+
+    @cached_property
+    def all_optimizer_args(self) -> dict[str, Any]:
+        """Every argument the optimiser is called with besides the parameters, those not given by name too."""
+        from letitgo.recipes.optimizers import optimizer_args
+
+        named = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay")}
+        given = {name: value for name, value in named.items() if value is not None}
+        return optimizer_args(self.optimizer, given | self.optimizer_args)
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over these parameters and no others.
+
+        Raises:
+            BadRequest: It refuses its arguments or the parameters.
+        """
+        from letitgo.recipes.optimizers import make_optimizer
+
+        return make_optimizer(self.optimizer, self.all_optimizer_args, parameters)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -93,8 +93,6 @@ def _keep(path: Path, figure: Figure) -> Markup:
 
 
 def _resolved(recipe: Any) -> dict[str, Any]:
-    from letitgo.recipes.optimizers import optimizer_args
-
     fields = {name: value for name, value in recipe.fields().items() if value not in (None, {}, ())}
     for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
         fields.pop(name, None)
@@ -102,7 +100,7 @@ def _resolved(recipe: Any) -> dict[str, Any]:
     return {
         **fields,
         "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),
-        "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in optimizer_args(recipe).items()),
+        "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in recipe.all_optimizer_args.items()),
         "steps": f"{recipe.steps:,} ({recipe.steps_per_epoch:,} per epoch)",
         "examples": f"{len(data.split('train')):,} for training, {len(data.split('test')):,} for testing",
         "digest of the data": data.digest[:16],

@@ -7,7 +7,7 @@ import torch
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.recipes.optimizers import find_schedule, make_optimizer
+from letitgo.recipes.optimizers import find_schedule
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -35,7 +35,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
             f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be (2, {recipe.dataset.classes})"
         )
-    make_optimizer(recipe, weights.trainable(module))
+    recipe.make_optimizer(weights.trainable(module))
     factor = find_schedule(recipe.schedule)(0.0)
     if not isinstance(factor, (int, float)):
         raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from letitgo.errors import WorkFailed
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Split, noisy
-from letitgo.recipes.optimizers import find_schedule, make_optimizer
+from letitgo.recipes.optimizers import find_schedule
 from letitgo.value import derive
 from letitgo.weights import frozen_prefix, trainable
 
@@ -64,11 +64,11 @@ def train(
     split = recipe.dataset.split("train")
     labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
     module.train()
-    optimizer = make_optimizer(recipe, trainable(module))
+    optimizer = recipe.make_optimizer(trainable(module))
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     schedule = find_schedule(recipe.schedule)
-    rates = [group.get("lr") for group in make_optimizer(recipe, trainable(module)).param_groups]
+    rates = [group.get("lr") for group in recipe.make_optimizer(trainable(module)).param_groups]
     network, batch = _without_prefix(module, split, recipe.batch_size)
 
     total_steps, epoch_steps = recipe.steps, recipe.steps_per_epoch

@@ -1,0 +1,162 @@
+"""Networks by import path, small data sets and comparisons that several tests share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from letitgo.plan import Initial, Run
+from letitgo.recipes import Recipe
+from letitgo.weights import parameter_names, seeded
+
+
+def dropout_net(input_shape: tuple[int, ...], num_classes: int, p: float = 0.3) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(int(np.prod(input_shape)), 16),
+        nn.ReLU(),
+        nn.Dropout(p),
+        nn.Linear(16, 16),
+        nn.ReLU(),
+        nn.Dropout(p),
+        nn.Linear(16, num_classes),
+    )
+
+
+class NormNet(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(int(np.prod(input_shape)), 16)
+        self.norm1 = nn.BatchNorm1d(16)
+        self.fc2 = nn.Linear(16, 16)
+        self.norm2 = nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.relu(self.norm1(self.fc1(inputs.flatten(1))))
+        return self.head(torch.relu(self.norm2(self.fc2(hidden))))
+
+
+def block_net() -> nn.Module:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    parts = {"flatten": nn.Flatten(), "stem": nn.Linear(64, 8), "block1": block(), "block2": block()}
+    return nn.Sequential(OrderedDict(**parts, head=nn.Linear(8, 10)))
+
+
+def own_law(low: float = 2.0, high: float = 3.0) -> nn.Module:
+    """A network with an initialization of its own making."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
+
+    def draw(part: nn.Module) -> None:
+        if isinstance(part, nn.Linear):
+            nn.init.uniform_(part.weight, low, high)
+            nn.init.constant_(part.bias, 7.0)
+
+    return module.apply(draw)
+
+
+def mortal(spare: int, marker: str = "") -> nn.Module:
+    """A network whose building kills the process, other than ``spare``: once if there is a marker file to leave."""
+    if os.getpid() != spare and not (marker and Path(marker).exists()):
+        if marker:
+            Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def unbuildable() -> nn.Module:
+    raise RuntimeError("out of parts")
+
+
+def no_module() -> dict[str, int]:
+    return {"layers": 3}
+
+
+def three_outputs() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def no_parameters() -> nn.Module:
+    return nn.Sequential(nn.Flatten())
+
+
+def wants_more(input_shape: tuple[int, ...], flavour: str) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(input_shape)), len(flavour)))
+
+
+def half_then_less(progress: float) -> float:
+    return 0.5 - progress / 4
+
+
+def wordy_schedule(progress: float) -> str:
+    return "slowly"
+
+
+def small_recipe(**fields: Any) -> Recipe:
+    """A recipe on the digits, 23 steps an epoch, that trains in a fraction of a second."""
+    return Recipe(**{"widths": "16", "schedule": "constant", "batch_size": 64, "epochs": 2, **fields})
+
+
+def baseline(recipe: Recipe) -> Run:
+    return Run(Initial(recipe.network, recipe.seed), parameter_names(seeded(recipe.network, 0)), recipe)
+
+
+def freezing(run: Run, layer: str, **fields: Any) -> Run:
+    """The run with a layer left alone."""
+    frozen = run.recipe.network.layers[layer]
+    trains = tuple(name for name in run.trains if name not in frozen)
+    return Run(**{**run.fields(), "trains": trains, **fields})
+
+
+def bits(state: Mapping[str, Tensor]) -> dict[str, bytes]:
+    return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in state.items()}
+
+
+def python(script: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *args], check=True, text=True, capture_output=True, timeout=120, **options
+    )
+
+
+def pictures(n: int, size: tuple[int, int] = (6, 5), channels: int = 1, seed: int = 0) -> list[np.ndarray]:
+    """Random images as arrays, height × width (× 3)."""
+    shape = (*size, channels) if channels > 1 else size
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(n)]
+
+
+def write_dataset(
+    folder: Path,
+    splits: Mapping[str, tuple[list[np.ndarray], list[int]]],
+    classes: int | None = 3,
+    image: str = "image",
+    label: str = "label",
+) -> Path:
+    """A folder laid out as on the hub: one Parquet file per split. Without classes the labels are plain integers."""
+    import datasets
+    import pyarrow.parquet
+    from PIL import Image
+
+    plain = {image: datasets.Image(), label: datasets.Value("int64")}
+    named = plain if classes is None else {**plain, label: datasets.ClassLabel(num_classes=classes)}
+    about = datasets.Features(named).arrow_schema.metadata
+    (folder / "data").mkdir(parents=True)
+    for split, (images, labels) in splits.items():
+        columns = {image: [Image.fromarray(picture) for picture in images], label: labels}
+        rows = datasets.Dataset.from_dict(columns, features=datasets.Features(plain))
+        table = rows.data.table.replace_schema_metadata(about)  # labels are not held against the classes
+        pyarrow.parquet.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder

@@ -1,0 +1,285 @@
+"""Data sets: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import pictures, python, write_dataset
+
+from letitgo.errors import BadRequest
+from letitgo.recipes import data as module
+from letitgo.recipes.data import open_data
+
+LABELS = [0, 1, 2, 0, 1, 2]
+
+
+def forget() -> None:
+    """As in a new process."""
+    module.open_data.cache_clear()
+    module._content.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "set"
+
+
+def splits(channels: int = 1, test: str = "test") -> dict:
+    return {
+        "train": (pictures(6, channels=channels), LABELS),
+        test: (pictures(3, channels=channels, seed=1), [2, 1, 0]),
+    }
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_and_labels_are_read_as_they_are(channels, folder):
+    made = splits(channels)
+    data = open_data(str(write_dataset(folder, made)))
+    assert data.shape == (channels, 6, 5)
+    assert data.classes == 3
+    for split, (images, labels) in made.items():
+        read = data.split(split)
+        expected = torch.tensor(np.stack(images)).reshape(len(images), 6, 5, channels).permute(0, 3, 1, 2)
+        assert torch.equal(read.inputs, expected)
+        assert read.inputs.dtype == torch.uint8
+        assert read.labels.tolist() == labels
+        assert len(read) == len(labels)
+
+
+def test_batches_are_normalised_by_the_training_set(folder):
+    data = open_data(str(write_dataset(folder, splits(3))))
+    train, test = data.split("train"), data.split("test")
+    batch = train.batch(torch.arange(6))
+    torch.testing.assert_close(batch.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
+    back = test.batch(slice(0, 3)) * train.deviation + train.mean
+    torch.testing.assert_close(back, test.inputs.float(), atol=1e-3, rtol=0)
+    pairs = list(train.batches(4))
+    assert [len(labels) for _, labels in pairs] == [4, 2]
+    assert torch.equal(torch.cat([inputs for inputs, _ in pairs]), batch)
+
+
+def test_a_constant_channel_is_no_division_by_zero(folder):
+    black = [np.zeros((6, 5), dtype=np.uint8)] * 6
+    data = open_data(str(write_dataset(folder, {"train": (black, LABELS), "test": (black, LABELS)})))
+    assert torch.equal(data.split("train").batch(slice(0, 2)), torch.zeros(2, 1, 6, 5))
+
+
+def test_validation_serves_where_there_is_no_test(folder):
+    data = open_data(str(write_dataset(folder, splits(test="validation"))))
+    assert data.split("test").labels.tolist() == [2, 1, 0]
+
+
+def test_test_goes_before_validation(folder):
+    made = {**splits(), "validation": (pictures(2, seed=2), [1, 1])}
+    assert open_data(str(write_dataset(folder, made))).split("test").labels.tolist() == [2, 1, 0]
+
+
+def test_columns_may_have_other_names(folder):
+    data = open_data(str(write_dataset(folder, splits(), image="img", label="fine_label")))
+    assert data.split("train").labels.tolist() == LABELS
+
+
+def test_plain_integers_serve_as_labels(folder):
+    data = open_data(str(write_dataset(folder, splits(), classes=None)))
+    assert data.classes == 3
+    assert data.split("train").labels.tolist() == LABELS
+
+
+def test_classes_are_those_the_data_name(folder):
+    assert open_data(str(write_dataset(folder, splits(), classes=7))).classes == 7
+
+
+@pytest.mark.parametrize("found", ["train", "test"])
+def test_a_set_without_splits_is_refused(found, folder):
+    path = write_dataset(folder, {found: (pictures(6), LABELS)})
+    message = f"^the data set '{path}' needs a split 'train' and a split 'test': it has {found}$"
+    with pytest.raises(BadRequest, match=message):
+        open_data(str(path))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("labels", "said"), [([0, -1, 2], "-1 to 2"), ([0, 1, 3], "0 to 3")])
+def test_labels_out_of_range_are_refused(split, labels, said, folder):
+    made = {"train": (pictures(3), [0, 1, 2]), "test": (pictures(3), [0, 1, 2])}
+    made[split] = (pictures(3), labels)
+    path = write_dataset(folder, made)
+    message = f"out of range: split '{split}' has labels {said}, 3 classes are numbered 0 to 2$"
+    with pytest.raises(BadRequest, match=message):
+        open_data(str(path))
+
+
+def test_test_labels_that_training_never_saw_are_refused(folder):
+    made = {"train": (pictures(3), [0, 1, 2]), "test": (pictures(3), [0, 1, 3])}
+    with pytest.raises(BadRequest, match="out of range: split 'test' has labels 0 to 3, 3 classes"):
+        open_data(str(write_dataset(folder, made, classes=None)))
+
+
+def test_images_of_several_sizes_are_refused(folder):
+    made = splits()
+    made["train"][0][4] = np.zeros((7, 5), dtype=np.uint8)
+    with pytest.raises(BadRequest, match=r"have to be of one size: row 0 has 5×6 pixels, row 4 has 5×7$"):
+        open_data(str(write_dataset(folder, made)))
+
+
+def test_splits_of_several_sizes_are_refused(folder):
+    made = {"train": (pictures(6), LABELS), "test": (pictures(3, size=(7, 7)), [0, 1, 2])}
+    with pytest.raises(BadRequest, match=r"have to be of one size and mode in all splits$"):
+        open_data(str(write_dataset(folder, made)))
+
+
+def test_a_set_without_images_is_refused(folder):
+    import datasets
+
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+        rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    with pytest.raises(BadRequest, match=r"needs a column of images and one of class labels: it has text, label$"):
+        open_data(str(folder))
+
+
+def test_a_set_without_labels_is_refused(folder):
+    with pytest.raises(BadRequest, match=r"needs a column of images and one of class labels: it has image, target$"):
+        open_data(str(write_dataset(folder, splits(), classes=None, label="target")))
+
+
+def test_an_empty_folder_is_refused(folder):
+    folder.mkdir()
+    with pytest.raises(BadRequest, match=r"^the data set '.*set' cannot be read: ") as error:
+        open_data(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(
+        BadRequest, match=r"^the data set 'no/such' cannot be read: it is not digits, no folder here"
+    ) as e:
+        open_data("no/such")
+    assert "\n" not in str(e.value)
+    assert e.value.exit_code == 2
+
+
+def test_other_content_is_another_value(folder):
+    path = write_dataset(folder, splits())
+    before = open_data(str(path))
+    shutil.rmtree(path)
+    forget()
+    made = splits()
+    made["test"][0][0][0, 0] ^= 1
+    after = open_data(str(write_dataset(folder, made)))
+    assert after.name == before.name
+    assert after.digest != before.digest
+    assert after.key != before.key
+
+
+def test_one_changed_label_is_another_value(folder, tmp_path):
+    made = splits()
+    made["train"] = (made["train"][0], [1, *LABELS[1:]])
+    one, other = write_dataset(folder, splits()), write_dataset(tmp_path / "other", made)
+    assert open_data(str(one)).digest != open_data(str(other)).digest
+
+
+def test_decoding_is_done_once(folder, monkeypatch):
+    path = write_dataset(folder, splits())
+    before = open_data(str(path))
+    forget()
+
+    def refuse(name: str) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(module, "_from_hub", refuse)
+    assert open_data(str(path)).digest == before.digest
+
+
+@pytest.mark.parametrize("damage", [b"", b"?" * 64])
+def test_a_damaged_cache_is_decoded_again(damage, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LETITGO_CACHE", str(tmp_path / "cache"))
+    path = write_dataset(folder, splits())
+    before = open_data(str(path))
+    [cached] = (tmp_path / "cache" / "data").iterdir()
+    forget()
+    cached.write_bytes(damage)
+    assert open_data(str(path)).digest == before.digest
+
+
+def test_a_flipped_pixel_in_the_cache_is_noticed(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LETITGO_CACHE", str(tmp_path / "cache"))
+    path = write_dataset(folder, splits())
+    before = open_data(str(path)).split("train").inputs.clone()
+    [cached] = (tmp_path / "cache" / "data").iterdir()
+    forget()
+    held = bytearray(cached.read_bytes())
+    held[-1] ^= 1
+    cached.unlink()
+    cached.write_bytes(held)
+    assert torch.equal(open_data(str(path)).split("train").inputs, before)
+
+
+def test_a_cache_that_cannot_be_written_is_a_bad_request(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LETITGO_CACHE", str(tmp_path / "file"))
+    path = write_dataset(folder, splits())
+    forget()
+    with pytest.raises(BadRequest, match=r"^the decoded data cannot be written to .*: set LETITGO_CACHE to another"):
+        open_data(str(path))
+
+
+def test_a_short_name_is_read_from_the_data_folder(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "cifar10", splits())
+    monkeypatch.setenv("LETITGO_DATA", str(tmp_path))
+    forget()
+    try:
+        assert open_data("cifar10").split("train").labels.tolist() == LABELS
+    finally:
+        forget()
+
+
+def test_a_folder_here_is_read(folder, monkeypatch):
+    write_dataset(folder, splits())
+    monkeypatch.chdir(folder.parent)
+    assert open_data("set") == open_data(str(folder))
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    data = open_data("digits")
+    train, test = data.split("train"), data.split("test")
+    assert data.shape == (1, 8, 8)
+    assert data.classes == 10
+    assert (len(train), len(test)) == (1438, 359)
+    assert np.array_equal(test.inputs[:, 0].numpy(), bundle.images[4::5])
+    assert np.array_equal(test.labels.numpy(), bundle.target[4::5])
+    assert int(train.inputs.long().sum() + test.inputs.long().sum()) == int(bundle.images.sum())
+
+
+def test_digits_have_the_same_key_in_another_process():
+    script = "from letitgo.recipes.data import open_data; print(open_data('digits').key)"
+    assert python(script).stdout.strip() == open_data("digits").key
+
+
+@pytest.mark.parametrize(
+    ("name", "sums", "first"),
+    [
+        ("mnist", (1567298545, 264923200), [5, 0, 4, 1, 9, 2, 1, 3]),
+        ("fashion_mnist", (3431114169, 573469082), [9, 0, 0, 3, 0, 2, 7, 2]),
+    ],
+)
+def test_the_originals_pixels(name, sums, first):
+    root = os.environ.get("LETITGO_DATA")
+    if not root or not Path(root, name).is_dir():
+        pytest.skip(f"LETITGO_DATA names no folder that holds {name}")
+    data = open_data(name)
+    train, test = data.split("train"), data.split("test")
+    assert data.shape == (1, 28, 28)
+    assert data.classes == 10
+    assert (len(train), len(test)) == (60000, 10000)
+    assert (int(train.inputs.sum(dtype=torch.int64)), int(test.inputs.sum(dtype=torch.int64))) == sums
+    assert train.labels[:8].tolist() == first

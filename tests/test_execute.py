@@ -1,0 +1,264 @@
+"""Where and how often values are computed changes no bit; what goes wrong is named and costs only what needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import baseline, bits, freezing, small_recipe
+
+from letitgo.execute import Executor, Progress, plan_jobs
+from letitgo.execute.jobs import describe, perform, revive
+from letitgo.plan import Distance, Evaluation, Graft, Run, Stored
+from letitgo.store import Store
+from letitgo.store.store import DamagedResult
+
+
+def measures(run: Run) -> list[Stored]:
+    """What a small study asks for: runs that rest on each other, grafts, distances."""
+    data = run.recipe.dataset
+    late = freezing(run, "fc2", start=run.at_epoch(1), begin=run.recipe.steps_per_epoch, resume=True)
+    grafted = Graft(run.final, run.recipe.network.layers["fc1"], run.at_epoch(1))
+    states = [run.final, freezing(run, "fc1").final, late.final, grafted]
+    return [*(Evaluation(state, data, "test") for state in states), Distance(run.final, run.at(0))]
+
+
+def small() -> Run:
+    return baseline(small_recipe(widths="8", depth=2, batch_size=128, optimizer="adam"))
+
+
+def results(store: Store, values: list[Stored]) -> list[object]:
+    return [value.record(store)["result"] for value in values]
+
+
+def tensors(store: Store) -> dict[str, dict[str, bytes]]:
+    found = {}
+    for path in sorted((store.root / "states").rglob("*.json")):
+        address = str(path.relative_to(store.root).with_suffix(""))
+        key = json.loads(path.read_bytes())[0]["key"]
+        found[address] = bits(store.read_tensors(address, key))
+    return found
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """All values computed in this process."""
+    store = Store(tmp_path_factory.mktemp("here"))
+    assert Executor(store).compute(measures(small())) == []
+    return store
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_same_bits(workers, here, store):
+    values = measures(small())
+    assert Executor(store, workers).compute(values) == []
+    assert results(store, values) == results(here, values)
+    assert tensors(store) == tensors(here)
+    assert len(tensors(here)) == 4
+
+
+def test_threads_give_the_same_bits(here, store):
+    try:
+        torch.set_num_threads(2)
+        assert Executor(store).compute(measures(small())) == []
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert tensors(store) == tensors(here)
+
+
+def test_the_second_time_nothing_is_computed(here):
+    values = measures(small())
+    before = {path: path.stat().st_mtime_ns for path in here.root.rglob("*")}
+    assert plan_jobs(values, Store(here.root)) == []
+    assert Executor(Store(here.root), workers=2).compute(values) == []
+    assert {path: path.stat().st_mtime_ns for path in here.root.rglob("*")} == before
+
+
+def test_jobs_come_after_what_they_need(store):
+    run = small()
+    jobs = plan_jobs(measures(run), store)
+    trained = [job.run for job in jobs if job.run]
+    assert len(trained) == len(set(trained)) == 3
+    for i, job in enumerate(jobs):
+        assert job.needs <= set(jobs[:i])
+        assert job.cost > 0
+    assert sum(len(job.values) for job in jobs if not job.run) == 5
+    [base] = [job for job in jobs if job.run == run]
+    assert {value.step for value in base.values} == {12, 24}
+
+
+def test_a_shared_baseline_is_trained_once(store):
+    steps: list[int] = []
+    run = small()
+    for job in plan_jobs(measures(run), store):
+        perform(job, store, 30.0, steps.append if job.run == run else None)
+    assert steps == list(range(1, 25))
+
+
+def test_a_job_survives_the_way_to_a_worker(store):
+    for job in plan_jobs(measures(small()), store):
+        assert revive(json.loads(json.dumps(describe(job)))).values == job.values
+
+
+def test_progress_ends_with_everything_done(store):
+    told: list[Progress] = []
+    Executor(store, workers=1, on_progress=told.append).compute(measures(small()))
+    assert told[-1].finished == told[-1].jobs >= 4
+    assert told[-1].done == told[-1].total
+    assert told[-1].running == {}
+    assert all(0 <= before.done <= after.done for before, after in pairwise(told))
+
+
+@pytest.mark.parametrize("damaged", ["json", "safetensors"])
+def test_a_damaged_result_is_computed_again(damaged, here, store):
+    values = measures(small())
+    Executor(store).compute(values)
+    state = small().final
+    (store.root / f"{state.address}.{damaged}").write_bytes(b"?")
+    for value in values:
+        store.remove(value.address)
+    with pytest.warns(DamagedResult):
+        assert Executor(store).compute(values) == []
+    assert results(store, values) == results(here, values)
+    assert tensors(store) == tensors(here)
+
+
+def test_a_damaged_measure_is_computed_again(here, store):
+    values = measures(small())
+    Executor(store).compute(values)
+    (store.root / f"{values[0].address}.json").write_bytes(b"[]")
+    with pytest.warns(DamagedResult):
+        [job] = plan_jobs(values, store)
+    assert job.values == [values[0]]
+    assert Executor(store).compute(values) == []
+    assert results(store, values) == results(here, values)
+
+
+def mortal(marker: str) -> Run:
+    args = {"spare": os.getpid(), "marker": marker}
+    return baseline(small_recipe(model="helpers:mortal", widths=None, model_args=args, epochs=1))
+
+
+def evaluation(run: Run) -> Evaluation:
+    return Evaluation(run.final, run.recipe.dataset, "test")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_whose_worker_is_killed_is_tried_again(workers, store, tmp_path):
+    marker = tmp_path / "marker"
+    values = [evaluation(mortal(str(marker))), evaluation(small())]
+    assert Executor(store, workers).compute(values) == []
+    assert marker.exists()
+    assert plan_jobs(values, store) == []
+
+
+def test_a_job_whose_worker_always_dies_is_named_and_the_others_finish(store):
+    dying, living = evaluation(mortal("")), evaluation(small())
+    failures = Executor(store, workers=2).compute([dying, living])
+    assert [(failure.what, failure.why) for failure in failures] == [
+        ("training everything, seed 0", f"its worker died 3 times, last with exit code {-signal.SIGKILL}")
+    ]
+    assert store.intact(living.address, living.key)
+    assert not store.intact(dying.address, dying.key)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_job_that_fails_takes_along_what_needs_it(workers, store):
+    bad = baseline(small_recipe(lr=1e30))
+    late = freezing(bad, "fc1", start=bad.at_epoch(1), begin=23, resume=True)
+    living = evaluation(small())
+    failures = Executor(store, workers).compute([evaluation(bad), evaluation(late), living])
+    [failure] = failures
+    assert failure.what == "training everything, seed 0"
+    assert failure.why.startswith("the loss is not finite by step")
+    assert "Traceback" in failure.trace
+    assert store.intact(living.address, living.key)
+    assert not list(store.under(bad.folder)) or bad.final.address not in store
+    assert list(store.under(late.folder)) == []
+
+
+class TooLong(Exception):
+    pass
+
+
+def patience(seconds: float = 20.0) -> Callable[[Progress], None]:
+    end = time.monotonic() + seconds
+
+    def on_progress(progress: Progress) -> None:
+        if time.monotonic() > end:
+            raise TooLong
+
+    return on_progress
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_cannot_be_started_is_a_failure_and_no_endless_wait(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    failures = Executor(store, workers=1, on_progress=patience(5)).compute([evaluation(small())])
+    assert len(failures) == 1
+
+
+DRIVER = """
+import sys
+from itertools import pairwise
+from pathlib import Path
+from helpers import baseline, freezing, small_recipe
+from letitgo.execute import Executor
+from letitgo.store import Store
+run = baseline(small_recipe(epochs=100000))
+def tell(progress):
+    if len(progress.running) == 2 and all(progress.running.values()):
+        print("under way", flush=True)
+Executor(Store(Path(sys.argv[1])), workers=2, on_progress=tell).compute([run.final, freezing(run, "fc1").final])
+"""
+
+
+def workers_of(driver: int) -> dict[int, str]:
+    """Process id → start time of the live worker processes that a process started."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, *rest = (folder / "stat").read_text().rpartition(") ")[2].split()
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(parent) == driver and b"letitgo.execute.worker" in command and state != "Z":
+            found[int(folder.name)] = rest[17]
+    return found
+
+
+def alive(process: int, started: str) -> bool:
+    try:
+        state, _, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return False
+    return state != "Z" and rest[17] == started
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
+def test_workers_end_with_their_driver(store):
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout.readline() == "under way\n"
+        workers = workers_of(driver.pid)
+        assert len(workers) == 2
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        driver.stdout.close()
+    end = time.monotonic() + 10
+    while (left := [pid for pid, started in workers.items() if alive(pid, started)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

@@ -1,0 +1,430 @@
+"""The laws of freezing, choosing, grafting and drawing, over random networks and random choices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from helpers import NormNet, bits, own_law
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from letitgo.recipes.networks import fcn
+from letitgo.weights import (
+    Selection,
+    copied,
+    distance,
+    everything,
+    freeze,
+    frozen,
+    graft,
+    initial_state,
+    layers,
+    load_state,
+    parameter_names,
+    seeded,
+    thaw,
+    train_only,
+    trainable,
+)
+
+WIDTH = 6
+
+
+class WithToken(nn.Module):
+    """A container that owns a parameter of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, WIDTH))
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs + self.cls_token)
+
+
+class Tied(nn.Module):
+    """Two layers that share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.decode.weight = self.encode.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.decode(torch.tanh(self.encode(inputs)))
+
+
+LEAVES: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(WIDTH, WIDTH),
+    "no bias": lambda: nn.Linear(WIDTH, WIDTH, bias=False),
+    "conv": lambda: nn.Sequential(nn.Unflatten(1, (1, WIDTH)), nn.Conv1d(1, 2, 3, padding=1), nn.Flatten(), _halve()),
+    "image conv": lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten()),
+    "batch norm": lambda: nn.BatchNorm1d(WIDTH),
+    "layer norm": lambda: nn.LayerNorm(WIDTH),
+    "dropout": lambda: nn.Dropout(0.3),
+    "relu": nn.ReLU,
+    "token": lambda: WithToken(nn.Linear(WIDTH, WIDTH)),
+    "token on norm": lambda: WithToken(nn.Sequential(nn.BatchNorm1d(WIDTH), nn.ReLU())),
+    "tied": Tied,
+}
+
+
+def _halve() -> nn.Module:
+    return nn.Linear(2 * WIDTH, WIDTH)
+
+
+def build(tree: Any) -> nn.Module:
+    return LEAVES[tree]() if isinstance(tree, str) else nn.Sequential(*map(build, tree))
+
+
+trees = st.lists(
+    st.recursive(st.sampled_from(list(LEAVES)), lambda inner: st.lists(inner, min_size=1, max_size=3), max_leaves=4),
+    min_size=1,
+    max_size=3,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a choice of its parameters."""
+
+    tree: Any
+    chosen: tuple[str, ...]
+
+    def module(self, seed: int = 0) -> nn.Module:
+        return seeded(lambda: build([*self.tree, "linear"]), seed)
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.chosen, parameter_names(self.module()))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    tree = draw(trees)
+    names = parameter_names(Case(tree, ()).module())
+    flags = draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
+    return Case(tree, tuple(name for name, flag in zip(names, flags, strict=True) if flag))
+
+
+def inputs() -> Tensor:
+    return torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, set_to_none: bool = False) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = (module(inputs()) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, amsgrad=True),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=0.1, weight_decay=0.1),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=0.1, weight_decay=0.1),
+    "RAdam": lambda p: torch.optim.RAdam(p, lr=0.1, weight_decay=0.1),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, weight_decay=0.1, centered=True),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.1),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.1, weight_decay=0.1),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, weight_decay=0.1),
+    "Adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0, weight_decay=0.1),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1, weight_decay=0.1),
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
+}
+if hasattr(torch.optim, "Muon"):
+    OPTIMIZERS["Muon"] = lambda p: torch.optim.Muon([x for x in p if x.ndim == 2], lr=0.1, weight_decay=0.1)
+
+
+def test_every_optimizer_is_tried():
+    kinds = {
+        name
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    }
+    assert kinds - {"Optimizer", "SparseAdam"} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@settings(max_examples=8)
+@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]))
+def test_frozen_bits_stay_under_an_optimizer_made_after(name, case, statistics):
+    module = case.module()
+    freeze(module, case.selection, statistics)
+    free = trainable(module)
+    assume(any(p.ndim == 2 for p in free))
+    before = bits(copied(module))
+    module.train()
+    optimizer = OPTIMIZERS[name](free)
+    for _ in range(3):
+        step(module, optimizer)
+    after = bits(copied(module))
+    assert {n: after[n] for n in case.chosen} == {n: before[n] for n in case.chosen}
+    assert after != before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@settings(max_examples=8)
+@given(case=cases())
+def test_frozen_bits_stay_under_an_optimizer_made_before(name, case):
+    module = case.module()
+    assume(len(case.chosen) < len(parameter_names(module)))
+    optimizer = OPTIMIZERS[name](list(module.parameters()))
+    for _ in range(2):
+        step(module, optimizer)
+    freeze(module, case.selection)
+    before = bits(copied(module))
+    module.train()
+    for _ in range(3):
+        step(module, optimizer)
+    after = bits(copied(module))
+    assert {n: after[n] for n in case.chosen} == {n: before[n] for n in case.chosen}
+
+
+def norms_of(module: nn.Module, chosen: tuple[str, ...]) -> set[str]:
+    owners = {name.rpartition(".")[0] for name in chosen}
+    return {name for name in owners if isinstance(module.get_submodule(name), nn.BatchNorm1d)}
+
+
+@given(case=cases(), copying=st.booleans())
+def test_frozen_statistics_stay_and_the_others_follow(case, copying):
+    module = case.module()
+    freeze(module, case.selection, statistics="frozen")
+    if copying:
+        module = copy.deepcopy(module)
+    before = bits(dict(module.named_buffers()))
+    module.eval()
+    module.train()
+    module(inputs())
+    after = bits(dict(module.named_buffers()))
+    held = norms_of(module, case.chosen)
+    assert {name for name in before if after[name] == before[name]} == {
+        name for name in before if name.rpartition(".")[0] in held
+    }
+
+
+@given(case=cases())
+def test_statistics_follow_the_data_unless_asked(case):
+    module = case.module()
+    freeze(module, case.selection)
+    before = bits(dict(module.named_buffers()))
+    module.train()
+    module(inputs())
+    after = bits(dict(module.named_buffers()))
+    assert not {name for name in before if after[name] == before[name]}
+
+
+@given(case=cases())
+def test_a_copy_with_frozen_statistics_is_its_own(case):
+    module = case.module()
+    freeze(module, case.selection, statistics="frozen")
+    other = copy.deepcopy(module)
+    thaw(other, case.selection)
+    other.train()
+    module.train()
+    held = norms_of(module, case.chosen)
+    assert not any(module.get_submodule(name).training for name in held)
+    assert all(other.get_submodule(name).training for name in held)
+
+
+@given(case=cases())
+def test_a_choice_and_its_complement(case):
+    chosen, rest = case.selection, ~case.selection
+    assert len(chosen & rest) == 0
+    assert chosen | rest == everything(case.module())
+    assert ~rest == chosen
+    assert everything(case.module()) - chosen == rest
+
+
+@given(case=cases())
+def test_layers_share_out_every_parameter_once(case):
+    module = case.module()
+    shared_out = [name for names in layers(module).values() for name in names]
+    assert sorted(shared_out) == sorted(parameter_names(module))
+    assert len(set(map(id, map(module.get_parameter, shared_out)))) == len(set(map(id, module.parameters())))
+
+
+def portrait(module: nn.Module) -> dict[str, Any]:
+    """Everything freezing might leave behind."""
+    return {
+        "parameters": [(name, id(p), p.requires_grad) for name, p in module.named_parameters(remove_duplicate=False)],
+        "modules": [(name, id(part), part.training, sorted(vars(part))) for name, part in module.named_modules()],
+        "keys": list(module.state_dict()),
+        "bits": bits(copied(module)),
+    }
+
+
+def behaviour(module: nn.Module) -> list[bool]:
+    """How the parts take ``train()`` and ``eval()``."""
+    module = copy.deepcopy(module)
+    return [part.training for mode in (False, True) for part in module.train(mode).modules()]
+
+
+@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]), training=st.booleans())
+def test_freeze_and_thaw_give_the_module_back(case, statistics, training):
+    module = case.module().train(training)
+    before, behaved = portrait(module), behaviour(module)
+    freeze(module, case.selection, statistics)
+    assert list(module.state_dict()) == before["keys"]
+    assert [id(p) for _, p in module.named_parameters(remove_duplicate=False)] == [
+        i for _, i, _ in before["parameters"]
+    ]
+    thaw(module, case.selection)
+    assert portrait(module) == before
+    assert behaviour(module) == behaved
+
+
+@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]), data=st.data())
+def test_leaving_frozen_gives_the_module_back(case, statistics, data):
+    module = case.module()
+    for parameter in module.parameters():
+        parameter.requires_grad_(data.draw(st.booleans()))
+    before, behaved = portrait(module), behaviour(module)
+    with frozen(module, case.selection, statistics) as same:
+        assert same is module
+        assert not any(module.get_parameter(name).requires_grad for name in case.chosen)
+    assert portrait(module) == before
+    assert behaviour(module) == behaved
+
+
+def test_leaving_frozen_gives_the_module_back_after_an_error():
+    module = NormNet((4,), 2)
+    before = portrait(module)
+    with pytest.raises(KeyError), frozen(module, everything(module), "frozen"):
+        raise KeyError
+    assert portrait(module) == before
+
+
+def test_leaving_frozen_restores_a_norm_that_was_in_evaluation_mode():
+    module = NormNet((4,), 2).train()
+    module.norm1.eval()
+    before = portrait(module)
+    with frozen(module, everything(module), "frozen"):
+        pass
+    assert portrait(module) == before
+
+
+def test_leaving_the_inner_frozen_keeps_the_outer():
+    module = NormNet((4,), 2)
+    with frozen(module, everything(module), "frozen"):
+        within = portrait(module)
+        with frozen(module, everything(module), "frozen"):
+            pass
+        assert portrait(module) == within
+
+
+@given(case=cases())
+def test_train_only_is_freezing_the_complement(case):
+    one, other = case.module(), case.module()
+    train_only(one, case.selection)
+    freeze(other, ~case.selection)
+    flags = [[p.requires_grad for p in module.parameters()] for module in (one, other)]
+    assert flags[0] == flags[1]
+    assert [p.requires_grad for _, p in one.named_parameters()] == [n in case.chosen for n in parameter_names(one)]
+
+
+@given(case=cases())
+def test_grafting_own_weights_changes_nothing(case):
+    state = copied(case.module())
+    assert bits(graft(state, state, case.chosen)) == bits(state)
+
+
+@given(case=cases())
+def test_grafting_all_of_a_donor_is_the_donor(case):
+    base, donor = copied(case.module(1)), copied(case.module(2))
+    names = parameter_names(case.module())
+    kept = bits(base), bits(donor)
+    grafted = graft(base, donor, names)
+    assert bits({name: grafted[name] for name in names}) == bits({name: donor[name] for name in names})
+    assert (bits(base), bits(donor)) == kept
+
+
+@given(case=cases())
+def test_grafting_takes_the_chosen_and_leaves_the_rest(case):
+    base, donor = copied(case.module(1)), copied(case.module(2))
+    for tensor in donor.values():
+        tensor.add_(1)
+    grafted = graft(base, donor, case.chosen)
+    assert bits(grafted) == {name: bits(donor if name in case.chosen else base)[name] for name in base}
+
+
+@given(case=cases())
+def test_loading_a_copied_state_keeps_the_parameters(case):
+    module, other = case.module(1), case.module(2)
+    objects = [id(p) for p in module.parameters()]
+    load_state(module, copied(other))
+    assert bits(copied(module)) == bits(copied(other))
+    assert [id(p) for p in module.parameters()] == objects
+
+
+def test_distance_is_the_sum_and_the_largest():
+    a, b = (
+        {"w": torch.tensor([1.0, 2.0]), "v": torch.tensor([0.0])},
+        {"w": torch.tensor([4.0, -2.0]), "v": torch.ones(1)},
+    )
+    assert distance(a, b, ["w"]) == {"squares": 25.0, "largest": 4.0, "count": 2}
+    assert distance(a, b, ["w", "v"]) == {"squares": 26.0, "largest": 4.0, "count": 3}
+    assert distance(a, a, ["w", "v"]) == {"squares": 0.0, "largest": 0.0, "count": 3}
+
+
+def drawn(widths: list[int], seed: int = 0, inputs: int = 5) -> dict[str, bytes]:
+    return bits(initial_state(lambda: fcn((inputs,), 3, tuple(widths)), seed))
+
+
+@given(
+    common=st.lists(st.integers(1, 9), min_size=2, max_size=3),
+    one=st.lists(st.integers(1, 9), max_size=2),
+    other=st.lists(st.integers(1, 9), max_size=2),
+)
+def test_a_draw_does_not_depend_on_the_layers_after_it(common, one, other):
+    a, b = drawn([*common, *one]), drawn([*common, *other])
+    names = [f"fc{i}.{kind}" for i in range(1, len(common) + 1) for kind in ("weight", "bias")]
+    assert {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
+@given(first=st.integers(1, 9), other=st.integers(1, 9), inputs=st.integers(1, 9))
+def test_a_draw_does_not_depend_on_the_layers_before_it(first, other, inputs):
+    a, b = drawn([first, 6, 7]), drawn([other, 6, 7], inputs=inputs)
+    names = ["fc3.weight", "fc3.bias", "fc4.weight", "fc4.bias"]
+    assert {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
+@given(seed=st.integers(0, 2**40), other=st.integers(0, 2**40))
+def test_a_draw_is_a_function_of_the_seed(seed, other):
+    assume(seed != other)
+    a, again, b = drawn([4], seed), drawn([4], seed), drawn([4], other)
+    assert a == again
+    assert not {name for name in a if a[name] == b[name]}
+
+
+def test_two_layers_of_one_shape_are_drawn_apart():
+    state = drawn([7, 7, 7])
+    assert state["fc2.weight"] != state["fc3.weight"]
+
+
+@given(seed=st.integers(0, 2**40))
+def test_a_draw_follows_the_factorys_own_law(seed):
+    for name, tensor in initial_state(own_law, seed).items():
+        if name.endswith("bias"):
+            assert (tensor == 7).all()
+        else:
+            assert ((tensor >= 2) & (tensor <= 3)).all()
+            assert tensor.std() > 0
+
+
+@given(case=cases())
+def test_drawing_leaves_the_random_state_alone(case):
+    before = torch.get_rng_state()
+    initial_state(case.module, 3)
+    initial_state(lambda: build(case.tree), 3)
+    assert torch.equal(torch.get_rng_state(), before)

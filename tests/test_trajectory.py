@@ -1,0 +1,327 @@
+"""A trajectory is a function of its description."""
+
+from __future__ import annotations
+
+import json
+from math import cos, pi
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import baseline, bits, freezing, python, small_recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import letitgo.training.loop
+from letitgo.errors import WorkFailed
+from letitgo.plan import At, Initial, Run
+from letitgo.recipes import Recipe
+from letitgo.recipes.data import noisy
+from letitgo.store import Store
+from letitgo.training.loop import data_order
+from letitgo.value import dump
+from letitgo.weights import frozen_prefix, initial_state, load_state, seeded
+
+RECIPES = {
+    "sgd": {},
+    "sgd, cosine": {"schedule": "cosine", "weight_decay": 0.01},
+    "sgd, step": {"schedule": "step", "optimizer_args": {"nesterov": True}},
+    "schedule by import": {"schedule": "helpers:half_then_less"},
+    "adam, dropout": {"model": "helpers:dropout_net", "widths": None, "optimizer": "adam"},
+    "adamw, batch norm": {"model": "helpers:NormNet", "widths": None, "optimizer": "adamw"},
+    "lbfgs": {"optimizer": "lbfgs", "lr": 0.1, "optimizer_args": {"max_iter": 3, "history_size": 5}},
+    "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5},
+    "nadam": {"optimizer": "nadam"},
+    "asgd": {"optimizer": "asgd"},
+    "label noise": {"label_noise": 0.5},
+}
+STEPS = 46
+
+
+def run_of(name: str) -> Run:
+    run = baseline(small_recipe(**RECIPES[name]))
+    assert run.recipe.steps == STEPS
+    return run
+
+
+def point(state: At, store: Store) -> tuple[dict[str, bytes], dict[str, bytes], object]:
+    """Weights and optimiser at a point of a run."""
+    tensors, scalars = state.optimizer(store)
+    return bits(state.load(store)), bits(tensors), scalars
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return lambda: Path(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def whole(folders):
+    """Each recipe trained at once."""
+    done: dict[str, Store] = {}
+
+    def of(name: str) -> Store:
+        if name not in done:
+            done[name] = Store(folders())
+            run_of(name).compute(done[name], [STEPS])
+        return done[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@settings(max_examples=5)
+@given(stops=st.sets(st.integers(1, STEPS - 1), min_size=1, max_size=2))
+def test_stopping_and_resuming_changes_no_bit(name, stops, whole, folders):
+    root = folders()
+    for stop in [*sorted(stops), STEPS]:
+        run_of(name).compute(Store(root), [stop])
+    assert point(run_of(name).final, Store(root)) == point(run_of(name).final, whole(name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_points_on_the_way_change_no_bit(name, whole, store):
+    run = run_of(name)
+    run.compute(store, [1, 22, 23, 24, STEPS])
+    assert point(run.final, store) == point(run.final, whole(name))
+
+
+@pytest.mark.parametrize("name", ["adam, dropout", "lbfgs"])
+def test_another_process_goes_on_to_the_same_bits(name, whole, store):
+    run = run_of(name)
+    run.compute(store, [17])
+    python(
+        "import json, sys; from pathlib import Path; from letitgo.store import Store;"
+        "from letitgo.execute.jobs import perform, revive;"
+        "perform(revive(json.loads(sys.argv[1])), Store(Path(sys.argv[2])), 30.0)",
+        json.dumps(dump([run.final])),
+        str(store.root),
+    )
+    assert point(run.final, Store(store.root)) == point(run.final, whole(name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@settings(max_examples=4)
+@given(step=st.integers(1, STEPS - 1))
+def test_a_run_that_resumes_with_everything_trainable_is_the_baseline(name, step, whole, folders):
+    base, store = run_of(name), Store(folders())
+    base.compute(store, [step])
+    again = Run(base.at(step), base.trains, base.recipe, step, resume=True)
+    again.compute(store, [STEPS])
+    assert point(again.final, store) == point(base.final, whole(name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@settings(max_examples=3)
+@given(stop=st.integers(11, STEPS - 1))
+def test_a_run_that_freezes_on_the_way_can_stop_too(name, stop, folders):
+    one, other = Store(folders()), Store(folders())
+    base = run_of(name)
+    layer = next(iter(base.recipe.network.layers))
+    run = freezing(base, layer, start=base.at(10), begin=10, resume=True)
+    for store, stops in ((one, [STEPS]), (other, [stop, STEPS])):
+        base.compute(store, [10])
+        for step in stops:
+            run.compute(Store(store.root), [step])
+    assert point(run.final, one) == point(run.final, other)
+    ends, starts = bits(run.final.load(one)), bits(base.at(10).load(one))
+    moved = {parameter for parameter in run.recipe.network().state_dict() if ends[parameter] != starts[parameter]}
+    assert not moved & set(base.recipe.network.layers[layer])
+    assert moved >= set(run.trains)
+
+
+def by_hand(recipe: Recipe, factor) -> dict[str, Tensor]:
+    """Plain PyTorch: stochastic gradient descent with momentum, the last batch of an epoch as small as it is."""
+    module = seeded(recipe.network, 0)
+    load_state(module, initial_state(recipe.network, recipe.seed))
+    split = recipe.dataset.split("train")
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    step = 0
+    for epoch in range(recipe.epochs):
+        for rows in data_order(recipe, epoch).split(recipe.batch_size):
+            optimizer.param_groups[0]["lr"] = 0.05 * factor(step / recipe.steps)
+            optimizer.zero_grad()
+            cross_entropy(module(split.batch(rows)), split.labels[rows]).backward()
+            optimizer.step()
+            step += 1
+    assert step == recipe.steps
+    return module.state_dict()
+
+
+@pytest.mark.parametrize("batch_size", [64, 1438, 2000, 719, 500])
+def test_training_is_the_loop_anyone_would_write(batch_size, store):
+    run = baseline(small_recipe(lr=0.05, momentum=0.9, batch_size=batch_size))
+    run.compute(store, [run.recipe.steps])
+    assert bits(run.final.load(store)) == bits(by_hand(run.recipe, lambda progress: 1.0))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [
+        ("cosine", lambda progress: (1 + cos(pi * progress)) / 2),
+        ("step", lambda progress: 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.9))),
+        ("helpers:half_then_less", lambda progress: 0.5 - progress / 4),
+    ],
+)
+def test_a_schedule_sets_the_rate_of_each_step(schedule, factor, store):
+    run = baseline(small_recipe(lr=0.05, momentum=0.9, schedule=schedule))
+    run.compute(store, [STEPS])
+    assert bits(run.final.load(store)) == bits(by_hand(run.recipe, factor))
+
+
+@given(seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
+def test_the_order_of_the_data_is_a_function_of_seed_and_epoch(seed, epoch):
+    recipe = small_recipe(seed=seed)
+    order = data_order(recipe, epoch)
+    assert torch.equal(order.sort().values, torch.arange(1438))
+    assert torch.equal(order, data_order(small_recipe(seed=seed, batch_size=7, lr=1.0, widths="3"), epoch))
+    assert not torch.equal(order, data_order(recipe, epoch + 1))
+    assert not torch.equal(order, data_order(small_recipe(seed=seed + 1), epoch))
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 2**40))
+def test_label_noise_replaces_a_share_of_the_labels(share, seed):
+    labels = torch.arange(1000) % 10
+    kept = labels.clone()
+    changed = noisy(labels, 10, share, seed)
+    assert torch.equal(labels, kept)
+    assert torch.equal(changed, noisy(labels, 10, share, seed))
+    assert 0 <= int(changed.min()) <= int(changed.max()) < 10
+    replaced = round(share * 1000)
+    assert int((changed != labels).sum()) <= replaced
+    if replaced > 100:
+        assert int((changed != labels).sum()) > 0.6 * replaced
+        assert not torch.equal(changed, noisy(labels, 10, share, seed + 1))
+
+
+def test_label_noise_is_trained_on(whole):
+    assert point(run_of("label noise").final, whole("label noise")) != point(run_of("sgd").final, whole("sgd"))
+
+
+@pytest.mark.parametrize("layers", [["fc1"], ["fc1", "fc2"], ["fc1", "fc2", "fc3"]])
+def test_outputs_of_a_frozen_prefix_computed_once_change_nothing_of_note(layers, store, monkeypatch, tmp_path):
+    run = run_of("sgd")
+    for layer in layers:
+        run = freezing(run, layer)
+    module = run.start.module(store)
+    run.prepare(module)
+    parts = frozen_prefix(module)
+    assert parts is not None
+    assert {id(p) for p in parts[0].parameters()} == {id(p) for p in module.parameters() if not p.requires_grad}
+
+    run.compute(store, [STEPS])
+    calls = []
+    monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
+    without = Store(tmp_path / "without")
+    run.compute(without, [STEPS], on_step=calls.append)
+    assert calls == list(range(1, STEPS + 1))
+    torch.testing.assert_close(run.final.load(store), run.final.load(without), rtol=1e-3, atol=1e-5)
+
+
+def test_no_prefix_before_random_layers_and_batch_statistics():
+    module = seeded(small_recipe(model="helpers:dropout_net", widths=None).network, 0)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    parts = frozen_prefix(module)
+    assert parts is not None
+    assert [type(part).__name__ for part in parts[0]] == ["Flatten", "Linear", "ReLU"]
+
+    norm = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    norm.requires_grad_(False)
+    parts = frozen_prefix(norm)
+    assert parts is not None
+    assert len(parts[0]) == 1
+    norm[1].eval()
+    parts = frozen_prefix(norm)
+    assert parts is not None
+    assert len(parts[0]) == 2
+
+
+class Killed(Exception):
+    pass
+
+
+LONG = {"batch_size": 8, "epochs": 2}
+"""360 steps."""
+
+
+def interrupted(run: Run, store: Store, at: int) -> None:
+    """Train with states to go on from as often as can be, and break off."""
+
+    def on_step(step: int) -> None:
+        if step == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run.compute(store, [run.recipe.steps], on_step, checkpoint_every=0)
+
+
+def test_a_killed_run_goes_on_from_its_last_state(store, tmp_path):
+    run = baseline(small_recipe(**LONG))
+    interrupted(run, store, at=250)
+    left = [int(address.rpartition("/")[2]) for address in store.under(run.folder)]
+    assert len(left) == 1
+    assert left[0] > 100
+    steps: list[int] = []
+    run.compute(store, [360], steps.append, checkpoint_every=0)
+    assert steps == list(range(left[0] + 1, 361))
+    at_once = Store(tmp_path / "at once")
+    run.compute(at_once, [360])
+    assert point(run.final, store) == point(run.final, at_once)
+
+
+@pytest.mark.parametrize("kills", [0, 1, 2])
+def test_a_run_leaves_no_temporary_states(kills, store):
+    run = baseline(small_recipe(**LONG))
+    for kill in range(kills):
+        interrupted(run, store, at=150 + 100 * kill)
+    run.compute(store, [180, 360], checkpoint_every=0)
+    assert list(store.under(run.folder)) == [run.at(180).address, run.at(360).address]
+
+
+def test_states_that_are_wanted_are_kept_when_a_killed_run_goes_on(store):
+    run = baseline(small_recipe(**LONG))
+    run.compute(store, [100, 200])
+    interrupted(run, store, at=350)
+    run.compute(store, [360], checkpoint_every=0)
+    assert list(store.under(run.folder)) == [run.at(step).address for step in (100, 200, 360)]
+
+
+def test_states_seldom_saved_cost_no_steps(store):
+    steps: list[int] = []
+    run = baseline(small_recipe(**LONG))
+    run.compute(store, [360], steps.append, checkpoint_every=1e9)
+    assert steps == list(range(1, 361))
+    again: list[int] = []
+    run.compute(store, [360], again.append)
+    assert again == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_loss_that_is_not_finite_fails_in_one_sentence(optimizer, store):
+    run = baseline(small_recipe(optimizer=optimizer, lr=1e30, epochs=1))
+    with pytest.raises(
+        WorkFailed, match=r"^the loss is not finite by step \d+ of 23 \(fcn on digits, .* learning rate"
+    ) as e:
+        run.compute(store, [23])
+    assert "\n" not in str(e.value)
+    assert e.value.exit_code == 1
+    assert list(store.under(run.folder)) == []
+
+
+def test_a_state_counts_steps_and_epochs_alike():
+    run = run_of("sgd")
+    assert run.at_epoch(1) == run.at(23)
+    assert run.at_epoch(2) == run.final
+    assert run.at(0) == Initial(run.recipe.network, 0)
+
+
+def test_a_run_keeps_what_it_does_not_train_out_of_the_store(store):
+    run = freezing(run_of("sgd"), "fc1")
+    run.compute(store, [STEPS])
+    tensors = store.read_tensors(run.final.address, run.final.key)
+    assert {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")} == set(run.trains)
+    start, end = run.start.load(store), run.final.load(store)
+    assert bits(start)["fc1.weight"] == bits(end)["fc1.weight"]

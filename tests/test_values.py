@@ -1,0 +1,251 @@
+"""Keys are functions of what changes the result, and of nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from typing import Any
+
+import pytest
+from helpers import baseline, freezing, pictures, python, small_recipe, write_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from letitgo.plan import Distance, Evaluation, Graft, Initial, Run, stored_inputs
+from letitgo.recipes import Recipe
+from letitgo.recipes.data import Data, open_data
+from letitgo.recipes.networks import Network
+from letitgo.value import Value, canonical, derive, dump, load
+
+NETWORK = Network("fcn", {"input_shape": [1, 8, 8], "num_classes": 10})
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (NETWORK, "f66c5019f72c594288d1c182ed6c2bca39e81ee8ec9b1e96598f433474a9ac3a"),
+        (Initial(NETWORK, 0), "eee1cc55a527eb94a6bc0e45d690562fbc441a4934b31a1fd87f17907165094e"),
+        (
+            Graft(Initial(NETWORK, 0), ("fc1.weight",), Initial(NETWORK, 1)),
+            "8f4d4e9dc11879c9d7ac05d731fcc5ce2020547ff7e30cfd1bf2615e7334eca7",
+        ),
+        (Data("anywhere", "00"), "c223f5a55621b1506f9dc883176b0b2994e5ebae8c49bc8149327ead96260e38"),
+    ],
+)
+def test_keys_are_what_they_have_always_been(value, key):
+    assert value.key == key
+
+
+def test_derived_seeds_are_what_they_have_always_been():
+    assert derive(0, "order", 1) == 2961819992523135983
+
+
+@given(parts=st.lists(st.one_of(st.integers(), st.text(alphabet="abc")), min_size=1, max_size=3))
+def test_derived_seeds_fit_a_generator(parts):
+    assert 0 <= derive(*parts) < 2**63
+
+
+def other_fields(folder: str) -> dict[str, Any]:
+    """For every field of a recipe a value that changes the result."""
+    return {
+        "model": "lenet-300-100",
+        "widths": "32",
+        "depth": 2,
+        "model_args": {"widths": [5]},
+        "data": folder,
+        "label_noise": 0.1,
+        "optimizer": "adam",
+        "lr": 0.123,
+        "momentum": 0.123,
+        "weight_decay": 0.123,
+        "optimizer_args": {"nesterov": True},
+        "schedule": "cosine",
+        "epochs": 3,
+        "batch_size": 7,
+        "seed": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    return write_dataset(path, {"train": (pictures(6), [0, 1, 2] * 2), "test": (pictures(3, seed=1), [0, 1, 2])})
+
+
+def test_every_field_of_a_recipe_changes_the_key(folder):
+    others = other_fields(str(folder))
+    assert set(others) == {field.name for field in dataclasses.fields(Recipe)}
+    keys = {name: Recipe(**{name: value}).key for name, value in others.items()}
+    keys["none"] = Recipe().key
+    assert len(set(keys.values())) == len(keys), keys
+
+
+def test_equal_descriptions_have_equal_keys():
+    assert Recipe() == Recipe()
+    assert Recipe(optimizer="SGD").key == Recipe(optimizer="sgd").key
+    assert Recipe(lr=1).key == Recipe(lr=1.0).key
+    assert Recipe(model_args={"depth": 2, "widths": [3]}).key == Recipe(model_args={"widths": [3], "depth": 2}).key
+    assert Recipe(widths="3x4").key == Recipe(model_args={"widths": [3, 4]}).key
+    assert Recipe(widths="3x4").key == Recipe(model_args={"widths": (3, 4)}).key
+    assert len({Recipe(), Recipe(), Recipe(seed=1)}) == 2
+
+
+def test_every_field_of_a_run_changes_the_key():
+    run = baseline(small_recipe())
+    others = {
+        "start": Initial(run.recipe.network, 1),
+        "trains": run.trains[1:],
+        "recipe": small_recipe(seed=1),
+        "begin": 1,
+        "resume": True,
+        "statistics": "frozen",
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(Run)}
+    keys = {run.key, *(Run(**{**run.fields(), name: value}).key for name, value in others.items())}
+    assert len(keys) == len(others) + 1
+
+
+def test_every_field_of_a_measure_changes_the_key(folder):
+    run = baseline(small_recipe())
+    evaluation = Evaluation(run.final, run.recipe.dataset, "train")
+    others = {
+        "state": run.start,
+        "dataset": open_data(str(folder)),
+        "split": "test",
+        "label_noise": 0.1,
+        "noise_seed": 1,
+        "statistics": "re-estimated",
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(Evaluation)}
+    keys = {evaluation.key, *(Evaluation(**{**evaluation.fields(), n: v}).key for n, v in others.items())}
+    assert len(keys) == len(others) + 1
+    assert len({Distance(a, b).key for a in (run.start, run.final) for b in (run.start, run.final)}) == 4
+    assert run.at(1).key != run.at(2).key
+
+
+def test_where_the_data_lie_is_not_in_the_key(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "elsewhere")
+    here, there = Recipe(data=str(folder)), Recipe(data=str(copied))
+    assert here.dataset.name != there.dataset.name
+    assert here.key == there.key
+    assert baseline(here).final.key == baseline(there).final.key
+
+
+SOURCE = """
+from torch import nn
+
+def factory():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def schedule(progress):
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize("fields", [{"model": "edited:factory"}, {"schedule": "edited:schedule"}])
+def test_editing_the_source_changes_the_key(fields, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "edited", raising=False)
+    source = tmp_path / "edited.py"
+    source.write_text(SOURCE)
+    before = Recipe(**fields).key
+    assert Recipe(**fields).key == before
+    source.write_text(SOURCE + "\n# another thought\n")
+    assert Recipe(**fields).key != before
+
+
+def test_editing_the_source_of_a_partial_factory_changes_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "half_given", raising=False)
+    source = tmp_path / "half_given.py"
+    text = SOURCE + "\nimport functools\npartial = functools.partial(factory)\n"
+    source.write_text(text)
+    before = Recipe(model="half_given:partial").key
+    source.write_text(text + "\n# another thought\n")
+    assert Recipe(model="half_given:partial").key != before
+
+
+def test_keys_are_the_same_in_another_process():
+    run = baseline(small_recipe(model="helpers:NormNet", widths=None, label_noise=0.25))
+    script = (
+        "from helpers import baseline, small_recipe;"
+        "print(baseline(small_recipe(model='helpers:NormNet', widths=None, label_noise=0.25)).final.key)"
+    )
+    assert python(script).stdout.strip() == run.final.key
+
+
+@given(
+    layer=st.sampled_from(["fc1", "fc2", "fc3", "fc4"]),
+    step=st.integers(1, 45),
+    seed=st.integers(0, 5),
+    noise=st.sampled_from([0.0, 0.5]),
+)
+def test_what_is_dumped_loads_as_the_same_values(layer, step, seed, noise):
+    run = baseline(small_recipe(seed=seed, label_noise=noise))
+    part = freezing(run, layer, start=run.at(step), begin=step, resume=True)
+    values = [
+        Evaluation(part.final, run.recipe.dataset, "test"),
+        Distance(run.final, Graft(run.final, run.recipe.network.layers[layer], run.at(0))),
+        part.final,
+    ]
+    data = dump(values)
+    loaded = load(data)
+    assert loaded == values
+    assert [value.fields() for value in loaded] == [value.fields() for value in values]
+    assert [type(value) for value in loaded] == [type(value) for value in values]
+    assert dump(loaded) == data
+    shared = [node for node in data["nodes"].values() if node["kind"] == "Network"]
+    assert len(shared) == 1
+
+
+def chain(depth: int) -> Graft:
+    state: Any = Initial(NETWORK, 0)
+    for i in range(depth):
+        state = Graft(state, (f"fc{i % 4 + 1}.weight",), state)
+    return state
+
+
+def test_a_long_chain_of_shared_values_stays_small():
+    data = dump([chain(40)])
+    assert len(data["nodes"]) == 42
+    assert len(canonical(data)) < 42 * 500
+    assert load(data) == [chain(40)]
+
+
+def test_finding_what_a_long_chain_needs_looks_at_each_value_once(monkeypatch):
+    looked: list[str] = []
+    inputs = Value.inputs
+
+    def counting(self: Value) -> Any:
+        looked.append(self.key)
+        return inputs(self)
+
+    monkeypatch.setattr(Value, "inputs", counting)
+    assert stored_inputs(chain(12)) == set()
+    assert len(looked) < 100
+
+
+def test_what_a_value_needs_are_the_nearest_results():
+    run = baseline(small_recipe())
+    part = freezing(run, "fc1", start=run.at(10), begin=10, resume=True)
+    assert stored_inputs(run.final) == set()
+    assert stored_inputs(part.final) == {run.at(10)}
+    grafted = Graft(run.final, ("fc1.weight",), part.at(20))
+    assert stored_inputs(Evaluation(grafted, run.recipe.dataset, "test")) == {run.final, part.at(20)}
+
+
+@pytest.mark.parametrize("field", ["seed", "of"])
+def test_a_value_that_reads_differently_is_refused(field):
+    data = dump([Initial(NETWORK, 0)])
+    if field == "seed":
+        data["nodes"][data["roots"][0]]["fields"]["seed"] = 7
+    else:
+        data["nodes"][NETWORK.key]["fields"]["args"]["num_classes"] = 11
+    with pytest.raises(ValueError, match=r"^(Initial|Network) [0-9a-f]{12} reads as [0-9a-f]{12} here: the data, the"):
+        load(data)
+
+
+def test_numbers_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"x": float("nan")})
