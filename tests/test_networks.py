@@ -9,7 +9,7 @@ from helpers import NormNet, small_recipe
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import NETWORKS, find_network
-from letitgo.recipes.optimizers import find_optimizer, find_schedule, make_optimizer
+from letitgo.recipes.optimizers import find_optimizer, find_schedule
 from letitgo.studies.check import check_recipe
 from letitgo.weights import everything, layers, parameter_names, seeded, select
 
@@ -153,13 +153,13 @@ def test_a_recipe_that_cannot_be_trained_is_refused(fields, sentence):
 def test_optimizers_take_a_recipe(name):
     recipe = small_recipe(optimizer=name, lr=0.01)
     check_recipe(recipe)
-    optimizer = make_optimizer(recipe, seeded(recipe.network, 0).parameters())
+    optimizer = recipe.make_optimizer(seeded(recipe.network, 0).parameters())
     assert type(optimizer).__name__.lower() == name
     assert optimizer.param_groups[0]["lr"] == 0.01
 
 
 def test_sgd_has_the_rate_and_momentum_of_the_help_text():
-    group = make_optimizer(Recipe(), seeded(Recipe().network, 0).parameters()).param_groups[0]
+    group = Recipe().make_optimizer(seeded(Recipe().network, 0).parameters()).param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.9, 0)
 
 
