@@ -125,29 +125,32 @@ class Executor:
         worker: _Worker | None = None
         try:
             while (job := board.take()) is not None:
-                request = {
-                    "job": describe(job),
-                    "store": str(self.store.root),
-                    "checkpoint_every": self.checkpoint_every,
-                }
-                outcome, code = None, 0
-                for _ in range(TRIES):
-                    worker = worker or _Worker(board)
-                    outcome = worker.ask(request, lambda step, job=job: board.step(job, step))
-                    if outcome is not None or board.closed:
-                        break
-                    code, worker = worker.end(), None
-                if board.closed:
-                    return
-                if outcome is None:
-                    board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
-                elif "error" in outcome:
-                    board.fail(job, outcome["error"], outcome["trace"])
-                else:
-                    board.finish(job)
+                try:
+                    worker = self._hand_over(job, worker, board)
+                except Exception as error:
+                    board.fail(job, _sentence(error), traceback.format_exc())
         finally:
             if worker is not None:
                 worker.end()
+
+    def _hand_over(self, job: Job, worker: _Worker | None, board: _Board) -> _Worker | None:
+        """Have a job done by the worker, or by another one where it dies; gives the worker that is left."""
+        request = {"job": describe(job), "store": str(self.store.root), "checkpoint_every": self.checkpoint_every}
+        code = 0
+        for _ in range(TRIES):
+            worker = worker or _Worker(board)
+            outcome = worker.ask(request, lambda step: board.step(job, step))
+            if board.closed:
+                return worker
+            if outcome is not None:
+                if "error" in outcome:
+                    board.fail(job, outcome["error"], outcome["trace"])
+                else:
+                    board.finish(job)
+                return worker
+            code, worker = worker.end(), None
+        board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
+        return None
 
 
 class _Board:
@@ -279,9 +282,10 @@ class _Worker:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):  # a line cut off by the death of its writer
-                self._replies.put(json.loads(line))
+        with self._process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line cut off by the death of its writer
+                    self._replies.put(json.loads(line))
         self._replies.put(None)
 
 

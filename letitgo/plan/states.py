@@ -171,30 +171,32 @@ class Run(Value):
             fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()
             optimizer_state = unpack(*optimizer_state, fresh, names)
 
-        last = max(wanted)
-        stops = sorted(wanted | set(range(begin + PAUSE, last, PAUSE)))
-        temporary: At | None = None
+        stops = sorted(wanted | set(range(begin + PAUSE, max(wanted), PAUSE)))
         started = saved = time.monotonic()
         for moment in train(module, self.recipe, stops, begin, optimizer_state, on_step):
             now = time.monotonic()
             if moment.step not in wanted and now - saved < checkpoint_every:
                 continue
-            state = At(self, moment.step)
-            state.write(store, module, pack(moment.optimizer, names), seconds=now - started)
-            if temporary is not None:
-                store.remove(temporary.address)
-            temporary = None if moment.step in wanted else state
+            old = list(store.under(self._partial))
+            point = At(self, moment.step) if moment.step in wanted else Partial(self, moment.step)
+            point.write(store, module, pack(moment.optimizer, names), seconds=now - started)
+            for address in old:
+                store.remove(address)
             saved = now
+
+    @property
+    def _partial(self) -> str:
+        return f"{self.folder}/partial"
 
     def _latest(
         self, store: Store, before: int
     ) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None]:
         """The latest point to go on from: its step, its weights and the optimiser's state."""
-        stored = [int(address.rpartition("/")[2]) for address in store.under(self.folder)]
-        for step in sorted((step for step in stored if step < before), reverse=True):
-            point = At(self, step)
-            if store.intact(point.address, point.key):
-                return step, point.load(store), point.optimizer(store)
+        points = [At(self, _step(address)) for address in store.under(self.folder)]
+        points += [Partial(self, _step(address)) for address in store.under(self._partial)]
+        for point in sorted(points, key=lambda point: point.step, reverse=True):
+            if point.step < before and store.intact(point.address, point.key):
+                return point.step, point.load(store), point.optimizer(store)
         if self.resume and not isinstance(self.start, At):
             raise Absent("the run resumes from a state that is no point of a run")
         optimizer = self.start.optimizer(store) if self.resume and isinstance(self.start, At) else None
@@ -259,6 +261,19 @@ class At(Stored, State):
         if tensors is None:
             raise Absent(f"{self.address} is not in the store {store.root}")
         return tensors, self.record(store)
+
+
+@dataclass(frozen=True, eq=False)
+class Partial(At):
+    """A point of a run that nobody asked for, kept only until the run gets further."""
+
+    @property
+    def address(self) -> str:
+        return f"{self.run.folder}/partial/{self.step:09d}"
+
+
+def _step(address: str) -> int:
+    return int(address.rpartition("/")[2])
 
 
 def versions() -> dict[str, str]:

@@ -36,6 +36,13 @@ class Stored(Value):
 def stored_inputs(value: Value) -> set[Stored]:
     """The results that must be there before this one can be computed."""
     found: set[Stored] = set()
-    for part in value.inputs():
-        found |= {part} if isinstance(part, Stored) else stored_inputs(part)
+    seen: set[Value] = set()
+    left = list(value.inputs())
+    while left:
+        part = left.pop()
+        if isinstance(part, Stored):
+            found.add(part)
+        elif part not in seen:
+            seen.add(part)
+            left.extend(part.inputs())
     return found

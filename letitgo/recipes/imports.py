@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,13 @@ def source_digest(path: str, function: Callable[..., Any]) -> str:
     """
     if ":" not in path:
         return ""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
     try:
-        source = inspect.getsourcefile(inspect.unwrap(function))
+        source = inspect.getsourcefile(
+            function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+        )
     except TypeError:
         source = None
     return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""

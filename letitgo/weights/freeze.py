@@ -20,7 +20,7 @@ def freeze(module: nn.Module, selection: Selection, statistics: Statistics = "fo
     """Keep the selected parameters as they are, to the bit.
 
     They ask for no gradient and hold none, so an optimiser given ``trainable(module)`` never sees them, and one that
-    already holds them skips them.
+    already holds them skips them. LBFGS alone does not: it moves all it holds at once, so make it anew.
 
     Args:
         module: The network, changed in place.
@@ -56,15 +56,20 @@ def train_only(module: nn.Module, selection: Selection, statistics: Statistics =
 
 @contextmanager
 def frozen(module: nn.Module, selection: Selection, statistics: Statistics = "follow") -> Iterator[nn.Module]:
-    """The module with the selection frozen; on leaving, what was trainable before is so again."""
+    """The module with the selection frozen; on leaving, flags and modes are what they were."""
     before = {name: module.get_parameter(name).requires_grad for name in selection}
+    norms = [(norm, norm.training, vars(norm).get("train")) for norm in _norms(module, selection)]
     freeze(module, selection, statistics)
     try:
         yield module
     finally:
-        thaw(module, selection)
         for name, trains in before.items():
             module.get_parameter(name).requires_grad_(trains)
+        for norm, mode, held in norms:
+            vars(norm).pop("train", None)
+            norm.training = mode
+            if held is not None:
+                norm.train = held
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

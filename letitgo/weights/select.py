@@ -118,12 +118,9 @@ def select(
         if not kept:
             raise BadRequest(f"no chosen layer has the type or property asked for ({_names(types) or 'predicate'})")
     if index is not None:
-        try:
-            kept = kept[index] if isinstance(index, slice) else [kept[index]]
-        except IndexError:
-            kept = []
-        if not kept:
-            raise BadRequest(f"index {index} is outside the {len(owned)} layers chosen")
+        chosen_layers, kept = kept, kept[index] if isinstance(index, slice) else kept[index:][:1]
+        if not kept or (isinstance(index, int) and not -len(chosen_layers) <= index):
+            raise BadRequest(f"index {index} is outside the {len(chosen_layers)} layers chosen")
     within = {name for layer in kept for name in owned[layer]}
     return Selection(tuple(name for name in names if name in chosen & within), names)
 

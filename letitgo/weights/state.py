@@ -50,11 +50,12 @@ def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
 
 
 def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
-    """The initial weights of a network: each layer's draw depends on the seed and the layer's name alone.
+    """The initial weights of a network: each layer's draw has a seed of its own, made of the seed and the layer's name.
 
     The law of each layer is whatever the factory does, including initialization of its own making: the network is
-    built once per layer under that layer's seed, and the layer's parameters are kept. So freezing, re-drawing or
-    adding one layer never shifts the draw of another.
+    built once per layer under that layer's seed, and the layer's parameters are kept. So freezing or re-drawing one
+    layer never shifts the draw of another. In a factory that builds other layers before it, a layer may draw
+    otherwise.
 
     Args:
         factory: Builds the network on the CPU, drawing from torch's default generator.
