@@ -261,8 +261,9 @@ def interrupted(run: Run, store: Store, at: int) -> None:
 def test_a_killed_run_goes_on_from_its_last_state(store, tmp_path):
     run = baseline(small_recipe(**LONG))
     interrupted(run, store, at=250)
-    left = [int(address.rpartition("/")[2]) for address in store.under(run.folder)]
+    left = [int(address.rpartition("/")[2]) for address in store.under(f"{run.folder}/partial")]
     assert len(left) == 1
+    assert not list(store.under(run.folder))
     assert left[0] > 100
     steps: list[int] = []
     run.compute(store, [360], steps.append, checkpoint_every=0)
@@ -279,6 +280,7 @@ def test_a_run_leaves_no_temporary_states(kills, store):
         interrupted(run, store, at=150 + 100 * kill)
     run.compute(store, [180, 360], checkpoint_every=0)
     assert list(store.under(run.folder)) == [run.at(180).address, run.at(360).address]
+    assert not list(store.under(f"{run.folder}/partial"))
 
 
 def test_states_that_are_wanted_are_kept_when_a_killed_run_goes_on(store):
