@@ -283,6 +283,33 @@ def test_a_run_leaves_no_temporary_states(kills, store):
     assert not list(store.under(f"{run.folder}/partial"))
 
 
+def test_a_kill_before_the_last_tidying_leaves_nothing_for_long(store, monkeypatch):
+    run = baseline(small_recipe(**LONG))
+
+    def killed(self: Store, address: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "remove", killed)
+        with pytest.raises(Killed):
+            run.compute(store, [150], checkpoint_every=0)
+    assert list(store.under(f"{run.folder}/partial"))
+    run.compute(store, [150])
+    assert not list(store.under(f"{run.folder}/partial"))
+
+
+def test_the_callers_threads_change_nothing(tmp_path):
+    run = baseline(small_recipe())
+    stores = [Store(tmp_path / str(threads)) for threads in (1, 2)]
+    before = torch.get_num_threads()
+    for threads, store in enumerate(stores, start=1):
+        torch.set_num_threads(threads)
+        run.compute(store, [run.recipe.steps])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert point(run.final, stores[0]) == point(run.final, stores[1])
+
+
 def test_states_that_are_wanted_are_kept_when_a_killed_run_goes_on(store):
     run = baseline(small_recipe(**LONG))
     run.compute(store, [100, 200])

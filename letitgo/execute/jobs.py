@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from letitgo.plan import Absent, At, Measure, Run, Stored, stored_inputs
 from letitgo.store import Store
 from letitgo.value import dump, load
@@ -105,7 +103,7 @@ def revive(description: dict[str, Any]) -> Job:
 
 
 def perform(job: Job, store: Store, checkpoint_every: float, on_step: Callable[[int], None] | None = None) -> None:
-    """Compute what a job stands for and write it to the store, on one thread.
+    """Compute what a job stands for and write it to the store.
 
     Args:
         job: What to do.
@@ -116,18 +114,13 @@ def perform(job: Job, store: Store, checkpoint_every: float, on_step: Callable[[
     Raises:
         WorkFailed: It does not come through.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        run = job.run
-        if run is not None:
-            steps = [value.step for value in job.values if isinstance(value, At)]
-            run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
-            return
-        for value in job.values:
-            if not isinstance(value, Measure):
-                raise Absent(f"{value.address} is no measure")
-            if not store.intact(value.address, value.key):
-                value.write(store)
-    finally:
-        torch.set_num_threads(threads)
+    run = job.run
+    if run is not None:
+        steps = [value.step for value in job.values if isinstance(value, At)]
+        run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
+        return
+    for value in job.values:
+        if not isinstance(value, Measure):
+            raise Absent(f"{value.address} is no measure")
+        if not store.intact(value.address, value.key):
+            value.write(store)

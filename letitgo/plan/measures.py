@@ -10,7 +10,7 @@ from letitgo.plan.states import State, step_cost, versions
 from letitgo.plan.stored import Stored
 from letitgo.recipes.data import Data, noisy
 from letitgo.store import Store
-from letitgo.training import evaluate
+from letitgo.training import evaluate, one_thread
 
 BATCH = 1000
 """Examples evaluated at once."""
@@ -36,8 +36,10 @@ class Measure(Stored):
         return self.record(store)["result"]
 
     def write(self, store: Store) -> None:
-        """Compute the result and write it to the store."""
-        body = {"value": self.description, "result": self.compute(store), "versions": versions()}
+        """Compute the result, on one thread, and write it to the store."""
+        with one_thread():
+            result = self.compute(store)
+        body = {"value": self.description, "result": result, "versions": versions()}
         store.write(self.address, self.key, body)
 
 

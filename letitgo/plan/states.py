@@ -18,7 +18,7 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
-from letitgo.training.loop import train
+from letitgo.training.loop import one_thread, train
 from letitgo.training.optimizer_state import pack, unpack
 from letitgo.value import Value, canonical, sha256
 
@@ -145,7 +145,7 @@ class Run(Value):
         on_step: Callable[[int], None] | None = None,
         checkpoint_every: float = 30.0,
     ) -> None:
-        """Train, and write the states at ``steps`` to the store.
+        """Train, on one thread, and write the states at ``steps`` to the store.
 
         Goes on from the latest state that is in the store already. Meanwhile a state to go on from is written from
         time to time, and removed at the end.
@@ -160,8 +160,15 @@ class Run(Value):
             WorkFailed: The loss is no longer finite.
         """
         wanted = {step for step in steps if not store.intact(At(self, step).address, At(self, step).key)}
-        if not wanted:
-            return
+        if wanted:
+            with one_thread():
+                self._train(store, wanted, on_step, checkpoint_every)
+        for address in list(store.under(self._partial)):  # also what a kill left behind
+            store.remove(address)
+
+    def _train(
+        self, store: Store, wanted: set[int], on_step: Callable[[int], None] | None, checkpoint_every: float
+    ) -> None:
         begin, state, optimizer_state = self._latest(store, before=min(wanted))
         module = weights.seeded(self.recipe.network, 0)
         weights.load_state(module, state)

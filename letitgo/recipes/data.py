@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
     import datasets
 
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:
         found: Any = datasets.load_dataset(HUB.get(name, name))
     except Exception as error:

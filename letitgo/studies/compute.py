@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from letitgo import weights
 from letitgo.execute import Executor, Failure, plan_jobs
 from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
-from letitgo.training import train
+from letitgo.training import one_thread, train
 
 if TYPE_CHECKING:
     import pandas
@@ -145,9 +143,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
 
 def _rate(recipe: Recipe) -> float:
     """Floating-point operations per second of training on one thread, measured."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         module = weights.seeded(recipe.network, recipe.seed)
         run = Run(Initial(recipe.network, recipe.seed), weights.parameter_names(module), recipe)
         steps, begin = 0, 0.0
@@ -159,6 +155,4 @@ def _rate(recipe: Recipe) -> float:
             if time.perf_counter() - begin > SAMPLE:
                 break
         elapsed = time.perf_counter() - begin
-    finally:
-        torch.set_num_threads(threads)
     return run.cost() / recipe.steps * max(1, steps) / elapsed
