@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -183,6 +184,8 @@ WRONG = {
     "arguments nobody takes": (("--model-args", '{"hight": 3}'), "the network 'fcn' takes no 'hight'"),
     "epoch after the end": (("--epochs", "3", "--freeze-at", "0,3"), "freeze-at names epoch 3: training has 3 epochs"),
     "epochs in words": (("--freeze-at", "first"), "freeze-at is 'first': give whole numbers"),
+    "part of a seed": (("--seeds", "1.5"), "Invalid value for --seeds: '1.5' is no whole number"),
+    "part of a worker": (("--workers", "0.4"), "Invalid value for --workers: '0.4' is no whole number"),
     "no seeds": (("--seeds", "0"), "seeds is 0"),
     "tolerance": (("--tolerance", "-1"), "tolerance is"),
     "workers": (("--workers", "-1"), "workers is -1"),
@@ -203,6 +206,20 @@ def test_bad_requests_get_one_sentence_and_exit_code_2(what, capsys, monkeypatch
     assert told.err.startswith("letitgo: ")
     assert told.err.count("\n") == 1
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("moment", [2.0, 4.0])
+def test_an_interrupt_is_told_in_one_sentence(tmp_path, moment):
+    command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", "map", "--epochs", "500"]
+    process = subprocess.Popen(
+        [*command, "--report", "none"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(moment)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=30)[1]
+    assert told.startswith("letitgo: interrupted; what was finished is in the store")
+    assert told.count("\n") == 1
+    assert process.returncode == 130
 
 
 def test_debug_shows_the_traceback(letitgo):

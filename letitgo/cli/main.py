@@ -17,6 +17,7 @@ app = App(
     help="Which parts of a network need training, and what does it cost to leave the rest alone?",
     version=__version__,
     help_on_error=False,
+    suppress_keyboard_interrupt=False,
 )
 app.command("letitgo.cli.map:map_layers", name="map", help="Tell which layers of a network need training.")
 app.command("letitgo.cli.train:train", name="train", help="Train a network once, with some of it frozen.")

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields
+from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
 
 
 def map_layers(
     *,
-    seeds: Annotated[int, Parameter(group=STUDY, help="number of seeds")] = 3,
+    seeds: Annotated[int, Parameter(group=STUDY, converter=whole, help="number of seeds")] = 3,
     freeze_at: Annotated[
         str, Parameter(group=STUDY, help="epochs from which each layer is frozen, as in 0,1,2,5")
     ] = "0",

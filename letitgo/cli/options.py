@@ -33,6 +33,14 @@ RecipeOptions: Any = Parameter(name="*")(
 """The fields of a recipe as the command line takes them: text, lists with commas, dictionaries as JSON."""
 
 
+def whole(_: Any, tokens: Any) -> int:
+    """A whole number from the command line; what has a fraction is refused, not rounded."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True)
 class RunningOptions:
@@ -42,7 +50,8 @@ class RunningOptions:
         str | None, Parameter(group=RUNNING, help="folder of the results; else $LETITGO_STORE, else .letitgo")
     ] = None
     workers: Annotated[
-        int | None, Parameter(group=RUNNING, help="worker processes; 0: this process [default: one per core]")
+        int | None,
+        Parameter(group=RUNNING, converter=whole, help="worker processes; 0: this process [default: one per core]"),
     ] = None
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"

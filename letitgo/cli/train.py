@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields
+from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields, whole
 
 
 def train(
@@ -14,7 +14,7 @@ def train(
     freeze: Annotated[
         list[str] | None, Parameter(group=STUDY, negative="", help="pattern of what stays frozen; may be repeated")
     ] = None,
-    freeze_at: Annotated[int, Parameter(group=STUDY, help="the epoch from which it is frozen")] = 0,
+    freeze_at: Annotated[int, Parameter(group=STUDY, converter=whole, help="the epoch from which it is frozen")] = 0,
     statistics: Annotated[
         Literal["follow", "frozen"], Parameter(group=STUDY, help="running statistics of frozen normalization layers")
     ] = "follow",

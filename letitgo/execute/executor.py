@@ -19,6 +19,8 @@ from letitgo.execute.jobs import Job, describe, perform, plan_jobs
 from letitgo.plan import Stored
 from letitgo.store import Store
 
+# An interrupt reaches the workers too; what it ends is for this process to decide, so they ignore it from the start.
+_WORKER = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from letitgo.execute.worker import main; main()"
 TRIES = 3
 """How often a job is started whose worker dies."""
 
@@ -242,7 +244,7 @@ class _Worker:
     def __init__(self, board: _Board) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "letitgo.execute.worker"],
+            [sys.executable, "-c", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

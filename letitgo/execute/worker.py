@@ -1,7 +1,7 @@
 """A worker process: jobs in, progress and outcomes out, one JSON value a line.
 
-Nothing but descriptions travels: states go through the store. Run as ``python -m letitgo.execute.worker``; it ends
-when its standard input does, so it never outlives the process that started it.
+Nothing but descriptions travels: states go through the store. It ends when its standard input does, so it never
+outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -25,7 +24,6 @@ def main() -> None:
     """Take jobs until the standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a network prints must not end up among the replies
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what an interrupt ends
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
@@ -61,7 +59,3 @@ def main() -> None:
             reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
         else:
             reply(done=True)
-
-
-if __name__ == "__main__":
-    main()

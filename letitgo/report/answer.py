@@ -15,7 +15,7 @@ def points(mean: float | None, half: float | None = None) -> str:
     """A fraction in points, with the half-width of its interval: ``0.31 ± 0.12``."""
     if mean is None:
         return "–"
-    return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+    return f"{round(100 * mean, 2) + 0.0:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
 
 
 def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
@@ -33,6 +33,7 @@ def heading(study: Map, recipe: Recipe) -> str:
 
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:
     """What the rows of one recipe say, a sentence per question."""
+    rows = [row for row in rows if row["n"]]
     layers = [row for row in rows if row["scope"] == "layer"]
     within = f"{100 * study.tolerance:g} point" + ("" if study.tolerance == 0.01 else "s")
     questions = {
@@ -57,7 +58,9 @@ def answers(study: Map, rows: Sequence[Row]) -> list[str]:
                 f"Robust one by one, together {what}: {row['layer'].removeprefix('robust ')} costs "
                 f"{points(row['drop_mean'], row['drop_ci95'])} points: {row['verdict']}."
             )
-    free = [row for row in rows if row["intervention"] == "frozen" and row["verdict"] == "robust"]
+    free = [
+        row for row in rows if row["intervention"] == "frozen" and row["verdict"] == "robust" and row["saved"] > 0.005
+    ]
     if free:
         best = max(free, key=lambda row: row["saved"])
         since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
@@ -65,6 +68,7 @@ def answers(study: Map, rows: Sequence[Row]) -> list[str]:
             f"The harmless freeze that saves most: {best['layer']} {since}, {100 * best['saved']:.0f} % of the "
             f"training arithmetic for {points(best['drop_mean'], best['drop_ci95'])} points."
         )
-    if any(row["verdict"] == "undecided" for row in layers):
+    told = [row for row in layers if row["intervention"] == "frozen" or row["epoch"] in (0, None)]
+    if any(row["verdict"] == "undecided" for row in told):
         said.append(f"Undecided at n = {max(row['n'] for row in layers)}: more seeds (--seeds) may tell.")
     return said

@@ -103,7 +103,8 @@ def train(
             def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
                 optimizer.zero_grad()
                 loss = cross_entropy(network(inputs), targets)
-                loss.backward()
+                if loss.requires_grad:  # not where nothing that is used trains
+                    loss.backward()
                 return loss
 
             total += optimizer.step(closure).detach()  # type: ignore[union-attr]  (closures return losses)
