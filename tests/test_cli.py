@@ -186,6 +186,10 @@ WRONG = {
     "epochs in words": (("--freeze-at", "first"), "freeze-at is 'first': give whole numbers"),
     "part of a seed": (("--seeds", "1.5"), "Invalid value for --seeds: '1.5' is no whole number"),
     "part of a worker": (("--workers", "0.4"), "Invalid value for --workers: '0.4' is no whole number"),
+    "misspelt data": (("--data", "mnits"), "unknown data 'mnits': did you mean mnist"),
+    "folder without data": (("--data", "."), "the data set"),
+    "schedule that raises": (("--schedule", "os:getcwd"), "the schedule 'os:getcwd' raises TypeError"),
+    "store without a name": (("--store", ""), "store is empty"),
     "no seeds": (("--seeds", "0"), "seeds is 0"),
     "tolerance": (("--tolerance", "-1"), "tolerance is"),
     "workers": (("--workers", "-1"), "workers is -1"),
@@ -206,6 +210,22 @@ def test_bad_requests_get_one_sentence_and_exit_code_2(what, capsys, monkeypatch
     assert told.err.startswith("letitgo: ")
     assert told.err.count("\n") == 1
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("target", ["", "no/such/folder/x", "."])
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(target, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--save", target]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run(["map", "--report", "file/x"]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+    assert not list((tmp_path).rglob("*.safetensors"))
+
+
+def test_an_epoch_to_freeze_from_needs_something_to_freeze(capsys):
+    assert run(["train", "--freeze-at", "3"]) == 2
+    assert "nothing is frozen: name it with --freeze" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", [2.0, 4.0])

@@ -158,7 +158,7 @@ def test_an_empty_folder_is_refused(folder):
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(
-        BadRequest, match=r"^the data set 'no/such' cannot be read: it is not digits, no folder here"
+        BadRequest, match=r"^the data set 'no/such' cannot be read: it is no folder, and the Hugging Face hub gave"
     ) as e:
         open_data("no/such")
     assert "\n" not in str(e.value)

@@ -330,8 +330,8 @@ def test_blocks_are_acted_on_as_one(store):
     ("fields", "sentence"),
     [
         ({"seeds": 0}, "seeds is 0: at least 1 is needed, and 2 for intervals"),
-        ({"tolerance": 1.0}, "tolerance is 1.0: give points as in 1.0, at least 0 and less than 100"),
-        ({"tolerance": -0.1}, "tolerance is -0.1: give points"),
+        ({"tolerance": 1.0}, "tolerance is 100 points: give at least 0 and less than 100"),
+        ({"tolerance": -0.1}, "tolerance is -10 points: give"),
         ({"freeze_at": (0, 3)}, "freeze-at names epoch 3: training has 3 epochs, so epochs 0 to 2 can be named"),
         ({"reinit_at": (-1,)}, "reinit-at names epoch -1: training has 3 epochs"),
         ({"layers": ("fc9",)}, "the pattern 'fc9' matches no layer: did you mean fc"),

@@ -65,7 +65,7 @@ def map_layers(
     Trains the network, trains it again with each layer frozen, puts each layer of the trained network back to earlier
     values or a fresh draw, and tells what each of these costs in test accuracy.
     """
-    from letitgo.cli.run import kept_from_stdout, run_study
+    from letitgo.cli.run import kept_from_stdout, make_folder, run_study
     from letitgo.errors import BadRequest
     from letitgo.report.table import show_map
     from letitgo.studies.map import Map
@@ -89,6 +89,8 @@ def map_layers(
     def show(console: Any, outcome: Any, store: Any) -> None:
         show_map(console, study, outcome.rows)
 
+    if report != "none" and not running.dry_run:
+        make_folder(report)
     code, outcome = run_study(study, running, show)
     if outcome is not None and report != "none" and any(row["n"] for row in outcome.rows):
         from letitgo.report.page import write_map_report

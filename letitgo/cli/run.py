@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
@@ -39,7 +40,9 @@ def run_study(
     workers = default_workers() if options.workers is None else options.workers
     if workers < 0:
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
-    store = open_store(options.store)
+    if options.store == "":
+        raise BadRequest("store is empty: name a folder")
+    store = open_store(options.store, make=not options.dry_run)
     if options.dry_run:
         with kept_from_stdout():
             takes = estimate(study, store, workers)
@@ -63,6 +66,33 @@ def run_study(
 def kept_from_stdout() -> AbstractContextManager[Any]:
     """Whatever a network of the user's prints goes to stderr: stdout is for the answer."""
     return redirect_stdout(sys.stderr)
+
+
+def check_target(path: str) -> None:
+    """Make sure, before work that takes long, that its result can be written to a file.
+
+    Raises:
+        BadRequest: The file's folder is not there, or the file is a folder.
+    """
+    target = Path(path)
+    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
+
+
+def make_folder(path: str) -> None:
+    """Make a folder for results, before work that takes long.
+
+    Raises:
+        BadRequest: It cannot be made or written.
+    """
+    try:
+        if not path:
+            raise FileNotFoundError(0, "it has no name")
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"the folder {path!r} cannot be made ({error.strerror}): name another, or none") from error
+    if not os.access(path, os.W_OK):
+        raise BadRequest(f"the folder {path!r} cannot be written: name another, or none")
 
 
 def stdout_console() -> Console:

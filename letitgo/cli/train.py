@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -28,7 +29,7 @@ def train(
 
     Patterns are globs over the names of layers, blocks and parameters; a leading ! takes away.
     """
-    from letitgo.cli.run import kept_from_stdout, run_study
+    from letitgo.cli.run import check_target, kept_from_stdout, run_study
     from letitgo.errors import BadRequest
     from letitgo.report.table import show_train
     from letitgo.store import open_store
@@ -36,6 +37,8 @@ def train(
     from letitgo.studies.train import Train
 
     recipes, swept = sweep(**recipe_fields(recipe))
+    if save is not None:
+        check_target(save)
     if save and len(recipes) > 1:
         raise BadRequest(f"save names one file for {len(recipes)} runs: train one recipe, or leave it out")
     study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics)
@@ -45,12 +48,15 @@ def train(
 
     code, outcome = run_study(study, running, show)
     if save and outcome is not None and code == 0:
-        from safetensors.torch import save_file
+        from pathlib import Path
+
+        from safetensors.torch import save as packed
 
         with kept_from_stdout():
             state = study.final(recipes[0]).load(open_store(running.store))
         try:
-            save_file(state, save)
-        except (OSError, RuntimeError) as error:
-            raise BadRequest(f"the weights cannot be saved to {save}: {error}") from error
+            Path(save).write_bytes(packed(state))
+        except OSError as error:
+            raise BadRequest(f"the weights cannot be saved to {save} ({error.strerror}): name another file") from error
+        print(f"weights: {save}", file=sys.stderr)
     return code

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, nearest
 from letitgo.value import Value, canonical, derive, sha256
 
 HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
@@ -208,14 +208,20 @@ def _digits() -> tuple[_Splits, int]:
 def _from_hub(name: str) -> tuple[_Splits, int]:
     import datasets
 
+    here = Path(name).is_dir()
+    if not here and name not in HUB and "/" not in name:
+        raise BadRequest(
+            f"unknown data {name!r}: {nearest(name, ('digits', *HUB))} (or give a folder, or a Hugging Face id, "
+            "which has a slash)"
+        )
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:
         found: Any = datasets.load_dataset(HUB.get(name, name))
     except Exception as error:
+        where = "the folder gave" if here else "it is no folder, and the Hugging Face hub gave"
         raise BadRequest(
-            f"the data set {name!r} cannot be read: it is not digits, no folder here or under LETITGO_DATA, and "
-            f"loading it from the Hugging Face hub gave {type(error).__name__}: {_first_line(error)}"
+            f"the data set {name!r} cannot be read: {where} {type(error).__name__}: {_first_line(error)}"
         ) from error
     test = next((split for split in ("test", "validation") if split in found), None)
     if "train" not in found or test is None:

@@ -29,14 +29,20 @@ class DamagedResult(UserWarning):
     """A result failed its check and was set aside."""
 
 
-def open_store(root: str | Path | None = None) -> Store:
+def open_store(root: str | Path | None = None, make: bool = True) -> Store:
     """The store in a folder: ``root``, else ``$LETITGO_STORE``, else ``.letitgo`` in the working directory.
+
+    Args:
+        root: The folder.
+        make: Make it if need be, and see that it can be written; otherwise only look.
 
     Raises:
         BadRequest: The folder cannot be written.
     """
     path = Path(root or os.environ.get("LETITGO_STORE") or ".letitgo").expanduser().resolve()
     store = Store(path)
+    if not make:
+        return store
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}.partial"
@@ -125,6 +131,8 @@ class Store:
             data = self._record(address).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError:
+            return self._set_aside(address, "its record cannot be read")
         try:
             record, digest = json.loads(data)
             sound = sha256(canonical(record)) == digest

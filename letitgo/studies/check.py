@@ -36,6 +36,9 @@ def check_recipe(recipe: Recipe) -> None:
             f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be (2, {recipe.dataset.classes})"
         )
     recipe.make_optimizer(weights.trainable(module))
-    factor = find_schedule(recipe.schedule)(0.0)
+    try:
+        factor = find_schedule(recipe.schedule)(0.0)
+    except Exception as error:
+        raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):
         raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from letitgo import weights
-from letitgo.execute import Executor, Failure, plan_jobs
+from letitgo.execute import Executor, Failure, Job, plan_jobs
 from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
+from letitgo.studies.sweep import with_seed
 from letitgo.training import one_thread, train
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     runs, runs_left = (sum(job.run is not None for job in jobs) for jobs in (everything, left))
     measures, measures_left = (sum(len(job.values) for job in jobs if not job.run) for jobs in (everything, left))
     operations = sum(job.cost for job in left)
-    seconds = operations / _rate(study.recipes[0]) / max(1, min(workers, len(left))) if left else 0.0
+    seconds = _seconds(left, study.recipes) / max(1, min(workers, len(left))) if left else 0.0
     return Estimate(
         runs=runs,
         runs_stored=runs - runs_left,
@@ -141,8 +142,15 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     )
 
 
-def _rate(recipe: Recipe) -> float:
-    """Floating-point operations per second of training on one thread, measured."""
+def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
+    """Seconds of work on one thread: small networks take longer for the same operations, so each recipe is timed."""
+    rates = {with_seed(recipe, 0): _rate(recipe, SAMPLE / len(recipes)) for recipe in recipes}
+    quickest = max(rates.values())
+    return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
+
+
+def _rate(recipe: Recipe, sample: float) -> float:
+    """Floating-point operations per second of training on one thread, measured for some seconds."""
     with one_thread():
         module = weights.seeded(recipe.network, recipe.seed)
         run = Run(Initial(recipe.network, recipe.seed), weights.parameter_names(module), recipe)
@@ -152,7 +160,7 @@ def _rate(recipe: Recipe) -> float:
                 begin = time.perf_counter()  # the first step warms up
                 continue
             steps += 1
-            if time.perf_counter() - begin > SAMPLE:
+            if time.perf_counter() - begin > sample:
                 break
         elapsed = time.perf_counter() - begin
     return run.cost() / recipe.steps * max(1, steps) / elapsed

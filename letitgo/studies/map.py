@@ -88,10 +88,12 @@ class Map:
     re_estimate: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.recipes, Recipe) or not self.recipes:
+            raise BadRequest("recipes is to be a tuple of at least one recipe, as in Map((Recipe(),))")
         if self.seeds < 1:
             raise BadRequest(f"seeds is {self.seeds}: at least 1 is needed, and 2 for intervals")
         if not 0 <= self.tolerance < 1:
-            raise BadRequest(f"tolerance is {self.tolerance}: give points as in 1.0, at least 0 and less than 100")
+            raise BadRequest(f"tolerance is {100 * self.tolerance:g} points: give at least 0 and less than 100")
         for what, epochs in (("freeze-at", self.freeze_at), ("reinit-at", self.reinit_at or ())):
             for epoch in epochs:
                 if not 0 <= epoch < min(recipe.epochs for recipe in self.recipes):

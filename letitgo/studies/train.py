@@ -39,6 +39,8 @@ class Train:
         Raises:
             BadRequest: One cannot, a pattern matches nothing, or nothing would be left to train.
         """
+        if self.freeze_at and not self.freeze:
+            raise BadRequest(f"freeze-at names epoch {self.freeze_at}, but nothing is frozen: name it with --freeze")
         for recipe in self.recipes:
             if not 0 <= self.freeze_at < recipe.epochs:
                 raise BadRequest(f"freeze-at names epoch {self.freeze_at}: give one of 0 to {recipe.epochs - 1}")

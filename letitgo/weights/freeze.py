@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from letitgo.weights.layers import owner
+from letitgo.errors import BadRequest
+from letitgo.weights.layers import owner, parameter_names
 from letitgo.weights.select import Selection
 
 Statistics = Literal["follow", "frozen"]
@@ -28,7 +29,16 @@ def freeze(module: nn.Module, selection: Selection, statistics: Statistics = "fo
         statistics: ``"follow"``: the running statistics of frozen normalization layers go on following the data, since
             they describe data and were not learned. ``"frozen"``: those layers stay in evaluation mode, whatever
             ``module.train()`` says.
+
+    Raises:
+        BadRequest: The selection is none, or of another network.
     """
+    if not isinstance(selection, Selection):
+        raise BadRequest(f"{selection!r} is no selection: choose with select(module, {selection!r})")
+    if selection.of != parameter_names(module):
+        raise BadRequest("the selection is of another network: choose with select(module, ...)")
+    if statistics not in get_args(Statistics):
+        raise BadRequest(f"statistics is {statistics!r}: it can be 'follow' or 'frozen'")
     for name in selection:
         parameter = module.get_parameter(name)
         parameter.requires_grad_(False)
