@@ -9,10 +9,15 @@ torch.set_num_threads(1)
 recipe = hand.mnist(epochs=1)
 inputs = recipe.dataset.split("train").batch(slice(None))
 ratios, same = [], True
-for _ in range(7):
+for turn in range(16):
     ours, theirs = hand.fresh(recipe), hand.fresh(recipe)
-    engine = hand.seconds(lambda module=ours: list(train(module, recipe, [recipe.steps])))
-    plain = hand.seconds(lambda module=theirs: hand.train(module, recipe, inputs))
+    took = {}
+    for who in ("engine", "plain") if turn % 2 else ("plain", "engine"):  # neither always goes first
+        if who == "engine":
+            took[who] = hand.seconds(lambda module=ours: list(train(module, recipe, [recipe.steps])))
+        else:
+            took[who] = hand.seconds(lambda module=theirs: hand.train(module, recipe, inputs))
+    engine, plain = took["engine"], took["plain"]
     ratios.append(engine / plain)
     same &= all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 print(
