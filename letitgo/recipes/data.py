@@ -110,14 +110,15 @@ def open_data(name: str) -> Data:
     Args:
         name: ``digits`` (bundled with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``, an id on the Hugging
             Face hub, or a folder laid out as on the hub. Where the environment variable ``LETITGO_DATA`` names a folder
-            that holds a folder of that name, that is read.
+            that holds a folder of that short name, that is read.
 
     Raises:
         BadRequest: There is no such data set, or it is none of images with labels in a training and a test split.
     """
-    local = Path(os.environ.get("LETITGO_DATA", "")) / name
-    if os.environ.get("LETITGO_DATA") and local.is_dir():
-        name = str(local.resolve())
+    shared = os.environ.get("LETITGO_DATA")
+    is_short = Path(name).name == name != ".."
+    if shared and is_short and Path(shared, name).is_dir():
+        name = str(Path(shared, name).resolve())
     elif name not in HUB and Path(name).is_dir():
         name = str(Path(name).resolve())
     return Data(name, _content(name).digest)
