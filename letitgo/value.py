@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key. Raised when the same description comes to mean another result."""
 
 

@@ -393,6 +393,13 @@ def test_a_draw_does_not_depend_on_the_layers_after_it(common, one, other):
     assert {name: a[name] for name in names} == {name: b[name] for name in names}
 
 
+@given(first=st.integers(1, 9), other=st.integers(1, 9), inputs=st.integers(1, 9))
+def test_a_draw_does_not_depend_on_the_layers_before_it(first, other, inputs):
+    a, b = drawn([first, 6, 7]), drawn([other, 6, 7], inputs=inputs)
+    names = ["fc3.weight", "fc3.bias", "fc4.weight", "fc4.bias"]
+    assert {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
 @given(seed=st.integers(0, 2**40), other=st.integers(0, 2**40))
 def test_a_draw_is_a_function_of_the_seed(seed, other):
     assume(seed != other)

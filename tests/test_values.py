@@ -12,6 +12,7 @@ from helpers import baseline, freezing, pictures, python, small_recipe, write_da
 from hypothesis import given
 from hypothesis import strategies as st
 
+from letitgo.errors import BadRequest
 from letitgo.plan import Distance, Evaluation, Graft, Initial, Run, stored_inputs
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, open_data
@@ -24,13 +25,13 @@ NETWORK = Network("fcn", {"input_shape": [1, 8, 8], "num_classes": 10})
 @pytest.mark.parametrize(
     ("value", "key"),
     [
-        (NETWORK, "f66c5019f72c594288d1c182ed6c2bca39e81ee8ec9b1e96598f433474a9ac3a"),
-        (Initial(NETWORK, 0), "eee1cc55a527eb94a6bc0e45d690562fbc441a4934b31a1fd87f17907165094e"),
+        (NETWORK, "ab32e902a16f98175fcf85a897ffd08329133e462d976ed9f92700e54b6eaf07"),
+        (Initial(NETWORK, 0), "fcbbf5c7452b8997d6669d7f522ca94501a4c46e09078f80ca087fe8158c2b07"),
         (
             Graft(Initial(NETWORK, 0), ("fc1.weight",), Initial(NETWORK, 1)),
-            "8f4d4e9dc11879c9d7ac05d731fcc5ce2020547ff7e30cfd1bf2615e7334eca7",
+            "bef12c1a7c052ba9959b60d252239d067fbbf86d3fdf354a8e5428580c05f033",
         ),
-        (Data("anywhere", "00"), "c223f5a55621b1506f9dc883176b0b2994e5ebae8c49bc8149327ead96260e38"),
+        (Data("anywhere", "00"), "9f88a82fd0d6e348b089a8368c29dfbe84c5035753915b9dcf23fcd013cef78a"),
     ],
 )
 def test_keys_are_what_they_have_always_been(value, key):
@@ -92,7 +93,8 @@ def test_equal_descriptions_have_equal_keys():
 
 
 def test_every_field_of_a_run_changes_the_key():
-    run = baseline(small_recipe())
+    base = baseline(small_recipe())
+    run = Run(base.at(1), base.trains, base.recipe)
     others = {
         "start": Initial(run.recipe.network, 1),
         "trains": run.trains[1:],
@@ -104,6 +106,12 @@ def test_every_field_of_a_run_changes_the_key():
     assert set(others) == {field.name for field in dataclasses.fields(Run)}
     keys = {run.key, *(Run(**{**run.fields(), name: value}).key for name, value in others.items())}
     assert len(keys) == len(others) + 1
+
+
+def test_a_run_resumes_only_from_a_point_of_a_run():
+    base = baseline(small_recipe())
+    with pytest.raises(BadRequest, match="can resume only from a point of another run"):
+        Run(base.start, base.trains, base.recipe, resume=True)
 
 
 def test_every_field_of_a_measure_changes_the_key(folder):

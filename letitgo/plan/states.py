@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from letitgo import weights
+from letitgo.errors import BadRequest, WorkFailed
 from letitgo.plan.stored import Absent, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
@@ -99,6 +100,9 @@ class Run(Value):
         begin: The step on the recipe's clock at which it starts: learning rate and order of the data go on from there.
         resume: Take over the optimiser's state of what still moves; the start is then a point of another run.
         statistics: Whether running statistics of frozen normalization layers follow the data.
+
+    Raises:
+        BadRequest: It is to resume from a state that is no point of a run.
     """
 
     start: State
@@ -107,6 +111,10 @@ class Run(Value):
     begin: int = 0
     resume: bool = False
     statistics: Literal["follow", "frozen"] = "follow"
+
+    def __post_init__(self) -> None:
+        if self.resume and not isinstance(self.start, At):
+            raise BadRequest("a run can resume only from a point of another run")
 
     def at(self, step: int) -> State:
         """The state at a step of the recipe's clock."""
@@ -204,8 +212,6 @@ class Run(Value):
         for point in sorted(points, key=lambda point: point.step, reverse=True):
             if point.step < before and store.intact(point.address, point.key):
                 return point.step, point.load(store), point.optimizer(store)
-        if self.resume and not isinstance(self.start, At):
-            raise Absent("the run resumes from a state that is no point of a run")
         optimizer = self.start.optimizer(store) if self.resume and isinstance(self.start, At) else None
         return self.begin, self.start.load(store), optimizer
 
@@ -230,7 +236,7 @@ class At(Stored, State):
         tensors, body = self._read(store)
         frozen = {name: start[name] for name in body["frozen"]}
         if _digest(frozen) != body["frozen_digest"]:
-            raise Absent(
+            raise WorkFailed(
                 f"the weights that {self.address} left frozen come out differently here than where it was trained: "
                 "remove it from the store to train it again"
             )

@@ -1,15 +1,17 @@
-"""States: all weights and buffers of a network, and initial ones as a function of (seed, layer name)."""
+"""States: all weights and buffers of a network, and initial ones as a function of (seed, name)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import layers
 
 State = dict[str, Tensor]
 """Parameters and persistent buffers by name. A tied tensor is there once, under its first name."""
@@ -50,23 +52,54 @@ def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
 
 
 def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
-    """The initial weights of a network: each layer's draw has a seed of its own, made of the seed and the layer's name.
+    """The initial weights of a network: each tensor's draw is a function of the seed and the tensor's name alone.
 
-    The law of each layer is whatever the factory does, including initialization of its own making: the network is
-    built once per layer under that layer's seed, and the layer's parameters are kept. So freezing or re-drawing one
-    layer never shifts the draw of another. In a factory that builds other layers before it, a layer may draw
-    otherwise.
+    The law is whatever the factory does, including initialization of its own making. The network is built once to see
+    which random operation writes to which parameter, and again with the generator seeded anew before each of them. So
+    freezing, re-drawing or adding one layer never shifts the draw of another. A draw that does not go straight into a
+    parameter (``torch.nn.init.orthogonal_`` makes one on the side) is seeded by its place among those.
 
     Args:
         factory: Builds the network on the CPU, drawing from torch's default generator.
         seed: Any integer.
     """
-    module = seeded(factory, seed, "")
-    state = copied(module)
-    for layer, names in layers(module).items():
-        drawn = copied(seeded(factory, seed, layer))
-        state.update({name: drawn[name] for name in names})
-    return state
+    drawn: list[Any] = []  # keeps all results alive, so that no address is used twice
+    with _Draws(after=drawn.append):
+        module = seeded(factory, seed, "")
+    names = {_address(tensor): name for name, tensor in _named(module)}
+    order = iter([names.get(_address(result), "") if isinstance(result, Tensor) else "" for result in drawn])
+    draws: Counter[str] = Counter()
+
+    def reseed() -> None:
+        name = next(order, "")
+        draws[name] += 1
+        torch.default_generator.manual_seed(derive(seed, name, draws[name]))
+
+    with _Draws(before=reseed):
+        return copied(seeded(factory, seed, ""))
+
+
+class _Draws(TorchDispatchMode):
+    """Calls back before each random operation, and after it with its result."""
+
+    def __init__(
+        self, before: Callable[[], None] = lambda: None, after: Callable[[Any], None] = lambda result: None
+    ) -> None:
+        super().__init__()
+        self._before, self._after = before, after
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random:
+            self._before()
+        result = func(*args, **(kwargs or {}))
+        if random:
+            self._after(result)
+        return result
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
