@@ -257,7 +257,7 @@ def test_a_store_that_cannot_be_written(letitgo, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_fails_the_work_and_keeps_the_rest(letitgo):
-    done = letitgo("map", *QUICK, "--lr", "0.01,1e30", "--format", "json", "--report", "none")
+    done = letitgo("map", *QUICK, "--lr", "0.01,1e30", "--format", "json", "--report", "none", "--together")
     assert done.returncode == 1
     assert "the loss is not finite by step" in done.stderr
     assert "Traceback" not in done.stderr

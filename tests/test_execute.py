@@ -190,6 +190,15 @@ def test_a_job_that_fails_takes_along_what_needs_it(workers, store):
     assert list(store.under(late.folder)) == []
 
 
+def test_what_failed_is_not_tried_again_and_keeps_nothing_else_from_being_done(store):
+    bad, living = baseline(small_recipe(lr=1e30)), evaluation(small())
+    executor = Executor(store)
+    assert len(executor.compute([evaluation(bad)])) == 1
+    assert executor.compute([evaluation(bad), living]) == []
+    assert store.intact(living.address, living.key)
+    assert len(Executor(store).compute([evaluation(bad)])) == 1
+
+
 class TooLong(Exception):
     pass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -86,12 +86,9 @@ def map_layers(
         re_estimate=re_estimate,
     )
 
-    def show(console: Any, outcome: Any, store: Any) -> None:
-        show_map(console, study, outcome.rows)
-
     if report != "none" and not running.dry_run:
         make_folder(report)
-    code, outcome = run_study(study, running, show)
+    code, outcome = run_study(study, running, lambda console, rows: show_map(console, study, rows))
     if outcome is not None and report != "none" and any(row["n"] for row in outcome.rows):
         from letitgo.report.page import write_map_report
 

@@ -25,14 +25,14 @@ from letitgo.studies.compute import Outcome, Study, compute, estimate
 
 
 def run_study(
-    study: Study, options: RunningOptions, show: Callable[[Console, Outcome, Store], None]
+    study: Study, options: RunningOptions, show: Callable[[Console, list[dict[str, Any]]], None]
 ) -> tuple[int, Outcome | None]:
     """Carry a study out, or tell what it would take, and write the answer to stdout.
 
     Args:
         study: The study.
         options: Where and how.
-        show: Writes the answer for a person.
+        show: Writes the rows for a person.
 
     Returns:
         The exit code, and the outcome; None after a dry run.
@@ -51,7 +51,7 @@ def run_study(
     with kept_from_stdout(), shown_progress() as on_progress:
         outcome = compute(study, store, workers, on_progress=on_progress)
     if options.format == "table":
-        show(stdout_console(), outcome, store)
+        show(stdout_console(), outcome.rows)
     else:
         write_rows(outcome.rows, options.format, {"recipes": [r.fields() for r in study.recipes]})
     for failure in outcome.failures:

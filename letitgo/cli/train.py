@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -43,10 +43,7 @@ def train(
         raise BadRequest(f"save names one file for {len(recipes)} runs: train one recipe, or leave it out")
     study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics)
 
-    def show(console: Any, outcome: Any, store: Any) -> None:
-        show_train(console, outcome.rows)
-
-    code, outcome = run_study(study, running, show)
+    code, outcome = run_study(study, running, show_train)
     if save and outcome is not None and code == 0:
         from pathlib import Path
 

@@ -83,17 +83,20 @@ class Executor:
         self.workers = workers
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
+        self._failed: set[str] = set()
 
     def compute(self, values: Iterable[Stored]) -> list[Failure]:
         """Compute what the store does not hold of these values, and what they need.
 
         A worker that dies costs its own job, which is tried again. A job that fails takes along those that need it;
-        everything else is finished.
+        everything else is finished. What failed once is not tried again by this executor.
 
         Returns:
             What failed; empty where everything is in the store now.
         """
         jobs = plan_jobs(values, self.store)
+        hopeless = _with_dependents({job for job in jobs if job.key in self._failed}, jobs)
+        jobs = [job for job in jobs if job not in hopeless]
         if not jobs:
             return []
         count = min(self.workers, len(jobs))
@@ -110,6 +113,7 @@ class Executor:
                 board.close()
                 for thread in threads:
                     thread.join()
+        self._failed |= board.failed
         return board.failures
 
     def _here(self, board: _Board) -> None:
@@ -160,6 +164,7 @@ class _Board:
 
     def __init__(self, jobs: list[Job], on_progress: OnProgress | None) -> None:
         self.failures: list[Failure] = []
+        self.failed: set[str] = set()
         self.closed = False
         self._on_progress = on_progress
         self._waiting = list(jobs)
@@ -197,9 +202,8 @@ class _Board:
         """Note a failure, and give up what needs the job."""
         with self._changed:
             self.failures.append(Failure(str(job), why, trace))
-            lost = {job}
-            while more := {other for other in self._waiting if other.needs & lost} - lost:
-                lost |= more
+            self.failed.add(job.key)
+            lost = _with_dependents({job}, self._waiting)
             self._waiting = [other for other in self._waiting if other not in lost]
             self._drop(job)
 
@@ -289,6 +293,13 @@ class _Worker:
                 with contextlib.suppress(ValueError):  # a line cut off by the death of its writer
                     self._replies.put(json.loads(line))
         self._replies.put(None)
+
+
+def _with_dependents(lost: set[Job], jobs: list[Job]) -> set[Job]:
+    """These jobs and all that need them, directly or not."""
+    while more := {job for job in jobs if job.needs & lost} - lost:
+        lost = lost | more
+    return lost
 
 
 def _urgency(jobs: list[Job]) -> dict[Job, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from letitgo.plan import Absent, At, Measure, Run, Stored, stored_inputs
+from letitgo.plan import At, Measure, Run, Stored, stored_inputs
 from letitgo.store import Store
 from letitgo.value import dump, load
 
@@ -34,6 +34,12 @@ class Job:
         first = self.values[0]
         return first.run if isinstance(first, At) else None
 
+    @property
+    def key(self) -> str:
+        """Key of the run, or of the first measure."""
+        run = self.run
+        return self.values[0].key if run is None else run.key
+
     def __str__(self) -> str:
         run = self.run
         if run is None:
@@ -53,7 +59,7 @@ def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> lis
         check: Read what is there and set damaged results aside; otherwise only look whether it is there.
     """
     runs: dict[str, Job] = {}
-    measures: dict[tuple[str, ...], list[Job]] = {}
+    measures: dict[frozenset[Job], list[Job]] = {}
     jobs: dict[Stored, Job | None] = {}
     order: list[Job] = []
 
@@ -72,7 +78,7 @@ def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> lis
                 order.append(job)
         else:
             assert isinstance(value, Measure)
-            group = measures.setdefault(tuple(sorted(str(id(need)) for need in needs)), [])
+            group = measures.setdefault(frozenset(needs), [])
             if not group or len(group[-1].values) >= MEASURES:
                 group.append(Job([]))
                 order.append(group[-1])
@@ -120,7 +126,6 @@ def perform(job: Job, store: Store, checkpoint_every: float, on_step: Callable[[
         run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
         return
     for value in job.values:
-        if not isinstance(value, Measure):
-            raise Absent(f"{value.address} is no measure")
+        assert isinstance(value, Measure)
         if not store.intact(value.address, value.key):
             value.write(store)

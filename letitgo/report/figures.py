@@ -122,7 +122,8 @@ def cost(study: Map, rows: Sequence[Row]) -> Figure:
         pad = 0.06 * (high - low)
         drops.set_xlim(low - pad, high + pad)
         drops.set_xlabel("drop in test accuracy, points")
-        drops.legend(handles=[_dot(name) for name in COLOURS], frameon=False, fontsize=8, loc="best")
+        handles = [_dot(name) for name in COLOURS]
+        figure.legend(handles=handles, frameon=False, fontsize=8, ncols=3, loc="outside upper right")
     return figure
 
 
@@ -154,12 +155,21 @@ def generalization(rows: Sequence[Row]) -> Figure:
 
 
 def label_points(ax: Axes, rows: Sequence[Row], accuracy_key: str) -> None:
-    """Name the points of single layers; those of sets would run into each other."""
-    for row in rows:
-        if row["scope"] in ("all", "layer"):
-            name = "everything" if row["scope"] == "all" else f"−{row['layer']}"
-            place = (row["trained"], 100 * row[accuracy_key])
-            ax.annotate(name, place, xytext=(3, -9), textcoords="offset points", fontsize=7, color="0.3")
+    """Name the points of single layers, neighbours together; those of sets would run into each other."""
+    named = [row for row in rows if row["scope"] in ("all", "layer")]
+    low, high = (np.log(row["trained"]) for row in (rows[0], rows[-1]))
+    clusters: list[list[Row]] = []
+    for row in named:
+        if clusters and np.log(row["trained"] / clusters[-1][0]["trained"]) < 0.15 * (high - low):
+            clusters[-1].append(row)
+        else:
+            clusters.append([row])
+    for cluster in clusters:
+        names = "\n".join("everything" if row["scope"] == "all" else f"−{row['layer']}" for row in cluster)
+        place = (cluster[0]["trained"], min(100 * row[accuracy_key] for row in cluster))
+        ax.annotate(
+            names, place, xytext=(0, -5), textcoords="offset points", fontsize=7, color="0.3", ha="center", va="top"
+        )
 
 
 def distances(rows: Sequence[Row]) -> Figure:

@@ -90,8 +90,6 @@ def compute(
     failures: list[Failure] = []
     for values in study.stages(store):
         failures += executor.compute(values)
-        if failures:
-            break
     return Outcome(study.rows(store), failures)
 
 

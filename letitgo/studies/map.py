@@ -13,6 +13,8 @@ from functools import cached_property
 from math import sqrt
 from typing import Any, Literal
 
+from torch import nn
+
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Distance, Evaluation, Graft, Initial, Run, State, Stored
@@ -94,23 +96,25 @@ class Map:
             raise BadRequest(f"seeds is {self.seeds}: at least 1 is needed, and 2 for intervals")
         if not 0 <= self.tolerance < 1:
             raise BadRequest(f"tolerance is {100 * self.tolerance:g} points: give at least 0 and less than 100")
+        reached = min(recipe.epochs for recipe in self.recipes)
         for what, epochs in (("freeze-at", self.freeze_at), ("reinit-at", self.reinit_at or ())):
             for epoch in epochs:
-                if not 0 <= epoch < min(recipe.epochs for recipe in self.recipes):
+                if not 0 <= epoch < reached:
                     raise BadRequest(
-                        f"{what} names epoch {epoch}: training has {min(recipe.epochs for recipe in self.recipes)} "
-                        f"epochs, so epochs 0 to {min(recipe.epochs for recipe in self.recipes) - 1} can be named"
+                        f"{what} names epoch {epoch}: training has {reached} epochs, "
+                        f"so epochs 0 to {reached - 1} can be named"
                     )
 
     def check(self) -> None:
         """Make sure that every recipe can be trained.
 
         Raises:
-            BadRequest: One cannot.
+            BadRequest: One cannot, or a pattern matches nothing that trains.
         """
-        for recipe in self.recipes:
-            check_recipe(recipe)
-            Mapped(self, recipe)._units  # noqa: B018  (patterns that match nothing raise)
+        for part in self.mapped:
+            check_recipe(part.recipe)
+            if not part.units:
+                raise BadRequest(f"none of the layers asked for trains in {part.recipe.model!r}")
 
     @cached_property
     def mapped(self) -> list[Mapped]:
@@ -146,13 +150,16 @@ class Mapped:
 
     @cached_property
     def _all(self) -> Unit:
-        module = weights.seeded(self.recipe.network, self.recipe.seed)
-        return Unit("all", "all", tuple(name for name, p in module.named_parameters() if p.requires_grad))
+        return Unit("all", "all", tuple(name for name, p in self._module.named_parameters() if p.requires_grad))
 
     @cached_property
-    def _units(self) -> list[Unit]:
+    def _module(self) -> nn.Module:
+        return weights.seeded(self.recipe.network, self.recipe.seed)
+
+    @cached_property
+    def units(self) -> list[Unit]:
         """The layers, those of a block together, that have something to train and were asked for."""
-        module = weights.seeded(self.recipe.network, self.recipe.seed)
+        module = self._module
         wanted = weights.select(module, *self.study.layers) & weights.Selection(
             self._all.parameters, weights.parameter_names(module)
         )
@@ -166,11 +173,11 @@ class Mapped:
     @cached_property
     def singles(self) -> list[Intervention]:
         """The baseline, and each layer or block by itself."""
-        return [Intervention(self._all, "baseline"), *self._interventions(self._units, rerandomise=True)]
+        return [Intervention(self._all, "baseline"), *self._interventions(self.units, rerandomise=True)]
 
     def sets(self, store: Store) -> list[Intervention]:
         """Sets of layers, frozen in training and re-initialised after it; the robust ones as the store tells them."""
-        units = self._units
+        units = self.units
         groups = [("all but", unit.name, [other for other in units if other is not unit]) for unit in units]
         groups += [("prefix", f"{units[0].name}…{units[i].name}", units[: i + 1]) for i in range(1, len(units) - 1)]
         groups += [("suffix", f"{units[i].name}…{units[-1].name}", units[i:]) for i in range(1, len(units) - 1)]
@@ -270,7 +277,7 @@ class Mapped:
 
     def row(self, item: Intervention, store: Store) -> Row:
         """One tidy row; over the seeds that the store holds. Accuracies and drops are fractions."""
-        drops, tests, trains, gaps, squares, largest, count = [], [], [], [], [], [], 0
+        drops, tests, trains, gaps, squares, largest = [], [], [], [], [], []
         for recipe in self._seeds:
             try:
                 test = self.evaluation(item, recipe, "test").result(store)["accuracy"]
@@ -309,8 +316,7 @@ class Mapped:
 
     @cached_property
     def _shapes(self) -> dict[str, int]:
-        module = weights.seeded(self.recipe.network, self.recipe.seed)
-        return {name: parameter.numel() for name, parameter in module.named_parameters()}
+        return {name: parameter.numel() for name, parameter in self._module.named_parameters()}
 
     def _sizes(self, unit: Unit) -> int:
         return sum(self._shapes[name] for name in unit.parameters)

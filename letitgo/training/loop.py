@@ -77,10 +77,10 @@ def train(
     labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
     module.train()
     optimizer = recipe.make_optimizer(trainable(module))
+    rates = [group.get("lr") for group in optimizer.param_groups]
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     schedule = find_schedule(recipe.schedule)
-    rates = [group.get("lr") for group in recipe.make_optimizer(trainable(module)).param_groups]
     network, batch = _without_prefix(module, split, recipe.batch_size)
 
     total_steps, epoch_steps = recipe.steps, recipe.steps_per_epoch
