@@ -77,7 +77,9 @@ class Split:
 
     def batch(self, rows: Tensor | slice) -> Tensor:
         """Inputs of some rows, normalised to the training set's mean 0 and deviation 1, float32."""
-        return self.inputs[rows].to(torch.float32).sub_(self.mean).div_(self.deviation)
+        # index_select copies whole rows, an order of magnitude quicker than indexing with a tensor
+        chosen = self.inputs.index_select(0, rows) if isinstance(rows, Tensor) else self.inputs[rows]
+        return chosen.to(torch.float32).sub_(self.mean).div_(self.deviation)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, ``size`` at a time: inputs and labels."""

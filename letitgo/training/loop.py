@@ -98,7 +98,7 @@ def train(
                 if rate is not None:
                     group["lr"] = rate * schedule(step / total_steps)
             torch.default_generator.manual_seed(derive(recipe.seed, "step", step))
-            inputs, targets = batch(rows), labels[rows]
+            inputs, targets = batch(rows), labels.index_select(0, rows)
 
             def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
                 optimizer.zero_grad()
@@ -146,4 +146,4 @@ def _without_prefix(module: nn.Module, split: Split, batch_size: int) -> tuple[n
         for begin in range(0, len(split), batch_size):
             rows = slice(begin, begin + batch_size)
             outputs[rows] = prefix(split.batch(rows))
-    return rest, outputs.__getitem__
+    return rest, lambda rows: outputs.index_select(0, rows)
