@@ -60,16 +60,15 @@ for _ in range(ROUNDS):
     rounds.append({choice: steps(choice) for choice in choices})
     bares.append({choice: bare(choice) for choice in prefixes})
 print(f"share of a full step, median of {ROUNDS} rounds; bare: a hand-written loop over what a frozen prefix leaves")
-print(
-    f"{'frozen':14} {'time':>6} {'floor':>6} {'time/floor':>10}   with outputs at hand: floor, time/floor; bare, time/bare"
-)
+rest = "   with outputs at hand: floor, time/floor; bare, time/bare"
+print(f"{'frozen':14} {'time':>6} {'floor':>6} {'time/floor':>10}{rest}")
 full = rounds[0][()][1]
 for choice in choices[1:]:
     share = hand.median([times[choice][0] / times[()][0] for times in rounds])
     left = rounds[0][choice][1]
-    floor, at_hand = (left.forward + left.backward) / full.step, left.step / full.step
+    floor, left_floor = (left.forward + left.backward) / full.step, left.step / full.step
     line = f"{'+'.join(choice):14} {share:6.3f} {floor:6.3f} {share / floor:10.3f}"
     if choice in prefixes:
-        least = hand.median([bares[i][choice] / rounds[i][()][0] for i in range(ROUNDS)])
-        line += f"   {at_hand:6.3f} {share / at_hand:7.3f} {least:6.3f} {share / least:7.3f}"
+        by_hand = hand.median([bares[i][choice] / rounds[i][()][0] for i in range(ROUNDS)])
+        line += f"   {left_floor:6.3f} {share / left_floor:7.3f} {by_hand:6.3f} {share / by_hand:7.3f}"
     print(line)
