@@ -1,30 +1,41 @@
 """Acting on a live ``nn.Module``: select, freeze, draw, graft, measure, count. Knows of no store and no recipe."""
 
 from letitgo.weights.cost import StepCost, step_cost
-from letitgo.weights.freeze import Statistics, freeze, frozen, thaw, train_only, trainable
+from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
 from letitgo.weights.graft import distance, graft
-from letitgo.weights.layers import layers, owner, parameter_names
+from letitgo.weights.hold import Held, hold, named_trainable, trainable
+from letitgo.weights.layers import layers, owner, parameter_names, ties
 from letitgo.weights.norms import re_estimate
+from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
 from letitgo.weights.prefix import frozen_prefix
 from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 
 __all__ = [
+    "Dropout",
+    "Held",
+    "Part",
     "Selection",
     "State",
     "Statistics",
     "StepCost",
+    "biases",
     "blocks",
     "copied",
     "distance",
+    "entries",
     "everything",
+    "fraction",
     "freeze",
     "frozen",
     "frozen_prefix",
     "graft",
+    "hold",
     "initial_state",
     "layers",
     "load_state",
+    "named_trainable",
+    "norms",
     "owner",
     "parameter_names",
     "re_estimate",
@@ -32,6 +43,8 @@ __all__ = [
     "select",
     "step_cost",
     "thaw",
+    "ties",
     "train_only",
     "trainable",
+    "zero_out",
 ]

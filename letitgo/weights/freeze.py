@@ -11,17 +11,25 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from letitgo.errors import BadRequest
-from letitgo.weights.layers import owner, parameter_names
+from letitgo.weights.layers import parameter_names
 from letitgo.weights.select import Selection
 
 Statistics = Literal["follow", "frozen"]
+Dropout = Literal["follow", "off"]
+
+_RECORD = "_letitgo_frozen"
+"""Attribute of a module with something frozen: parameter name → whether it asked for a gradient before."""
 
 
-def freeze(module: nn.Module, selection: Selection, statistics: Statistics = "follow") -> None:
+def freeze(
+    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+) -> None:
     """Keep the selected parameters as they are, to the bit.
 
     They ask for no gradient and hold none, so an optimiser given ``trainable(module)`` never sees them, and one that
     already holds them skips them. LBFGS alone does not: it moves all it holds at once, so make it anew.
+
+    A module without parameters goes with the smallest module around it that has some.
 
     Args:
         module: The network, changed in place.
@@ -29,68 +37,120 @@ def freeze(module: nn.Module, selection: Selection, statistics: Statistics = "fo
         statistics: ``"follow"``: the running statistics of frozen normalization layers go on following the data, since
             they describe data and were not learned. ``"frozen"``: those layers stay in evaluation mode, whatever
             ``module.train()`` says.
+        dropout: ``"off"``: all other modules that are wholly frozen stay in evaluation mode too, which turns off their
+            dropout, that inside of attention and recurrent layers included.
 
     Raises:
         BadRequest: The selection is none, or of another network.
     """
+    _check(module, selection)
+    for name, given, kind in (("statistics", statistics, Statistics), ("dropout", dropout, Dropout)):
+        if given not in get_args(kind):
+            raise BadRequest(f"{name} is {given!r}: it can be {' or '.join(map(repr, get_args(kind)))}")
+    record = vars(module).get(_RECORD, {})
+    for name in selection:
+        parameter = module.get_parameter(name)
+        record.setdefault(name, parameter.requires_grad)
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    if record:
+        vars(module)[_RECORD] = record
+    mode = module.training
+    for part in _still(module, selection, statistics, dropout):
+        if not _is_held(part):
+            own = part.training if part is module or part.training != mode else None
+            part.training = False
+            part.train = partial(_stay, part, own)  # type: ignore[method-assign]
+
+
+def thaw(module: nn.Module, selection: Selection) -> None:
+    """Undo :func:`freeze` for the selected parameters.
+
+    They train again, except what did not before it was frozen; the modules held in evaluation mode with them follow
+    ``module.train()`` again.
+    """
+    _check(module, selection)
+    record = vars(module).pop(_RECORD, {})
+    for name in selection:
+        module.get_parameter(name).requires_grad_(record.pop(name, True))
+    if record:
+        vars(module)[_RECORD] = record
+    thawed = {id(module.get_parameter(name)) for name in selection}
+    for name, part in module.named_modules():
+        if _is_held(part) and thawed.intersection(map(id, _extent(module, name).parameters())):
+            own = vars(part).pop("train").args[1]
+            part.training = module.training if own is None else own
+
+
+def train_only(
+    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+) -> None:
+    """Freeze everything but the selection."""
+    _check(module, selection)
+    freeze(module, ~selection, statistics, dropout)
+
+
+@contextmanager
+def frozen(
+    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+) -> Iterator[nn.Module]:
+    """The module with the selection frozen; on leaving, flags and modes are what they were."""
+    _check(module, selection)
+    flags = {name: module.get_parameter(name).requires_grad for name in selection}
+    record = dict(vars(module).get(_RECORD, {}))
+    parts = [(part, part.training, vars(part).get("train")) for part in _still(module, selection, statistics, dropout)]
+    freeze(module, selection, statistics, dropout)
+    try:
+        yield module
+    finally:
+        for name, trains in flags.items():
+            module.get_parameter(name).requires_grad_(trains)
+        vars(module).pop(_RECORD, None)
+        if record:
+            vars(module)[_RECORD] = record
+        for part, mode, held in parts:
+            vars(part).pop("train", None)
+            part.training = mode
+            if held is not None:
+                part.train = held
+
+
+def _check(module: nn.Module, selection: Selection) -> None:
     if not isinstance(selection, Selection):
         raise BadRequest(f"{selection!r} is no selection: choose with select(module, {selection!r})")
     if selection.of != parameter_names(module):
         raise BadRequest("the selection is of another network: choose with select(module, ...)")
-    if statistics not in get_args(Statistics):
-        raise BadRequest(f"statistics is {statistics!r}: it can be 'follow' or 'frozen'")
-    for name in selection:
-        parameter = module.get_parameter(name)
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    if statistics == "frozen":
-        for norm in _norms(module, selection):
-            norm.train(False)
-            norm.train = partial(_stay, norm)  # type: ignore[method-assign]
 
 
-def thaw(module: nn.Module, selection: Selection) -> None:
-    """Let the selected parameters train again, and the statistics of their normalization layers follow the data."""
-    for name in selection:
-        module.get_parameter(name).requires_grad_(True)
-    for norm in _norms(module, selection):
-        if "train" in vars(norm):
-            del norm.train
-            norm.train(module.training)
+def _still(module: nn.Module, selection: Selection, statistics: Statistics, dropout: Dropout) -> list[nn.Module]:
+    """The modules to hold in evaluation mode, outer ones first."""
+    chosen = {id(module.get_parameter(name)) for name in selection}
+    found = []
+    for name, part in module.named_modules():
+        is_norm = isinstance(part, _NormBase)
+        if statistics == "follow" if is_norm else dropout == "follow":
+            continue
+        own = [id(parameter) for parameter in part.parameters(recurse=False)]
+        around = [id(parameter) for parameter in _extent(module, name).parameters()]
+        if (is_norm and chosen.intersection(own)) or (around and chosen.issuperset(around)):
+            found.append(part)
+    return found
 
 
-def train_only(module: nn.Module, selection: Selection, statistics: Statistics = "follow") -> None:
-    """Freeze everything but the selection."""
-    freeze(module, ~selection, statistics)
+def _extent(module: nn.Module, name: str) -> nn.Module:
+    """The smallest module around a submodule, or itself, that has parameters; the root where none has."""
+    while name and not any(True for _ in module.get_submodule(name).parameters()):
+        name = name.rpartition(".")[0]
+    return module.get_submodule(name)
 
 
-@contextmanager
-def frozen(module: nn.Module, selection: Selection, statistics: Statistics = "follow") -> Iterator[nn.Module]:
-    """The module with the selection frozen; on leaving, flags and modes are what they were."""
-    before = {name: module.get_parameter(name).requires_grad for name in selection}
-    norms = [(norm, norm.training, vars(norm).get("train")) for norm in _norms(module, selection)]
-    freeze(module, selection, statistics)
-    try:
-        yield module
-    finally:
-        for name, trains in before.items():
-            module.get_parameter(name).requires_grad_(trains)
-        for norm, mode, held in norms:
-            vars(norm).pop("train", None)
-            norm.training = mode
-            if held is not None:
-                norm.train = held
+def _is_held(part: nn.Module) -> bool:
+    return isinstance(train := vars(part).get("train"), partial) and train.func is _stay
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that may move, in the module's order: what to hand to an optimiser."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _norms(module: nn.Module, selection: Selection) -> list[nn.Module]:
-    owners = dict.fromkeys(owner(module, name) for name in selection)
-    return [found for name in owners if isinstance(found := module.get_submodule(name), _NormBase)]
-
-
-def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
-    return nn.Module.train(norm, False)
+def _stay(part: nn.Module, own: bool | None, mode: bool = True) -> nn.Module:
+    """``train()`` of a module held in evaluation mode; ``own`` is its mode before, where it was not the network's."""
+    part.training = False
+    for child in part.children():
+        child.train(mode)
+    return part

@@ -53,3 +53,14 @@ def _layer_of(module: nn.Module, parameter: str) -> str:
     )
     is_container = any(child != "parametrizations" for child, _ in found.named_children())
     return parameter if is_container and not from_torch else name
+
+
+def ties(module: nn.Module) -> dict[str, str]:
+    """Second names of tied parameters → the name each goes by, where it appears first."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            found[name] = known
+    return found

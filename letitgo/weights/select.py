@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,7 +11,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.weights.layers import layers, owner, parameter_names
+from letitgo.weights.layers import layers, owner, parameter_names, ties
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Selection:
     """Some of a module's parameters, by name.
 
     Selections of one module form an algebra: ``~a`` is the complement, ``a | b``, ``a & b`` and ``a - b`` the union,
-    intersection and difference. A selection holds names only, so it can be printed, hashed, stored and sent.
+    intersection and difference. A selection holds names only, so it can be printed, hashed, stored (``to_json``,
+    ``from_json``) and sent.
 
     Attributes:
         parameters: Names of the selected parameters, in the module's order.
@@ -53,6 +56,27 @@ class Selection:
             return "everything"
         return ", ".join(self.parameters) or "nothing"
 
+    def to_json(self) -> str:
+        """The selection as JSON."""
+        return json.dumps({"parameters": self.parameters, "of": self.of})
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """The selection that :meth:`to_json` wrote.
+
+        Raises:
+            BadRequest: The text is no such JSON.
+        """
+        try:
+            data = json.loads(text)
+            parameters, of = data["parameters"], data["of"]
+            lists = isinstance(parameters, list) and isinstance(of, list)
+            if not lists or not all(isinstance(name, str) for name in of) or not set(parameters) <= set(of):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise BadRequest("this is no selection: give what Selection.to_json() wrote") from None
+        return cls(tuple(parameters), tuple(of))
+
     def _keep(self, names: set[str]) -> Selection:
         return Selection(tuple(name for name in self.of if name in names), self.of)
 
@@ -72,7 +96,7 @@ def select(
     module: nn.Module,
     *patterns: str,
     types: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
-    index: int | slice | None = None,
+    index: int | slice | str | None = None,
     where: Callable[[str, nn.Module], bool] | None = None,
 ) -> Selection:
     """Choose parameters by the names, types and order of layers.
@@ -84,14 +108,16 @@ def select(
             leading ``!`` takes away what it matches; where the first one does, it takes from everything. Without
             patterns everything is chosen.
         types: Keep only layers whose module is of these types.
-        index: Keep only these of the layers chosen so far, in the module's order: ``0``, ``-1``, ``slice(3)``.
+        index: Keep only these of the layers chosen so far, in the module's order: ``0``, ``-1``, ``slice(3)``, or in
+            words ``"first"``, ``"first 3"``, ``"last"``, ``"last 2"``.
         where: Keep only layers for which ``where(layer_name, module)`` is true.
 
     Returns:
         The selection, in the module's order.
 
     Raises:
-        BadRequest: A pattern, the types, the index or the predicate match nothing.
+        BadRequest: A pattern, the types, the index or the predicate match nothing, or a pattern matches only the
+            second name of a tied parameter: freezing it would freeze the first too.
     """
     owned = layers(module)
     names = parameter_names(module)
@@ -104,6 +130,7 @@ def select(
             if _matches(pattern.removeprefix("!"), layer, name)
         }
         if not found:
+            _refuse_tied(module, pattern)
             raise BadRequest(f"the pattern {pattern!r} matches no layer: {nearest(pattern, tuple(owned))}")
         chosen = chosen - found if pattern.startswith("!") else chosen | found
 
@@ -118,9 +145,10 @@ def select(
         if not kept:
             raise BadRequest(f"no chosen layer has the type or property asked for ({_names(types) or 'predicate'})")
     if index is not None:
-        chosen_layers, kept = kept, kept[index] if isinstance(index, slice) else kept[index:][:1]
-        if not kept or (isinstance(index, int) and not -len(chosen_layers) <= index):
-            raise BadRequest(f"index {index} is outside the {len(chosen_layers)} layers chosen")
+        places = range(len(kept))[_slice(index)]
+        if not places:
+            raise BadRequest(f"index {index} is outside the {len(kept)} layers chosen")
+        kept = [kept[place] for place in places]
     within = {name for layer in kept for name in owned[layer]}
     return Selection(tuple(name for name in names if name in chosen & within), names)
 
@@ -143,6 +171,24 @@ def _matches(pattern: str, layer: str, parameter: str) -> bool:
     parts = layer.split(".")
     places = [parameter, *(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
     return any(fnmatchcase(place, pattern) for place in places)
+
+
+def _refuse_tied(module: nn.Module, pattern: str) -> None:
+    for name, first in ties(module).items():
+        if _matches(pattern.removeprefix("!"), name.rpartition(".")[0], name):
+            raise BadRequest(f"{name} is tied to {first}, and what is done to one is done to both: choose {first!r}")
+
+
+def _slice(index: int | slice | str) -> slice:
+    if isinstance(index, slice):
+        return index
+    if isinstance(index, int):
+        return slice(index, None if index == -1 else index + 1)
+    words = re.fullmatch(r"(first|last)(?: ([1-9]\d*))?", index)
+    if words is None:
+        raise BadRequest(f"index is {index!r}: give a number, a slice, or words like 'first 3' and 'last'")
+    number = int(words[2] or 1)
+    return slice(number) if words[1] == "first" else slice(-number, None)
 
 
 def _names(types: type[nn.Module] | tuple[type[nn.Module], ...] | None) -> str:

@@ -1,0 +1,242 @@
+"""Training a part of a network, down to single weights, with the rest frozen by construction.
+
+Where only some entries of a parameter may move, they are a small Parameter of their own, which is what an optimiser is
+handed: nothing else is there for decay or momentum to act on, and the optimiser's state is as small. The network keeps
+its Parameter objects, its modules and its ``state_dict`` keys. After ``backward()`` the gradient of the whole parameter
+is cut down to the moving entries and let go; after ``optimizer.step()`` they are written back in place.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from letitgo.errors import BadRequest, WorkFailed
+from letitgo.weights.freeze import Dropout, Statistics, freeze, thaw
+from letitgo.weights.layers import parameter_names
+from letitgo.weights.part import Part
+from letitgo.weights.select import Selection
+
+_HELD = "_letitgo_held"
+"""Attribute of a module that is held: its :class:`Held`."""
+
+
+def hold(
+    module: nn.Module, part: Part | Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+) -> Held:
+    """Let only a part of a network move, down to single weights, until it is let go of.
+
+    Hand ``held.parameters()`` (or ``trainable(module)``, the same) to the optimiser and to gradient clipping, and train
+    as ever. The parameters outside the part are frozen as by :func:`freeze`. A copy of a held module is not held.
+
+    Args:
+        module: The network, changed in place.
+        part: What may move.
+        statistics: Of the normalization layers that are frozen, as in :func:`freeze`.
+        dropout: Of the modules that are frozen, as in :func:`freeze`.
+
+    Returns:
+        What lets go again, by ``release()`` or as a context manager.
+
+    Raises:
+        BadRequest: The module is held already, or the part is none or of another network.
+    """
+    if not isinstance(part, (Part, Selection)):
+        raise BadRequest(f"{part!r} is no part: choose with select, fraction or entries")
+    part = part if isinstance(part, Part) else Part(part, {})
+    if part.whole.of != parameter_names(module):
+        raise BadRequest("the part is of another network: choose with select, fraction or entries of this one")
+    if isinstance(vars(module).get(_HELD), Held):
+        raise BadRequest("the module is held already: release() it first")
+    return Held(module, part, statistics, dropout)
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that may move, in the module's order: what to hand to an optimiser.
+
+    Where the module is held, the moving entries of a parameter stand in for it.
+    """
+    return [parameter for _, parameter in named_trainable(module)]
+
+
+def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """:func:`trainable`, each with the name of the module's parameter."""
+    held = vars(module).get(_HELD)
+    moving = held.moving if isinstance(held, Held) else {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield name, moving[name].values if name in moving else parameter
+
+
+class Held:
+    """A network of which only a part may move. Made by :func:`hold`.
+
+    Attributes:
+        moving: Parameter name → the entries that move, of the parameters that do so in part.
+    """
+
+    def __init__(self, module: nn.Module, part: Part, statistics: Statistics, dropout: Dropout) -> None:
+        self._module = module
+        partly = {name: mask for name, mask in part.entries.items() if mask.any() and not mask.all()}
+        moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
+        names = part.whole.of
+        self._frozen = Selection(tuple(name for name in names if name not in moves), names)
+        self._flags = {name: module.get_parameter(name).requires_grad for name in names if name in moves}
+        freeze(module, self._frozen, statistics, dropout)
+        for name in self._flags:
+            module.get_parameter(name).requires_grad_(True)
+        self.moving = {name: Moving(name, module.get_parameter(name), mask) for name, mask in partly.items()}
+        vars(module)[_HELD] = self
+        self._hooks: list[Any] = []
+        if self.moving:
+            module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
+            self._hooks = [
+                *(moving.hook for moving in self.moving.values()),
+                register_optimizer_step_pre_hook(_weakly(self._before_step)),
+                register_optimizer_step_post_hook(_weakly(self._after_step)),
+                module.register_forward_pre_hook(self),
+                module.register_state_dict_pre_hook(self),
+            ]
+            for hook in self._hooks[len(self.moving) :][:2]:
+                weakref.finalize(self, hook.remove)  # these two lie with torch, and must not outlive the network
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What may move, in the module's order: what to hand to an optimiser and to gradient clipping."""
+        return trainable(self._module)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same, each with the name of the module's parameter."""
+        return named_trainable(self._module)
+
+    def release(self) -> None:
+        """Let go: the network is as it was before, but for what was trained. A second time does nothing."""
+        if vars(self._module).get(_HELD) is not self:
+            return
+        self(self._module)
+        for hook in self._hooks:
+            hook.remove()
+        del vars(self._module)[_HELD]
+        vars(self._module).pop("zero_grad", None)
+        thaw(self._module, self._frozen)
+        for name, flag in self._flags.items():
+            self._module.get_parameter(name).requires_grad_(flag)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __call__(self, *_: object) -> None:
+        """Bring the network and the moving entries together: run before a forward pass and before ``state_dict``."""
+        if not torch.compiler.is_compiling():
+            for moving in self.moving.values():
+                moving.meet()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _let_go
+
+    def __reduce__(self) -> str:
+        return "_let_go"
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for name, moving in self.moving.items():
+            if moving.parameter.grad is not None and moving.values.grad is not None:
+                raise WorkFailed(
+                    f"a gradient of {name} came after its moving entries had theirs, as under "
+                    "DistributedDataParallel, which a module held in part cannot be trained with"
+                )
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for moving in self.moving.values():
+            if id(moving.values) in stepped:
+                moving.meet(stepped=True)
+
+
+class Moving:
+    """The moving entries of one parameter.
+
+    Attributes:
+        parameter: The network's.
+        values: The moving entries, for the optimiser: shape (rows, ...) where whole rows of dimension 0 move, else
+            (entries,).
+    """
+
+    def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
+        self.parameter = parameter
+        rows = mask.reshape(len(mask), -1)
+        self._by_rows = bool((rows == rows[:, :1]).all())
+        self._mask = mask
+        self._index = (rows[:, 0] if self._by_rows else mask.reshape(-1)).nonzero().squeeze(1).to(parameter.device)
+        self.values = nn.Parameter(self._read(parameter.data))
+        self._seen = (parameter._version, self.values._version)
+        parameter.grad = None
+        self.hook = parameter.register_post_accumulate_grad_hook(self._collect)
+
+    def meet(self, stepped: bool = False) -> None:
+        """Write the values into the parameter where they changed; read them from it where it was changed by others."""
+        own, values = self.parameter, self.values
+        if values.device != own.device or values.dtype != own.dtype:
+            self._index = self._index.to(own.device)
+            values.data = self._read(own.data)
+        elif own._version != self._seen[0]:
+            with torch.no_grad():
+                values.copy_(self._read(own.data))
+        elif stepped or values._version != self._seen[1]:
+            self._write(own.data)
+        self._seen = (own._version, values._version)
+
+    def _collect(self, parameter: Tensor) -> None:
+        """Cut the gradient down to the moving entries, and let the rest go."""
+        assert parameter.grad is not None
+        gradient, parameter.grad = self._read(parameter.grad), None
+        if self.values.grad is None:
+            self.values.grad = gradient
+        else:
+            self.values.grad += gradient
+
+    def _read(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to_dense() if tensor.is_sparse else tensor
+        return (tensor if self._by_rows else tensor.reshape(-1)).index_select(0, self._index)
+
+    def _write(self, tensor: Tensor) -> None:
+        # ``tensor`` is the parameter's ``data``, so that autograd takes it for the same weights that a graph may hold.
+        values = self.values.detach()
+        if self._by_rows:
+            tensor.index_copy_(0, self._index, values)
+        elif tensor.is_contiguous():
+            tensor.view(-1).scatter_(0, self._index, values)
+        else:
+            tensor.masked_scatter_(self._mask.to(tensor.device), values)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    ref = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (found := ref()) is not None:
+            found(*args)
+
+    return call
+
+
+def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:
+    """``zero_grad()`` of a held module: it reaches the moving entries too."""
+    nn.Module.zero_grad(module, set_to_none)
+    if isinstance(held, Held):
+        for moving in held.moving.values():
+            if set_to_none:
+                moving.values.grad = None
+            elif moving.values.grad is not None:
+                moving.values.grad.zero_()
+
+
+def _let_go(*_: object) -> None:
+    """What a copy of a held module has in place of its :class:`Held`."""

@@ -1,0 +1,158 @@
+"""A part: what may move of a network, down to single weights, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.value import derive
+from letitgo.weights.layers import layers, owner, parameter_names
+from letitgo.weights.select import Selection, select
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of a network's weights: whole parameters, and some entries of others.
+
+    ``~part`` is the complement, ``a | b`` the union. A :class:`Selection` is a part too, of whole parameters alone.
+
+    Attributes:
+        whole: The parameters that belong to it as a whole.
+        entries: Parameter name → boolean mask of the parameter's shape, true where an entry belongs to it.
+    """
+
+    whole: Selection
+    entries: Mapping[str, Tensor]
+
+    def __invert__(self) -> Part:
+        rest = ~self.whole - Selection(tuple(name for name in self.whole.of if name in self.entries), self.whole.of)
+        return Part(rest, {name: ~mask for name, mask in self.entries.items()})
+
+    def __or__(self, other: Part | Selection) -> Part:
+        other = other if isinstance(other, Part) else Part(other, {})
+        whole = self.whole | other.whole
+        entries: dict[str, Tensor] = {}
+        for name, mask in [*self.entries.items(), *other.entries.items()]:
+            if name not in whole:
+                entries[name] = entries[name] | mask if name in entries else mask
+        return Part(whole, entries)
+
+    def __str__(self) -> str:
+        some = [f"{int(mask.sum()):,} of {mask.numel():,} of {name}" for name, mask in self.entries.items()]
+        return ", ".join([*self.whole, *some]) or "nothing"
+
+
+def entries(module: nn.Module, masks: Mapping[str, Tensor]) -> Part:
+    """The entries where a boolean mask is true, for each parameter named: the weights a pruning mask keeps, for one.
+
+    Parameters without a mask are not in the part: add what is to move besides, as in ``entries(...) | biases(module)``.
+
+    Args:
+        module: The network.
+        masks: Parameter name → mask of the parameter's shape. Zeros and ones of any type will do.
+
+    Raises:
+        BadRequest: A name is no parameter's, or a mask has another shape or other values.
+    """
+    names = parameter_names(module)
+    found = {}
+    for name, mask in masks.items():
+        if name not in names:
+            raise BadRequest(f"{name!r} is no parameter: {nearest(name, names)}")
+        shape = module.get_parameter(name).shape
+        if mask.shape != shape:
+            raise BadRequest(f"the mask of {name} has shape {tuple(mask.shape)}: the parameter has {tuple(shape)}")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise BadRequest(f"the mask of {name} has values other than 0 and 1")
+        found[name] = mask.detach().bool().cpu()
+    return Part(Selection((), names), found)
+
+
+def fraction(
+    module: nn.Module, share: float, of: str = "filters", seed: int = 0, within: Selection | None = None
+) -> Part:
+    """A share of the filters, or of the single weights, of each layer, chosen at random (RT18, arXiv:1802.00844).
+
+    Args:
+        module: The network.
+        share: Of each weight tensor with two dimensions or more, in (0, 1], rounded, and at least one.
+        of: ``"filters"``: whole filters, units or rows, the bias of each with it; ``"weights"``: single weights.
+        seed: The choice is a function of the seed and the names of the layers.
+        within: Choose there only. Parameters without a filter to go with (norms, tokens) are not in the part: add
+            what is to move besides, as in ``fraction(...) | norms(module)``.
+
+    Raises:
+        BadRequest: The share is outside (0, 1], ``of`` is neither, or nothing has filters.
+    """
+    if not 0 < share <= 1:
+        raise BadRequest(f"the share is {share}: give a number above 0 and at most 1")
+    if of not in ("filters", "weights"):
+        raise BadRequest(f"of is {of!r}: it can be 'filters' or 'weights'")
+    chosen: dict[str, Tensor] = {}
+    for layer, names in layers(module).items():
+        tensors = {name: module.get_parameter(name) for name in names if within is None or name in within}
+        generator = torch.Generator().manual_seed(derive(seed, "fraction", layer))
+        picked: dict[int, Tensor] = {}  # number of filters → the ones chosen, so that a bias goes with its weight
+        for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].ndim):
+            if of == "weights" and tensor.ndim > 1:
+                chosen[name] = _some(tensor.numel(), share, generator).view(tensor.shape)
+            elif of == "filters":
+                transposed = isinstance(module.get_submodule(owner(module, name)), _ConvTransposeNd)
+                dim = 1 if transposed and tensor.ndim > 1 else 0
+                if tensor.ndim > 1 and tensor.shape[dim] not in picked:
+                    picked[tensor.shape[dim]] = _some(tensor.shape[dim], share, generator)
+                if tensor.ndim and (rows := picked.get(tensor.shape[dim])) is not None:
+                    shape = [len(rows) if i == dim else 1 for i in range(tensor.ndim)]
+                    chosen[name] = rows.view(shape).expand(tensor.shape).contiguous()
+    if not chosen:
+        raise BadRequest("nothing there has filters: parameters with two dimensions or more are needed")
+    names = parameter_names(module)
+    return Part(Selection((), names), {name: chosen[name] for name in names if name in chosen})
+
+
+def _some(count: int, share: float, generator: torch.Generator) -> Tensor:
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[torch.randperm(count, generator=generator)[: max(1, round(share * count))]] = True
+    return chosen
+
+
+def norms(module: nn.Module) -> Selection:
+    """The scales and shifts of all normalization layers (Frankle, Schwab and Morcos, arXiv:2003.00152).
+
+    Layers of ``torch.nn``, and those of other packages whose class is called a norm.
+
+    Raises:
+        BadRequest: There is none.
+    """
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+    return select(module, where=lambda _, part: isinstance(part, kinds) or "Norm" in type(part).__name__)
+
+
+def biases(module: nn.Module) -> Selection:
+    """All parameters called a bias, those of norms left out (Zaken, Goldberg and Ravfogel, arXiv:2106.10199).
+
+    Raises:
+        BadRequest: There is none.
+    """
+    chosen = select(module, "*bias*")
+    try:
+        return chosen - norms(module)
+    except BadRequest:
+        return chosen
+
+
+@torch.no_grad()
+def zero_out(module: nn.Module, part: Part | Selection) -> None:
+    """Set the weights of a part to zero in place: ``zero_out(module, ~kept)`` prunes all that ``kept`` leaves out."""
+    part = part if isinstance(part, Part) else Part(part, {})
+    for name in part.whole:
+        module.get_parameter(name).zero_()
+    for name, mask in part.entries.items():
+        parameter = module.get_parameter(name)
+        parameter.masked_fill_(mask.to(parameter.device), 0)
