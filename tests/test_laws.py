@@ -24,6 +24,7 @@ from letitgo.weights import (
     layers,
     load_state,
     parameter_names,
+    select,
     thaw,
     train_only,
     trainable,
@@ -139,11 +140,19 @@ def test_layers_share_out_every_parameter_once(case):
     assert len(set(map(id, map(module.get_parameter, shared_out)))) == len(set(map(id, module.parameters())))
 
 
-@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]), training=st.booleans())
-def test_freeze_and_thaw_give_the_module_back(case, statistics, training):
+modes = {"statistics": st.sampled_from(["follow", "frozen"]), "dropout": st.sampled_from(["follow", "off"])}
+
+
+@given(case=cases(), training=st.booleans(), data=st.data(), **modes)
+def test_freeze_and_thaw_give_the_module_back(case, training, data, statistics, dropout):
     module = case.module().train(training)
+    for parameter in module.parameters():
+        parameter.requires_grad_(data.draw(st.booleans()))
+    for part in module.children():
+        part.train(data.draw(st.booleans()))
     before, behaved = portrait(module), behaviour(module)
-    freeze(module, case.selection, statistics)
+    freeze(module, case.selection, statistics, dropout)
+    freeze(module, case.selection, statistics, dropout)
     assert list(module.state_dict()) == before["keys"]
     assert [id(p) for _, p in module.named_parameters(remove_duplicate=False)] == [
         i for _, i, _ in before["parameters"]
@@ -153,13 +162,64 @@ def test_freeze_and_thaw_give_the_module_back(case, statistics, training):
     assert behaviour(module) == behaved
 
 
-@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]), data=st.data())
-def test_leaving_frozen_gives_the_module_back(case, statistics, data):
+@given(case=cases(), data=st.data(), **modes)
+def test_thawing_bit_by_bit_is_thawing(case, data, statistics, dropout):
+    module = case.module()
+    before = portrait(module)
+    freeze(module, everything(module), statistics, dropout)
+    thaw(module, case.selection)
+    assert [name for name, p in module.named_parameters() if p.requires_grad] == list(case.chosen)
+    thaw(module, ~case.selection)
+    assert portrait(module) == before
+
+
+@given(case=cases())
+def test_dropout_is_off_where_all_around_it_is_frozen(case):
+    module = nn.ModuleDict({"frozen": case.module(), "free": case.module()})
+    module["free"].append(nn.Dropout(0.5))
+    freeze(module, select(module, "frozen"), statistics="frozen", dropout="off")
+    module.eval()
+    module.train()
+    assert not any(part.training for part in module["frozen"].modules())
+    assert all(part.training for part in module["free"].modules())
+    assert torch.equal(module["frozen"](inputs()), module["frozen"](inputs()))
+
+
+def test_statistics_and_dropout_are_apart():
+    module = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout()), nn.Linear(6, 2))
+    backbone = select(module, "0")
+    freeze(module, backbone, dropout="off")
+    assert [part.training for part in module.train()[0]] == [False, True, False]
+    thaw(module, backbone)
+    freeze(module, backbone, statistics="frozen")
+    assert [part.training for part in module.train()[0]] == [True, False, True]
+
+
+def test_a_norm_without_weights_goes_with_what_is_around_it():
+    module = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, affine=False)), nn.Linear(6, 2))
+    freeze(module, select(module, "0"), statistics="frozen")
+    assert not module.train()[0][1].training
+    thaw(module, select(module, "0"))
+    assert module[0][1].training
+
+
+def test_dropout_inside_of_attention_and_recurrence_is_turned_off():
+    attention = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+    module = nn.ModuleDict({"attention": attention, "rnn": nn.LSTM(8, 8, 2, dropout=0.5, batch_first=True)})
+    freeze(module, everything(module), dropout="off")
+    module.train()
+    x = torch.randn(2, 3, 8)
+    assert torch.equal(attention(x), attention(x))
+    assert torch.equal(module["rnn"](x)[0], module["rnn"](x)[0])
+
+
+@given(case=cases(), data=st.data(), **modes)
+def test_leaving_frozen_gives_the_module_back(case, data, statistics, dropout):
     module = case.module()
     for parameter in module.parameters():
         parameter.requires_grad_(data.draw(st.booleans()))
     before, behaved = portrait(module), behaviour(module)
-    with frozen(module, case.selection, statistics) as same:
+    with frozen(module, case.selection, statistics, dropout) as same:
         assert same is module
         assert not any(module.get_parameter(name).requires_grad for name in case.chosen)
     assert portrait(module) == before

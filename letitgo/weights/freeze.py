@@ -58,7 +58,7 @@ def freeze(
     mode = module.training
     for part in _still(module, selection, statistics, dropout):
         if not _is_held(part):
-            own = part.training if part is module or part.training != mode else None
+            own = _own_mode(part, module, mode)
             part.training = False
             part.train = partial(_stay, part, own)  # type: ignore[method-assign]
 
@@ -94,11 +94,14 @@ def train_only(
 def frozen(
     module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> Iterator[nn.Module]:
-    """The module with the selection frozen; on leaving, flags and modes are what they were."""
+    """The module with the selection frozen; on leaving, all is as it was before, but for the mode of the network."""
     _check(module, selection)
     flags = {name: module.get_parameter(name).requires_grad for name in selection}
-    record = dict(vars(module).get(_RECORD, {}))
-    parts = [(part, part.training, vars(part).get("train")) for part in _still(module, selection, statistics, dropout)]
+    record, mode = dict(vars(module).get(_RECORD, {})), module.training
+    parts = [
+        (part, _own_mode(part, module, mode), vars(part).get("train"))
+        for part in _still(module, selection, statistics, dropout)
+    ]
     freeze(module, selection, statistics, dropout)
     try:
         yield module
@@ -108,9 +111,9 @@ def frozen(
         vars(module).pop(_RECORD, None)
         if record:
             vars(module)[_RECORD] = record
-        for part, mode, held in parts:
+        for part, own, held in parts:
             vars(part).pop("train", None)
-            part.training = mode
+            part.training = module.training if own is None else own
             if held is not None:
                 part.train = held
 
@@ -142,6 +145,11 @@ def _extent(module: nn.Module, name: str) -> nn.Module:
     while name and not any(True for _ in module.get_submodule(name).parameters()):
         name = name.rpartition(".")[0]
     return module.get_submodule(name)
+
+
+def _own_mode(part: nn.Module, module: nn.Module, mode: bool) -> bool | None:
+    """The mode to go back to; None where that is the network's."""
+    return part.training if part is module or part.training != mode else None
 
 
 def _is_held(part: nn.Module) -> bool:

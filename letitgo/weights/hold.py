@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from letitgo.errors import BadRequest, WorkFailed
-from letitgo.weights.freeze import Dropout, Statistics, freeze, thaw
+from letitgo.weights.freeze import Dropout, Statistics, frozen
 from letitgo.weights.layers import parameter_names
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
@@ -86,9 +86,10 @@ class Held:
         partly = {name: mask for name, mask in part.entries.items() if mask.any() and not mask.all()}
         moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
         names = part.whole.of
-        self._frozen = Selection(tuple(name for name in names if name not in moves), names)
+        rest = Selection(tuple(name for name in names if name not in moves), names)
+        self._freezing = frozen(module, rest, statistics, dropout)
         self._flags = {name: module.get_parameter(name).requires_grad for name in names if name in moves}
-        freeze(module, self._frozen, statistics, dropout)
+        self._freezing.__enter__()
         for name in self._flags:
             module.get_parameter(name).requires_grad_(True)
         self.moving = {name: Moving(name, module.get_parameter(name), mask) for name, mask in partly.items()}
@@ -123,7 +124,7 @@ class Held:
             hook.remove()
         del vars(self._module)[_HELD]
         vars(self._module).pop("zero_grad", None)
-        thaw(self._module, self._frozen)
+        self._freezing.__exit__(None, None, None)
         for name, flag in self._flags.items():
             self._module.get_parameter(name).requires_grad_(flag)
 
@@ -134,7 +135,7 @@ class Held:
         self.release()
 
     def __call__(self, *_: object) -> None:
-        """Bring the network and the moving entries together: run before a forward pass and before ``state_dict``."""
+        """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
         if not torch.compiler.is_compiling():
             for moving in self.moving.values():
                 moving.meet()
@@ -185,7 +186,9 @@ class Moving:
         own, values = self.parameter, self.values
         if values.device != own.device or values.dtype != own.dtype:
             self._index = self._index.to(own.device)
+            gradient, values.grad = values.grad, None
             values.data = self._read(own.data)
+            values.grad = None if gradient is None else gradient.to(own)
         elif own._version != self._seen[0]:
             with torch.no_grad():
                 values.copy_(self._read(own.data))

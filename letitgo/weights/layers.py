@@ -47,12 +47,15 @@ def _layer_of(module: nn.Module, parameter: str) -> str:
     name = owner(module, parameter)
     if not name:
         return parameter
-    found = module.get_submodule(name)
-    from_torch = type(found).__module__.startswith("torch.nn.modules.") and not isinstance(
-        found, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return parameter if is_container(module.get_submodule(name)) else name
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether a module is there for the modules in it, so that a parameter of its own is a layer of its own."""
+    from_torch = type(module).__module__.startswith("torch.nn.modules.") and not isinstance(
+        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     )
-    is_container = any(child != "parametrizations" for child, _ in found.named_children())
-    return parameter if is_container and not from_torch else name
+    return not from_torch and any(child != "parametrizations" for child, _ in module.named_children())
 
 
 def ties(module: nn.Module) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import derive
-from letitgo.weights.layers import layers, owner, parameter_names
+from letitgo.weights.layers import is_container, owner, parameter_names
 from letitgo.weights.select import Selection, select
 
 
@@ -94,22 +94,27 @@ def fraction(
         raise BadRequest(f"the share is {share}: give a number above 0 and at most 1")
     if of not in ("filters", "weights"):
         raise BadRequest(f"of is {of!r}: it can be 'filters' or 'weights'")
+    owned: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    for name in parameter_names(module):
+        owning = owner(module, name)
+        if not is_container(module.get_submodule(owning)) and (within is None or name in within):
+            owned.setdefault(owning, []).append((name, module.get_parameter(name)))
     chosen: dict[str, Tensor] = {}
-    for layer, names in layers(module).items():
-        tensors = {name: module.get_parameter(name) for name in names if within is None or name in within}
-        generator = torch.Generator().manual_seed(derive(seed, "fraction", layer))
+    for owning, tensors in owned.items():
+        transposed = isinstance(module.get_submodule(owning), _ConvTransposeNd)
+        generator = torch.Generator().manual_seed(derive(seed, "fraction", owning))
         picked: dict[int, Tensor] = {}  # number of filters → the ones chosen, so that a bias goes with its weight
-        for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].ndim):
+        for name, tensor in sorted(tensors, key=lambda item: -item[1].ndim):
             if of == "weights" and tensor.ndim > 1:
                 chosen[name] = _some(tensor.numel(), share, generator).view(tensor.shape)
-            elif of == "filters":
-                transposed = isinstance(module.get_submodule(owner(module, name)), _ConvTransposeNd)
+            elif of == "filters" and tensor.ndim:
                 dim = 1 if transposed and tensor.ndim > 1 else 0
-                if tensor.ndim > 1 and tensor.shape[dim] not in picked:
-                    picked[tensor.shape[dim]] = _some(tensor.shape[dim], share, generator)
-                if tensor.ndim and (rows := picked.get(tensor.shape[dim])) is not None:
-                    shape = [len(rows) if i == dim else 1 for i in range(tensor.ndim)]
-                    chosen[name] = rows.view(shape).expand(tensor.shape).contiguous()
+                count = tensor.shape[dim]
+                if tensor.ndim > 1 and count not in picked:
+                    picked[count] = _some(count, share, generator)
+                if count in picked:
+                    shape = [count if i == dim else 1 for i in range(tensor.ndim)]
+                    chosen[name] = picked[count].view(shape).expand(tensor.shape).contiguous()
     if not chosen:
         raise BadRequest("nothing there has filters: parameters with two dimensions or more are needed")
     names = parameter_names(module)
