@@ -113,13 +113,9 @@ def state(prepare: Prepare) -> int:
 
 
 print(f"frozen whole layers / plain flags: {ratio(convolutional, frozen, flagged, IMAGES, 10)}")
-print(f"10 % of the filters / everything: {ratio(convolutional, tenth, everything, IMAGES, 10)}")
-print(
-    f"10 % of the filters and all norms / everything: {ratio(convolutional, tenth_and_norms, everything, IMAGES, 10)}"
-)
-print(f"optimiser's state, 10 % of the filters / everything: {state(tenth) / state(everything):.3f}")
-print(f"the same with all norms: {state(tenth_and_norms) / state(everything):.3f}")
+for name, prepare in (("10 % of the filters", tenth), ("the same and all norms", tenth_and_norms)):
+    print(f"{name} / everything: {ratio(convolutional, prepare, everything, IMAGES, 10)}")
+    print(f"  the optimiser's state: {state(prepare) / state(everything):.3f}")
 for density in (0.9, 0.5, 0.2, 0.05):
-    print(
-        f"LeNet-300-100, {density:.0%} of the weights / dense: {ratio(perceptron, masked(density), everything, PIXELS, 60)}"
-    )
+    measured = ratio(perceptron, masked(density), everything, PIXELS, 60)
+    print(f"LeNet-300-100, {density:.0%} of the weights / dense: {measured}")

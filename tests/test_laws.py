@@ -252,6 +252,36 @@ def test_leaving_the_inner_frozen_keeps_the_outer():
         assert portrait(module) == within
 
 
+@pytest.mark.parametrize("wrap", ["plain", "compile", "ddp"])
+def test_freezing_survives_what_is_done_to_the_module(wrap, tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 2))
+    backbone = select(module, "0", "1")
+    freeze(module, backbone, statistics="frozen")
+    module = copy.deepcopy(module).double().float()
+    module.load_state_dict(copied(module))
+    before = bits({name: x for name, x in copied(module).items() if name[0] in "01"})
+    call: nn.Module = module
+    if wrap == "compile":
+        call = torch.compile(module, backend="eager")
+    if wrap == "ddp":
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+        call = nn.parallel.DistributedDataParallel(module)
+    try:
+        optimizer = torch.optim.AdamW(trainable(module), lr=0.1)
+        for _ in range(2):
+            call.eval()
+            call.train()
+            step(call, optimizer)
+    finally:
+        if wrap == "ddp":
+            torch.distributed.destroy_process_group()
+    assert bits({name: x for name, x in copied(module).items() if name[0] in "01"}) == before
+    thaw(module, backbone)
+    assert module[1].training
+    assert all(p.requires_grad for p in module.parameters())
+
+
 @given(case=cases())
 def test_train_only_is_freezing_the_complement(case):
     one, other = case.module(), case.module()

@@ -47,7 +47,7 @@ def load_state(module: nn.Module, state: State) -> None:
 def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
     """``factory()`` under a seed derived from ``parts``; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(*parts))
+        torch.default_generator.manual_seed(derive(*parts))
         return factory()
 
 
