@@ -51,6 +51,7 @@ def careless(model: nn.Module) -> float:
     model.requires_grad_(True).train(not model.training)
     score = model(inputs()).square().mean()
     score.backward()  # adds to the gradients that are there
+    next(model.parameters()).grad = None
     model.train()(inputs())  # statistics follow
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
