@@ -8,6 +8,7 @@ from letitgo.weights.layers import layers, owner, parameter_names, ties
 from letitgo.weights.norms import re_estimate
 from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
 from letitgo.weights.prefix import frozen_prefix
+from letitgo.weights.robustness import robustness
 from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 
@@ -39,6 +40,7 @@ __all__ = [
     "owner",
     "parameter_names",
     "re_estimate",
+    "robustness",
     "seeded",
     "select",
     "step_cost",

@@ -1,0 +1,312 @@
+"""Which layers of a trained network matter? ZBS19's two questions, asked of any module."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import sqrt
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.value import derive
+from letitgo.weights.graft import distance
+from letitgo.weights.layers import layers as layers_of
+from letitgo.weights.layers import owner, parameter_names
+from letitgo.weights.norms import re_estimate
+from letitgo.weights.select import Selection, select
+from letitgo.weights.state import State, initial_state, seeded
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def robustness(
+    model: nn.Module,
+    evaluate: Callable[[nn.Module], Any],
+    donor: Mapping[str, Tensor] | Callable[[], nn.Module] | None = None,
+    layers: Selection | str | Sequence[str] | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    init: Callable[[nn.Module], Any] | None = None,
+    statistics: Literal["as is", "re-estimate"] = "as is",
+    batches: Iterable[Any] | None = None,
+    progress: bool = True,
+) -> DataFrame:
+    """Put each layer of a trained network back to its initial weights, or draw it afresh, and evaluate.
+
+    One layer at a time, all others as trained, nothing trained further (ZBS19, arXiv:1902.01996). Afterwards the model
+    is what it was to the bit: parameters, buffers, gradients, ``requires_grad``, modes, the same objects, also where
+    ``evaluate`` raises or changes them itself. Nothing is drawn from the caller's random state.
+
+    Args:
+        model: The trained network, on any device.
+        evaluate: Called with the model, gives one number, **larger is better**. It finds the modes as they are, so it
+            calls ``model.eval()`` itself; whatever it changes in the model is put back before the next layer.
+        donor: Initial weights, as :func:`initial_state` or a copy made before training gives them (buffers may be
+            missing): layers are put back to these. Or the factory that builds the network: layers are redrawn from
+            its own law, as ``initial_state(donor, derive(seed, "rerandomised", draw))`` draws them.
+        layers: A selection, or patterns as :func:`select` takes them; everything by default. Where only some of a
+            layer's parameters are chosen, only those change.
+        draws: Fresh draws of each layer; 0 for none.
+        seed: A draw without a factory is a function of (seed, layer, draw) alone, on whatever device the model is.
+        init: Draws the parameters of a module in place from torch's default generator. Without a factory as donor a
+            layer is redrawn by its module's ``reset_parameters``, then by ``init``, as in ``network.apply(init)``.
+            Where networks initialise themselves in another way, as those of ``transformers`` do, ``reset_parameters``
+            is not their law: give a factory or ``init``.
+        statistics: ``"as is"``: running statistics of normalization layers stay the trained network's.
+            ``"re-estimate"``: they are averaged anew over ``batches`` before a changed network is evaluated.
+        batches: Inputs as the model takes them, readable more than once; for ``"re-estimate"`` only.
+        progress: Show a bar where stderr is a terminal.
+
+    Returns:
+        One row for the trained network (``baseline``), then one per layer put back (``reinitialised``) and one per
+        layer and draw (``rerandomised``). ``layer``; ``intervention``; ``draw``, from 0; ``parameters``, how many
+        weights changed hands; ``score``; ``drop``, the baseline's score minus this one's; ``distance_l2``, from the
+        trained weights, divided by the square root of their number; ``distance_linf``, the largest difference. A score
+        that is NaN stays so.
+
+    A weight behind ``torch.nn.utils.parametrizations`` is taken from a donor together with the parametrization's
+    buffers. Its module's ``reset_parameters`` does not reach it: it is refused unless ``init`` assigns to it.
+
+    Raises:
+        BadRequest: The donor does not fit or shares its tensors with the model; neither ``reset_parameters`` nor
+            ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no number.
+    """
+    chosen = _chosen(model, layers)
+    _check(donor, draws, init, statistics, batches)
+    tensors = _tensors(model)
+    moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
+    restore = _remembered(model)
+
+    def drawn(layer: str, draw: int) -> tuple[State, list[str]]:
+        with _drawing_from(seed, layer, draw):
+            fresh = _redrawn(model, moved[layer], chosen[layer], init)
+        restore()
+        return fresh
+
+    def sources() -> Iterator[tuple[str, str, int | None, Mapping[str, Tensor]]]:
+        yield "all", "baseline", None, {}
+        if isinstance(donor, Mapping):
+            for layer in chosen:
+                yield layer, "reinitialised", None, donor
+        for draw in range(draws):
+            whole = initial_state(donor, derive(seed, "rerandomised", draw)) if callable(donor) else None
+            for layer in chosen:
+                yield layer, "rerandomised", draw, whole or drawn(layer, draw)[0]
+
+    def measured(layer: str, intervention: str, draw: int | None, source: Mapping[str, Tensor]) -> dict[str, Any]:
+        names = chosen[layer] if source else ()
+        trained = {name: tensors[name].detach().cpu().clone() for name in names}
+        with torch.no_grad():
+            for name in moved[layer] if source else ():
+                tensors[name].copy_(source[name])
+        apart = distance(trained, {name: tensors[name].detach().cpu() for name in names}, names)
+        if source and batches is not None:
+            with _drawing_from(seed, "statistics"):
+                re_estimate(model, batches)
+        score = _number(evaluate(model))
+        restore()
+        return {
+            "layer": layer,
+            "intervention": intervention,
+            "draw": draw,
+            "parameters": apart["count"] if source else sum(p.numel() for p in model.parameters()),
+            "score": score,
+            "distance_l2": sqrt(apart["squares"] / max(apart["count"], 1)),
+            "distance_linf": apart["largest"],
+        }
+
+    try:
+        if isinstance(donor, Mapping):
+            _check_fit(donor, tensors, moved)
+        if callable(donor):
+            _check_fit(_built(donor, seed), tensors, moved)
+        elif draws:
+            _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
+        rows = []
+        with _bar(1 + len(chosen) * (draws + isinstance(donor, Mapping)), progress) as advance:
+            for source in sources():
+                rows.append(measured(*source))
+                advance()
+    finally:
+        restore()
+
+    from pandas import DataFrame
+
+    frame = DataFrame(rows).astype({"draw": "Int64"})
+    frame.insert(5, "drop", frame["score"].iloc[0] - frame["score"])
+    return frame
+
+
+def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """Layer → its chosen parameters, for the layers that have some."""
+    if not isinstance(layers, Selection):
+        layers = select(model, *([layers] if isinstance(layers, str) else layers or ()))
+    if layers.of != parameter_names(model):
+        raise BadRequest("the selection is of another network: choose with select(model, ...)")
+    owned = {layer: tuple(name for name in names if name in layers) for layer, names in layers_of(model).items()}
+    chosen = {layer: names for layer, names in owned.items() if names}
+    if not chosen:
+        raise BadRequest("no layer is chosen: the network has no parameters, or the selection holds none")
+    return chosen
+
+
+def _with_parametrization(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """The parameters and the buffers of their parametrizations, without which they do not say what the weight is."""
+    within = tuple(f"{name.rpartition('.')[0]}." for name in names if ".parametrizations." in f".{name}")
+    return [*names, *(name for name, _ in model.named_buffers() if name.startswith(within))]
+
+
+def _check(donor: Any, draws: int, init: Any, statistics: str, batches: Iterable[Any] | None) -> None:
+    if isinstance(donor, nn.Module):
+        raise BadRequest("donor is a network: give its weights, donor.state_dict(), or the factory that builds it")
+    if donor is not None and not isinstance(donor, Mapping) and not callable(donor):
+        raise BadRequest(f"donor is a {type(donor).__name__}: it can be a state (tensors by name) or a factory")
+    if draws < 0 or (draws == 0 and not isinstance(donor, Mapping)):
+        raise BadRequest(f"draws is {draws}: at least 1 is needed, or 0 with initial weights as donor")
+    if init is not None and callable(donor):
+        raise BadRequest("init and a factory are two laws for the same draws: give one of them")
+    if statistics not in ("as is", "re-estimate"):
+        raise BadRequest(f"statistics is {statistics!r}: it can be 'as is' or 're-estimate'")
+    if (statistics == "re-estimate") != (batches is not None):
+        raise BadRequest("batches and statistics='re-estimate' go together: give both or neither")
+    if isinstance(batches, Tensor):
+        raise BadRequest("batches is one tensor: give a list of batches, as in [inputs]")
+    if batches is not None:
+        with _drawing_from("first batch"):  # a loader that shuffles draws
+            again = iter(batches)
+            first = next(again, None)
+        if again is batches:
+            raise BadRequest("batches can be read only once: give a list or a loader, since each layer reads them anew")
+        if first is None:
+            raise BadRequest("batches is empty: no statistics can be estimated")
+        if isinstance(first, (tuple, list)):
+            raise BadRequest("batches gives tuples: give the inputs alone, as in [inputs for inputs, labels in loader]")
+
+
+def _built(factory: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
+    """What the factory makes, to be looked at."""
+    module = seeded(factory, seed, "")
+    if not isinstance(module, nn.Module):
+        raise BadRequest(f"donor() gives a {type(module).__name__}: a factory returns a torch.nn.Module")
+    return module.state_dict(keep_vars=True)
+
+
+def _check_fit(donor: Mapping[str, Tensor], own: Mapping[str, Tensor], moved: Mapping[str, Sequence[str]]) -> None:
+    for name in (name for names in moved.values() for name in names):
+        if name not in donor:
+            raise BadRequest(f"the donor has no {name!r}: {nearest(name, tuple(donor))}")
+        if donor[name].shape != own[name].shape:
+            raise BadRequest(
+                f"the donor is of another network: its {name!r} has shape {tuple(donor[name].shape)}, "
+                f"the model's has {tuple(own[name].shape)}"
+            )
+        if donor[name].numel() and donor[name].data_ptr() == own[name].data_ptr():
+            raise BadRequest(
+                f"the donor's {name!r} is the model's own tensor, so it went along in training: "
+                "copy the weights before training, as letitgo.weights.copied(model) does"
+            )
+
+
+def _check_laws(undrawn: Sequence[str]) -> None:
+    if undrawn:
+        raise BadRequest(
+            f"nothing draws {', '.join(undrawn)}: the module's reset_parameters and init leave them alone or are not "
+            "there; give init or the network's factory as donor, or leave them out (layers, or draws=0)"
+        )
+
+
+def _redrawn(
+    model: nn.Module, moved: Sequence[str], parameters: Sequence[str], init: Callable[[nn.Module], Any] | None
+) -> tuple[State, list[str]]:
+    """A fresh draw of one layer, and which of its parameters nothing was written to. Leaves the model changed."""
+    module = model.get_submodule(owner(model, parameters[0]))
+    module.to("cpu")  # where the same generator gives the same draw for every device
+    with torch.no_grad():
+        for name in parameters:
+            parameter = model.get_parameter(name)
+            if _holds_nan(parameter):
+                parameter.fill_(torch.nan)  # what is NaN afterwards was not drawn
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        if init is not None:
+            init(module)
+    now = _tensors(model)
+    undrawn = [name for name in parameters if not _holds_nan(now[name]) or bool(now[name].isnan().any())]
+    return {name: now[name].detach().clone() for name in moved}, undrawn
+
+
+def _tensors(model: nn.Module) -> State:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _holds_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+@contextmanager
+def _drawing_from(*parts: object) -> Iterator[None]:
+    """Torch's default generator under a seed derived from the parts; then the caller's random state again."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(*parts))
+        yield
+
+
+def _remembered(model: nn.Module) -> Callable[[], None]:
+    """What puts the model back, to the bit and with the same objects, into the state it is in now."""
+    modules = [
+        (module, module.training, [(slots, dict(slots)) for slots in _slots(module)]) for module in model.modules()
+    ]
+    parameters = list(model.parameters())
+    grads = [parameter.grad for parameter in parameters]
+    flags = [parameter.requires_grad for parameter in parameters]
+    # Aliases of the storage, for it may be left behind: module.to() and parameter.data = ... give an object another.
+    held = [*parameters, *model.buffers(), *(grad for grad in grads if grad is not None)]
+    aliases = [tensor.data for tensor in held]
+    saved = [alias.clone() for alias in aliases]
+
+    def restore() -> None:
+        for module, training, owned in modules:
+            module.training = training
+            for slots, before in owned:
+                slots.clear()
+                slots.update(before)
+        for tensor, alias, content in zip(held, aliases, saved, strict=True):
+            tensor.data = alias
+            alias.copy_(content)
+        for parameter, flag, grad in zip(parameters, flags, grads, strict=True):
+            parameter.requires_grad_(flag)
+            parameter.grad = grad
+
+    return restore
+
+
+def _slots(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, module._modules
+
+
+def _number(score: Any) -> float:
+    if isinstance(score, Tensor) and score.numel() == 1:
+        score = score.item()
+    if not isinstance(score, Real):
+        raise BadRequest(f"evaluate gives a {type(score).__name__}: it has to return one number, larger is better")
+    return float(score)
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each evaluation."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("robustness", total=total)
+        yield lambda: bar.advance(task)
