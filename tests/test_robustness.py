@@ -12,7 +12,7 @@ import torch
 from helpers import NormNet, baseline, bits, own_law, small_recipe
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_laws import Case, Tied, WithToken, build, cases, inputs, portrait
+from networks import Case, Tied, WithToken, build, cases, inputs, portrait
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
