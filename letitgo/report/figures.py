@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
 from letitgo.report.table import column_name
@@ -130,46 +131,38 @@ def cost(study: Map, rows: Sequence[Row]) -> Figure:
 def generalization(rows: Sequence[Row]) -> Figure:
     """Training and test accuracy against the number of trained parameters: the question of the paper."""
     shown = [row for row in rows if row["intervention"] in ("baseline", "frozen") and not row["epoch"] and row["n"]]
-    shown.sort(key=lambda row: row["trained"])
+    singles = [row["layer"] for row in shown if row["scope"] == "layer"]
+    colours = dict(zip(singles, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(singles))), strict=True))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         accuracy, gap = figure.subplots(1, 2)
-        trained = [row["trained"] for row in shown]
-        test, half = ([100 * (row[key] or 0) for row in shown] for key in ("accuracy_mean", "accuracy_ci95"))
-        training = [100 * row["train_accuracy_mean"] for row in shown]
-        accuracy.plot(trained, training, "s", ms=4, mfc="none", color="0.45", label="training")
-        accuracy.errorbar(trained, test, half, fmt="o", ms=4, capsize=2, color="#2f5d8a", label="test")
-        accuracy.legend(frameon=False, fontsize=8, loc="best")
+        handles = [
+            Line2D([], [], marker="o", ls="", ms=4, color="0.2", label="test"),
+            Line2D([], [], marker="s", ls="", ms=4, mfc="none", color="0.2", label="training"),
+        ]
+        for row in sorted(shown, key=lambda row: row["scope"] in ("all", "layer")):
+            colour = {"all": "black", "layer": colours.get(row["layer"])}.get(row["scope"], "0.7")
+            place, half = row["trained"], 100 * (row["accuracy_ci95"] or 0)
+            accuracy.plot(place, 100 * row["train_accuracy_mean"], "s", ms=5, mfc="none", color=colour)
+            accuracy.errorbar(place, 100 * row["accuracy_mean"], half, fmt="o", ms=4, capsize=2, color=colour)
+            gap.plot(place, 100 * row["gap_mean"], "o", ms=4, color=colour)
+        named = [("black", "nothing frozen"), *((colour, f"{name} frozen") for name, colour in colours.items())]
+        if any(row["scope"] not in ("all", "layer") for row in shown):
+            named.append(("0.7", "sets frozen"))
+        if len(named) <= 12:  # more would not be told apart
+            handles += [Patch(color=colour, label=name) for colour, name in named]
+        figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside right upper", handlelength=1)
         accuracy.set(ylabel="accuracy, %", xlabel="trained parameters")
-        gap.plot(trained, [100 * row["gap_mean"] for row in shown], "o", ms=4, color="#7a4f8a")
         gap.axhline(0, color="0.6", lw=0.8)
         gap.set(ylabel="training − test accuracy, points", xlabel="trained parameters")
+        trained = [row["trained"] for row in shown]
         for ax in (accuracy, gap):
-            if trained[-1] > 20 * trained[0]:
+            if max(trained) > 20 * min(trained):
                 ax.set_xscale("log")
             else:
                 ax.xaxis.set_major_formatter(EngFormatter(sep=""))
                 ax.margins(x=0.15)
-            label_points(ax, shown, accuracy_key="accuracy_mean" if ax is accuracy else "gap_mean")
     return figure
-
-
-def label_points(ax: Axes, rows: Sequence[Row], accuracy_key: str) -> None:
-    """Name the points of single layers, neighbours together; those of sets would run into each other."""
-    named = [row for row in rows if row["scope"] in ("all", "layer")]
-    low, high = (np.log(row["trained"]) for row in (rows[0], rows[-1]))
-    clusters: list[list[Row]] = []
-    for row in named:
-        if clusters and np.log(row["trained"] / clusters[-1][0]["trained"]) < 0.15 * (high - low):
-            clusters[-1].append(row)
-        else:
-            clusters.append([row])
-    for cluster in clusters:
-        names = "\n".join("everything" if row["scope"] == "all" else f"−{row['layer']}" for row in cluster)
-        place = (cluster[0]["trained"], min(100 * row[accuracy_key] for row in cluster))
-        ax.annotate(
-            names, place, xytext=(0, -5), textcoords="offset points", fontsize=7, color="0.3", ha="center", va="top"
-        )
 
 
 def distances(rows: Sequence[Row]) -> Figure:
