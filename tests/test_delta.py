@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from letitgo import BadRequest, WorkFailed, from_pretrained, initial_state, load, push_to_hub, save
 from letitgo.recipes.networks import fcn
-from letitgo.weights import copied, delta, load_state
+from letitgo.weights import coding, copied, delta, load_state
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
 INTEGERS = [torch.int64, torch.int32, torch.uint8, torch.bool]
@@ -219,9 +219,8 @@ def test_an_index_unpacks_to_what_was_packed(data, units):
     chosen = np.zeros(units, bool)
     chosen[data.draw(st.lists(st.integers(0, units - 1), min_size=1, max_size=40))] = True
     chosen[: data.draw(st.integers(0, units))] |= data.draw(st.booleans())
-    kind, index = delta._packed(chosen)
-    unpacked = delta._positions(torch.from_numpy(index), f"values.{kind}", units, int(chosen.sum()))
-    assert unpacked is not None
+    kind, index = coding.pack(chosen, np.flatnonzero(chosen))
+    unpacked = coding.unpack(index, f"values.{kind}", units, int(chosen.sum()))
     assert np.array_equal(unpacked, np.flatnonzero(chosen))
     assert index.nbytes <= -(-units // 8)
 
@@ -318,9 +317,7 @@ def test_a_regenerated_base_that_comes_out_otherwise_is_refused(tmp_path):
 
 
 def test_another_network_is_refused(saved):
-    assert "'4.weight' does not fit: it is of shape (3, 40)" in refusal(
-        nn.Sequential(*net()[:4], nn.Linear(40, 9)), saved
-    )
+    assert "'4.weight' does not fit: " in refusal(nn.Sequential(*net()[:4], nn.Linear(40, 9)), saved)
     assert "'4.weight' is not in the model" in refusal(nn.Sequential(*net()[:4]), saved)
     assert "had 11 tensors of the model, this one has 13" in refusal(nn.Sequential(*net(), nn.Linear(3, 3)), saved)
     assert "is float32 in" in refusal(net().half(), saved)
@@ -447,7 +444,7 @@ def forged(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], Any
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(delta._CODES),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(coding.CODES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -520,8 +517,8 @@ def not_new(told: dict[str, Any], stored: dict[str, Tensor]) -> None:
         (retyped, "'4.weight' is float16 in .* and float32 in the model: convert the model"),
         (unlisted, "'4.weight' is stored but not listed"),
         (unstored, "'4.weight' is listed but not stored"),
-        (beyond, "the index of '3.weight' names other values than are stored"),
-        (fewer, "the index of '0.weight' names other rows than are stored"),
+        (beyond, "the index of '3.weight' is wrong: it should name 18 of 1600$"),
+        (fewer, "the index of '0.weight' is wrong: it should name 10 of 40$"),
         (renamed, "of another network: '4.wieght' is not in the model; did you mean 4.weight"),
         (newer, r"written by a newer letitgo \(format 99\): update letitgo"),
         (not_new, "contents are not what its digest says"),

@@ -1,30 +1,29 @@
 """Saving what changed: a file holds the tensors, rows and values of a model that differ, bit for bit, from a base.
 
-One safetensors file. A changed tensor is there under its name: whole, or as the rows (along the first dimension) or
-single values that changed, whichever takes least room. Which ones they are stands beside it, under ``<name>.mask`` as
-packed bits or under ``<name>.gaps`` as the numbers of unchanged ones before each. The metadata holds, as JSON, the
-digest of the base and, if it was regenerated, the seed; what changed and how it is coded; versions; and a digest of all
-this and the tensors. Nothing in the file is or names code.
+One safetensors file. What is kept of a changed tensor lies under the tensor's name, an index of its rows or values
+under ``<name>.mask`` or ``<name>.gaps`` (see :mod:`letitgo.weights.coding`). The metadata holds, as JSON, the digest of
+the base and the seed if it was regenerated; what changed and how it is coded; versions; and a digest of all this and
+the tensors. Nothing in the file is or names code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from xxhash import xxh3_128
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import canonical, sha256
+from letitgo.weights.coding import CODES, Coded, decode, encode, fits, raw
 from letitgo.weights.state import State, initial_state, load_state
 
 Factory = Callable[[], nn.Module]
@@ -32,8 +31,6 @@ Base = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str] | tuple[Factory
 
 FORMAT = 1
 _ABOUT = "letitgo"
-_CODES = ("whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps")
-_ENTRY = 100  # bytes that one more tensor costs in the header
 _HINT = 4  # hexadecimal digits kept of each base tensor's digest, to name the one that differs
 
 
@@ -68,19 +65,16 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
 
     changed: dict[str, str] = {}
     stored: State = {}
-    digests: dict[str, str] = {}
     for name, tensor in own.items():
-        if name in old:
-            digests[name] = _digest(name, old[name])
-            code, parts = _coded(name, tensor, old[name])
-        else:
-            code, parts = "whole", {name: tensor.detach().cpu().contiguous().clone()}
-        if code:
-            changed[name] = code
-            stored |= parts
+        coded = encode(tensor, old[name]) if name in old else Coded("whole", tensor.detach().cpu().contiguous().clone())
+        if coded:
+            changed[name] = coded.code
+            stored[name] = coded.values
+            if coded.where is not None:
+                stored[_index_name(name, coded.code)] = coded.where
     about = {
         "format": FORMAT,
-        "base": _summary(digests) | ({"seed": base[1]} if isinstance(base, tuple) else {}),
+        "base": _summary(old) | ({"seed": base[1]} if isinstance(base, tuple) else {}),
         "changed": changed,
         "new": [name for name in own if name not in old],
         "versions": _versions(),
@@ -106,8 +100,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
     own, firsts = _tensors(model)
     # The names of the model bound what an honest header can take: nothing larger is parsed.
     about, stored = _read(path, limit=2**20 + sum(1024 + 40 * len(name) for name in firsts))
-    _check_names(path, about, stored, own)
-    _check_fit(path, about, stored, own)
+    changes = _changes(path, about, stored, own)
     if base is None:
         old = own
     else:
@@ -122,7 +115,12 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
         if name not in old and name not in new:
             raise BadRequest(f"the base is not the one {path} was saved against: it has no {name!r}")
     _check_base(path, about, old, own)
-    patches = {name: _patched(path, name, code, stored, old) for name, code in about["changed"].items()}
+    patches = {}
+    for name, coded in changes.items():
+        try:
+            patches[name] = coded.values if name in new else decode(coded, old[name])
+        except ValueError as error:
+            raise _bad(path, f"the index of {name!r} is wrong: {error}") from error
     load_state(model, {**old, **patches})
 
 
@@ -188,122 +186,30 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _bytes(tensor: Tensor) -> np.ndarray:
-    """The tensor's bytes in order of its elements; a view where they already lie so in memory."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _digests(tensors: State) -> list[str]:
+    """XXH3-128 over name, dtype, shape and bytes of each tensor, in order of their names.
+
+    It tells a base from any other one may have by accident, which is all it is for: who writes the file can write any
+    weights anyway. SHA-256 would take more time than all the rest of saving.
+    """
+    digests = []
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest = xxh3_128(canonical([name, _kind(tensor), list(tensor.shape)]).encode())
+        digest.update(raw(tensor).data)
+        digests.append(digest.hexdigest())
+    return digests
 
 
-def _words(tensor: Tensor) -> np.ndarray:
-    """The tensor's bits, flat, an unsigned integer for each element."""
-    return _bytes(tensor).view(f"u{tensor.element_size()}")
-
-
-def _from_words(words: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(words.reshape(-1).view(np.uint8)).view(like.dtype)
-
-
-def _coded(name: str, new: Tensor, old: Tensor) -> tuple[str, State]:
-    """What turns ``old`` into ``new`` in the fewest bytes: its code and tensors; an empty code where nothing does."""
-    words = _words(new)
-    values = words != _words(old)
-    count = int(np.count_nonzero(values))
-    if not count:
-        return "", {}
-    options = [("whole", words, np.empty(0, np.uint8))]
-    if new.ndim:
-        rows = values.reshape(len(new), -1).any(1)
-        if not rows.all():
-            options.append(_chosen("rows", rows, words))
-    # Whatever their index, values take a bit for each there is or a byte for each that changed.
-    if count * words.itemsize + min(len(values) // 8, count) < min(map(_size, options)):
-        options.append(_chosen("values", values, words))
-    code, taken, index = min(options, key=_size)
-    if code == "whole":
-        return code, {name: _from_words(taken.copy(), new).reshape(new.shape)}
-    shape = (-1, *new.shape[1:]) if code.startswith("rows") else (-1,)
-    return code, {name: _from_words(taken, new).reshape(shape), f"{name}.{code[-4:]}": torch.from_numpy(index)}
-
-
-def _chosen(unit: str, chosen: np.ndarray, words: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """The code, words and index of some rows or values."""
-    kind, index = _packed(chosen)
-    return f"{unit}.{kind}", words.reshape(len(chosen), -1)[chosen], index
-
-
-def _size(option: tuple[str, np.ndarray, np.ndarray]) -> int:
-    _, taken, index = option
-    return taken.nbytes + (index.nbytes + _ENTRY if len(index) else 0)
-
-
-def _packed(chosen: np.ndarray) -> tuple[str, np.ndarray]:
-    """Which of some units are chosen, in the fewest bytes: as packed bits, or as gaps."""
-    kind, index = "mask", np.packbits(chosen)
-    if np.count_nonzero(chosen) < len(index):
-        positions = np.flatnonzero(chosen)
-        for dtype in (np.uint8, np.uint16):
-            gaps = _gaps(positions, dtype)
-            if gaps.nbytes < index.nbytes:
-                kind, index = "gaps", gaps
-    return kind, index
-
-
-def _gaps(positions: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
-    """Numbers of units skipped before each position; the largest number skips as many and goes on to the next."""
-    most = np.iinfo(dtype).max
-    skips = np.diff(positions, prepend=-1) - 1
-    full = skips // most
-    gaps = np.full(len(skips) + int(full.sum()), most, dtype)
-    gaps[np.cumsum(full + 1) - 1] = skips % most
-    return gaps
-
-
-def _positions(index: Tensor, code: str, units: int, count: int) -> np.ndarray | None:
-    """The positions that :func:`_packed` packed, in order; None where they are not ``count`` out of ``units``."""
-    numbers = index.numpy()
-    if code.endswith("mask"):
-        if numbers.dtype != np.uint8 or len(numbers) != -(-units // 8):
-            return None
-        found = np.flatnonzero(np.unpackbits(numbers, count=units))
-    else:
-        most = np.iinfo(numbers.dtype).max
-        if len(numbers) > count + units // most:
-            return None
-        ends = numbers != most
-        found = (np.cumsum(numbers.astype(np.int64) + ends) - 1)[ends]
-        if len(found) and found[-1] >= units:
-            return None
-    return found if len(found) == count else None
-
-
-def _patched(path: Any, name: str, code: str, stored: State, old: State) -> Tensor:
-    """The tensor as it was saved, once :func:`_check_fit` has passed it; ``old`` is not changed."""
-    values = stored[name]
-    if code == "whole":
-        return values
-    before = old[name]
-    units = len(before) if code.startswith("rows") else before.numel()
-    positions = _positions(stored[f"{name}.{code[-4:]}"], code, units, len(values))
-    if positions is None:
-        raise _bad(path, f"the index of {name!r} names other {code[:-5]} than are stored")
-    words = _words(before).copy().reshape(units, before.numel() // units)
-    words[positions] = _words(values).reshape(len(values), -1)
-    return _from_words(words, before).reshape(before.shape)
-
-
-def _digest(name: str, tensor: Tensor) -> str:
-    digest = hashlib.sha256(canonical([name, _kind(tensor), list(tensor.shape)]).encode())
-    digest.update(_bytes(tensor).data)
-    return digest.hexdigest()
-
-
-def _summary(digests: dict[str, str]) -> dict[str, str]:
-    ordered = [digests[name] for name in sorted(digests)]
-    return {"sha256": sha256("".join(ordered)), "tensors": "".join(digest[:_HINT] for digest in ordered)}
+def _summary(tensors: State) -> dict[str, str]:
+    """What tells one base from another; the beginnings of the digests are there to name the tensors that differ."""
+    digests = _digests(tensors)
+    return {"digest": sha256("".join(digests)), "tensors": "".join(digest[:_HINT] for digest in digests)}
 
 
 def _seal(about: dict[str, Any], stored: State) -> str:
     """Digest of the metadata and all that is stored."""
-    return sha256(canonical([about, [_digest(name, stored[name]) for name in sorted(stored)]]))
+    return sha256(canonical([about, _digests(stored)]))
 
 
 def _versions() -> dict[str, str]:
@@ -367,51 +273,46 @@ def _read(path: str | os.PathLike[str], limit: int | None = None) -> tuple[dict[
 def _well_formed(about: dict[str, Any]) -> bool:
     base, changed, new = about["base"], about["changed"], about["new"]
     return (
-        isinstance(base["sha256"], str)
+        isinstance(base["digest"], str)
         and isinstance(base["tensors"], str)
         and isinstance(base.get("seed", 0), int)
         and isinstance(about["versions"], dict)
         and isinstance(changed, dict)
-        and all(code in _CODES for code in changed.values())
+        and all(code in CODES for code in changed.values())
         and isinstance(new, list)
         and all(changed.get(name) == "whole" for name in new)
     )
 
 
-def _check_names(path: Any, about: dict[str, Any], stored: State, own: State) -> None:
-    expected: set[str] = set()
+def _index_name(name: str, code: str) -> str:
+    return f"{name}.{code.partition('.')[2]}"
+
+
+def _changes(path: Any, about: dict[str, Any], stored: State, own: State) -> dict[str, Coded]:
+    """What is stored, by the names of the model's tensors, once it is seen to be of their dtypes and shapes."""
+    changes: dict[str, Coded] = {}
+    left = dict(stored)
     for name, code in about["changed"].items():
         if name not in own:
             raise BadRequest(f"{path} is of another network: {name!r} is not in the model; {nearest(name, list(own))}")
-        expected |= {name} if code == "whole" else {name, f"{name}.{code[-4:]}"}
-    for name in expected ^ stored.keys():
-        raise _bad(path, f"{name!r} is {'listed but not stored' if name in expected else 'stored but not listed'}")
-
-
-def _check_fit(path: Any, about: dict[str, Any], stored: State, own: State) -> None:
-    """See that dtypes and shapes are those of the model, and that indices can be indices."""
-    for name, code in about["changed"].items():
-        values, target = stored[name], own[name]
-        if values.dtype != target.dtype:
+        parts = [name] if code == "whole" else [name, _index_name(name, code)]
+        for part in parts:
+            if part not in left:
+                raise _bad(path, f"{part!r} is listed but not stored")
+        coded, target = Coded(code, *(left.pop(part) for part in parts)), own[name]
+        if coded.values.dtype != target.dtype:
             raise BadRequest(
-                f"{name!r} is {_kind(values)} in {path} and {_kind(target)} in the model: convert the model"
+                f"{name!r} is {_kind(coded.values)} in {path} and {_kind(target)} in the model: convert the model"
             )
-        if code == "whole":
-            fits = values.shape == target.shape
-        elif code.startswith("rows"):
-            fits = values.ndim == target.ndim > 0 and values.shape[1:] == target.shape[1:]
-            fits = fits and 0 < len(values) <= len(target)
-        else:
-            fits = values.ndim == 1 and 0 < len(values) <= target.numel()
-        if not fits:
+        if not fits(coded, target):
             raise BadRequest(
-                f"{name!r} does not fit: it is of shape {tuple(values.shape)} ({code}) in {path}, "
-                f"and {tuple(target.shape)} in the model"
+                f"{name!r} does not fit: {path} has {tuple(coded.values.shape)} as {code}, the model "
+                f"{tuple(target.shape)}"
             )
-        if code != "whole":
-            index = stored[f"{name}.{code[-4:]}"]
-            if index.ndim != 1 or index.dtype not in (torch.uint8, torch.uint16):
-                raise _bad(path, f"the index of {name!r} is of shape {tuple(index.shape)} and {_kind(index)}")
+        changes[name] = coded
+    for name in left:
+        raise _bad(path, f"{name!r} is stored but not listed")
+    return changes
 
 
 def _check_base(path: Any, about: dict[str, Any], old: State, own: State) -> None:
@@ -420,8 +321,8 @@ def _check_base(path: Any, about: dict[str, Any], old: State, own: State) -> Non
             raise BadRequest(
                 f"{name!r} is {_kind(tensor)} in the base and {_kind(own[name])} in the model: convert the model"
             )
-    summary = _summary({name: _digest(name, tensor) for name, tensor in old.items()})
-    if summary["sha256"] == about["base"]["sha256"]:
+    summary = _summary(old)
+    if summary["digest"] == about["base"]["digest"]:
         return
     known, hints = summary["tensors"], about["base"]["tensors"]
     if len(known) != len(hints):
