@@ -61,7 +61,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             )
     moved = [_same_memory(tensor, own[name]) for name, tensor in old.items() if tensor.numel()]
     if moved and all(moved):
-        raise BadRequest("the base is the model itself: keep a copy from before training, letitgo.weights.copied(model)")
+        raise BadRequest("the base is the model itself: keep a copied(model) from before training")
 
     changed: dict[str, str] = {}
     stored: State = {}
