@@ -1,16 +1,21 @@
-"""Acting on a live ``nn.Module``: select, freeze, draw, graft, measure, count. Knows of no store and no recipe."""
+"""Acting on a live ``nn.Module``: select, freeze, draw, graft, measure, count, save.
+
+Knows of no store and no recipe.
+"""
 
 from letitgo.weights.cost import StepCost, step_cost
+from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
 from letitgo.weights.graft import distance, graft
 from letitgo.weights.hold import Held, hold, named_trainable, trainable
+from letitgo.weights.hub import from_pretrained, push_to_hub
 from letitgo.weights.layers import layers, owner, parameter_names, ties
-from letitgo.weights.norms import re_estimate
 from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
 from letitgo.weights.prefix import frozen_prefix
 from letitgo.weights.robustness import robustness
 from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
+from letitgo.weights.statistics import re_estimate
 
 __all__ = [
     "Dropout",
@@ -28,19 +33,23 @@ __all__ = [
     "everything",
     "fraction",
     "freeze",
+    "from_pretrained",
     "frozen",
     "frozen_prefix",
     "graft",
     "hold",
     "initial_state",
     "layers",
+    "load",
     "load_state",
     "named_trainable",
     "norms",
     "owner",
     "parameter_names",
+    "push_to_hub",
     "re_estimate",
     "robustness",
+    "save",
     "seeded",
     "select",
     "step_cost",

@@ -17,9 +17,9 @@ from letitgo.value import derive
 from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, parameter_names
-from letitgo.weights.norms import re_estimate
 from letitgo.weights.select import Selection, select
 from letitgo.weights.state import State, initial_state, seeded
+from letitgo.weights.statistics import re_estimate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
