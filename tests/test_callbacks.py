@@ -487,6 +487,7 @@ def ran(tmp_path: Path, script: str, *args: str, launcher: tuple[str, ...] = ())
     return done.stdout
 
 
+@pytest.mark.slow
 def test_lightning_freezes_under_ddp(lightning: Any, tmp_path: Path) -> None:
     seen = ran(tmp_path, LIGHTNING_DDP, "ddp_find_unused_parameters_true")
     a, b, both = "[False, False, True, True]", "[True, True, False, False]", "[True, True, True, True]"
