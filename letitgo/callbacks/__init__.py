@@ -1,0 +1,10 @@
+"""Freezing where people train: by a schedule, with checkpoints of what changed. For Lightning and the Trainer.
+
+``letitgo.callbacks.lightning`` and ``letitgo.callbacks.transformers`` hold the same two callbacks, ``FreezeSchedule``
+and ``ChangedWeights``. Either imports its framework; nothing else here does.
+"""
+
+from letitgo.callbacks.changed import load_changed
+from letitgo.callbacks.schedule import Schedule
+
+__all__ = ["Schedule", "load_changed"]

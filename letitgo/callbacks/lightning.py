@@ -1,0 +1,88 @@
+"""For Lightning: ``Trainer(callbacks=[FreezeSchedule({0: ["backbone"], 3: []}), ChangedWeights()])``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.nn.parallel import DistributedDataParallel
+
+from letitgo.callbacks.changed import Changed
+from letitgo.callbacks.schedule import Patterns, Schedule
+from letitgo.errors import BadRequest
+from letitgo.weights import Statistics
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ModuleNotFoundError as error:
+    raise BadRequest(
+        "the callbacks for Lightning need the package lightning: pip install 'letitgo[lightning]'"
+    ) from error
+
+
+class FreezeSchedule(Callback):
+    """Freezes and thaws by the epoch; see :class:`letitgo.callbacks.Schedule`.
+
+    Names are those of the LightningModule's parameters. ``configure_optimizers`` hands over all of them. After training
+    the module is given back as it was. Under DDP the strategy is ``"ddp_find_unused_parameters_true"``.
+
+    Args:
+        epochs: Epoch, counted from 0, → what is frozen from then on: patterns of :func:`letitgo.select` or a selection.
+        statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
+
+    Raises:
+        BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
+    """
+
+    def __init__(self, epochs: Mapping[int, Patterns], statistics: Statistics = "follow") -> None:
+        self._schedule = Schedule(epochs, statistics=statistics)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wrapper = trainer.model
+        if isinstance(wrapper, DistributedDataParallel) and (
+            wrapper.static_graph or not wrapper.find_unused_parameters
+        ):
+            raise BadRequest(
+                "DDP waits for the gradients of frozen parameters unless it looks for unused ones in each step: "
+                "give Trainer(strategy='ddp_find_unused_parameters_true')"
+            )
+        self._schedule.begin(pl_module, trainer.optimizers)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._schedule.enter(trainer.current_epoch)  # an epoch that is resumed half-way is not started again
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._schedule.enter(trainer.current_epoch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._schedule.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._schedule.end()
+
+
+class ChangedWeights(Callback):
+    """Checkpoints leave out tensors that are, bit for bit, as they were before training, and keep their digests.
+
+    Loading through a Trainer with this callback puts them back from the module at hand, or refuses where that is not
+    what training started from; :func:`letitgo.callbacks.load_changed` does so elsewhere. Checkpoints of weights only
+    (``save_weights_only=True``) are left whole, since Lightning asks no callback there.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Changed()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._changed.watch(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._changed.begin(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self._changed.leave_out(checkpoint["state_dict"])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._changed.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._changed.release()

@@ -1,0 +1,110 @@
+"""For Hugging Face: ``Trainer(..., callbacks=[FreezeSchedule({0: ["bert"], 1: []}), ChangedWeights()])``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from letitgo.callbacks.changed import Changed
+from letitgo.callbacks.schedule import Patterns, Schedule
+from letitgo.errors import BadRequest
+from letitgo.weights import Statistics
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.training_args import ParallelMode
+except ModuleNotFoundError as error:
+    raise BadRequest(
+        "the callbacks for the Trainer need the package transformers: pip install 'letitgo[transformers]'"
+    ) from error
+
+
+class FreezeSchedule(TrainerCallback):
+    """Freezes and thaws by the epoch; see :class:`letitgo.callbacks.Schedule`.
+
+    The Trainer makes its optimiser of what asks for a gradient when ``train()`` is called, so nothing is frozen by hand
+    before. After training the model is given back as it was.
+
+    Args:
+        epochs: Epoch, counted from 0, → what is frozen from then on: patterns of :func:`letitgo.select` or a selection.
+        statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
+
+    Raises:
+        BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
+    """
+
+    def __init__(self, epochs: Mapping[int, Patterns], statistics: Statistics = "follow") -> None:
+        self._schedule = Schedule(epochs, statistics=statistics)
+        self._epoch = 0
+
+    def on_train_begin(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: Optimizer,
+        **kwargs: Any,
+    ) -> None:
+        if args.parallel_mode == ParallelMode.DISTRIBUTED and (
+            args.ddp_find_unused_parameters is False or getattr(args, "ddp_static_graph", None)
+        ):
+            raise BadRequest(
+                "DDP waits for the gradients of frozen parameters unless it looks for unused ones in each step: "
+                "give TrainingArguments(ddp_find_unused_parameters=True) and no ddp_static_graph"
+            )
+        self._schedule.begin(model, [optimizer])
+        self._epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._schedule.enter(self._epoch)
+        self._epoch += 1  # counted, since state.epoch stays behind where an epoch is broken off
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._schedule.end()
+
+
+class ChangedWeights(TrainerCallback):
+    """Checkpoints leave out tensors that are, bit for bit, as they were before training, and keep their digests.
+
+    Resuming puts them back from the model at hand, or refuses where that is not what training started from; so does
+    loading the best model at the end. :func:`letitgo.callbacks.load_changed` loads such a checkpoint elsewhere;
+    ``from_pretrained`` refuses it. What ``save_model()`` writes is whole.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Changed()
+        self._model: nn.Module | None = None
+
+    def on_init_end(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        self._changed.watch(model)
+        self._model = model
+
+    def on_train_begin(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        if model is not self._model:
+            raise BadRequest(
+                "ChangedWeights has to see the model before anything is loaded into it: give Trainer(model, "
+                "callbacks=[ChangedWeights()]), and no model_init"
+            )
+        self._changed.begin(model)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save:
+            file = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "model.safetensors"
+            if file.exists():
+                self._changed.rewrite(file)
+            else:
+                warnings.warn(f"there is no {file}: the checkpoint is left as it is", stacklevel=2)
