@@ -361,7 +361,7 @@ def test_lightning_resumes_with_the_frozen_set_and_the_same_bits(lit: Any, save:
         again, probe = lit.Module(), lit.Probe()
         extra = [lit.ChangedWeights()] if changed else []
         schedule = lit.FreezeSchedule(EPOCHS, statistics="frozen")
-        lit.trainer(schedule, *extra, probe).fit(again, ckpt_path=checkpoint, weights_only=True)
+        lit.trainer(schedule, *extra, probe).fit(again, ckpt_path=checkpoint)
         assert probe.flags == whole.flags[steps:]
         assert bits(copied(again)) == bits(copied(module))
 
@@ -415,9 +415,7 @@ def test_lightning_loads_onto_the_base_and_no_other(lit: Any) -> None:
     trainer.fit(module)
     (checkpoint,) = folder.iterdir()
     for load in (
-        lambda net: lit.trainer(lit.ChangedWeights()).validate(
-            net, ckpt_path=checkpoint, weights_only=True, verbose=False
-        ),
+        lambda net: lit.trainer(lit.ChangedWeights()).validate(net, ckpt_path=checkpoint, verbose=False),
         lambda net: load_changed(net, checkpoint),
     ):
         again = lit.Module()
@@ -431,7 +429,7 @@ def test_lightning_loads_onto_the_base_and_no_other(lit: Any) -> None:
             load(other)
         assert bits(copied(other)) == before
     with pytest.raises(RuntimeError, match=r"size mismatch for backbone\.0\.weight"):  # without it: loud, not wrong
-        lit.trainer().validate(lit.Module(), ckpt_path=checkpoint, weights_only=True, verbose=False)
+        lit.trainer().validate(lit.Module(), ckpt_path=checkpoint, verbose=False)
 
 
 LIGHTNING_DDP = """
