@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
     from letitgo.weights import (
+        Cost,
         Selection,
+        Status,
+        cost,
         distance,
         everything,
         freeze,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
         layers,
         re_estimate,
         select,
+        status,
         step_cost,
         thaw,
         train_only,
@@ -51,6 +55,7 @@ _HOMES = (
 
 __all__ = [
     "BadRequest",
+    "Cost",
     "Distance",
     "Evaluation",
     "Graft",
@@ -61,9 +66,11 @@ __all__ = [
     "Recipe",
     "Run",
     "Selection",
+    "Status",
     "Train",
     "WorkFailed",
     "compute",
+    "cost",
     "distance",
     "estimate",
     "everything",
@@ -75,6 +82,7 @@ __all__ = [
     "open_store",
     "re_estimate",
     "select",
+    "status",
     "step_cost",
     "sweep",
     "thaw",
