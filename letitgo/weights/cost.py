@@ -240,21 +240,24 @@ def _crossed(module: nn.Module, selection: Selection, calls: dict[str, bool]) ->
     It does where the layer goes on training in part, or is handed something that depends on weights that train.
     """
     order = list(calls)
-    homes: dict[int, list[str]] = {}  # a tied parameter works in several places
+    homes: dict[int, list[tuple[str, bool]]] = {}  # a tied parameter works in several places
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        part = owner(module, name)
-        while part and part not in calls:  # its parent uses its weights and never calls it
+        part = own = owner(module, name)
+        while part and part not in calls:
             part = part.rpartition(".")[0]
-        homes.setdefault(id(parameter), []).append(part)
+        passed = calls.get(part, False)
+        if part != own:  # never called: a part above uses its weights, after others of its own perhaps
+            passed |= any(other.requires_grad for other in module.get_submodule(part).parameters())
+        homes.setdefault(id(parameter), []).append((part, passed))
     trains, crossed = {}, {}
     for layer, names in layers(module).items():
         parameters = [module.get_parameter(name) for name in names]
-        parts = [part for parameter in parameters for part in homes[id(parameter)] if part in calls]
-        own = any(parameter.requires_grad for parameter in parameters)
-        if own:
-            trains[layer] = min(map(order.index, parts), default=len(order))
+        found = [home for parameter in parameters for home in homes[id(parameter)]]
+        goes_on = any(parameter.requires_grad for parameter in parameters)
+        if goes_on:
+            trains[layer] = min((order.index(part) for part, _ in found if part in calls), default=len(order))
         if any(name in selection for name in names):
-            crossed[layer] = own or any(calls[part] for part in parts)
+            crossed[layer] = goes_on or any(passed for _, passed in found)
     return min(trains, key=trains.__getitem__, default=""), crossed
 
 
