@@ -150,7 +150,7 @@ def _costs(cost: Cost, example: str, patterns: list[str]) -> list[str]:
 
     step, kept = cost.thawed, cost.gradient_bytes
     lines = [
-        f"a training step, for each example of {example}: {amount(step.forward)}FLOP forward, "
+        f"a training step of one example, counted on {example}: {amount(step.forward)}FLOP forward, "
         f"{amount(step.backward)}FLOP backward; gradients {amount(kept.thawed)}B, state of Adam "
         f"{amount(cost.optimizer_bytes.thawed)}B"
     ]

@@ -162,6 +162,7 @@ _LIBRARIES: dict[str, Callable[[str, dict[str, Any]], Structure]] = {
 def _library(path: str) -> Any:
     package = path.partition(".")[0]
     try:
+        importlib.import_module(package)
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name != package:
