@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_laws import behaviour, build, cases, inputs, portrait
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from letitgo.errors import BadRequest
 from letitgo.recipes.networks import fcn, lenet
@@ -401,6 +402,31 @@ def test_an_example_the_network_does_not_take(example, message):
         with pytest.raises(BadRequest, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_inputs_are_taken_as_data():
+    module, example = fcn((20,), 4, (7,)), torch.randn(2, 20, requires_grad=True)
+    told = cost(module, example, select(module, "fc1"))
+    assert told == cost(module, example.detach(), select(module, "fc1"))
+    assert example.grad is None
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_are_counted_or_refused(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.third = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.third(checkpoint(self.second, self.first(x), use_reentrant=reentrant))
+
+    if reentrant:
+        with pytest.raises(BadRequest, match="use_reentrant=False"):
+            step_cost(Checkpointed(), torch.randn(2, 4))
+    else:  # the second layer is computed once more on the way back
+        assert step_cost(Checkpointed(), torch.randn(2, 4)).backward == (1 + 2 + 1 + 2) * 2 * 16
 
 
 def test_outputs_that_cannot_be_trained_on():

@@ -289,3 +289,9 @@ def test_help_takes_less_than_half_a_second():
         subprocess.run([program, "inspect", "--help"], capture_output=True, check=True)
         took.append(time.perf_counter() - begin)
     assert sorted(took)[2] < 0.5
+
+
+def test_the_guide_shows_what_the_program_prints(capsys):
+    guide = (Path(__file__).parents[1] / "docs/guides/what-would-freezing-save.md").read_text()
+    assert run(["inspect", "lenet", "--freeze", "conv*"]) == 0
+    assert f"$ letitgo inspect lenet --freeze 'conv*'\n{capsys.readouterr().out}```" in guide

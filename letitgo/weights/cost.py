@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from letitgo.errors import BadRequest
@@ -155,7 +155,8 @@ def cost(
 
 
 def _counted(module: nn.Module, example: Example) -> StepCost:
-    inputs = dict(example) if isinstance(example, Mapping) else example
+    inputs: Any = dict(example) if isinstance(example, Mapping) else example
+    inputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)  # they do not train
     sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
     examples = sizes[0] if sizes else 1
     if not examples:
@@ -166,6 +167,7 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
     if not any(output.is_floating_point() or output.is_complex() for output in outputs):
         raise BadRequest("the network returns no floating-point tensor: nothing can be trained on its outputs")
     ends, weights = [output for output in outputs if output.requires_grad], trainable(module)
+    _refuse_reentrant(ends)
     with _counter() as backward:
         if ends and weights:
             # Unlike backward(), this leaves the gradients that parameters hold, and what hangs on them, alone.
@@ -184,6 +186,19 @@ def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) 
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise BadRequest(f"the network does not take the example: {reason}") from error
+
+
+def _refuse_reentrant(ends: list[Tensor]) -> None:
+    """Asking for gradients leaves out what such a checkpoint would compute anew, and the count with it."""
+    seen, left = set(), [end.grad_fn for end in ends]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise BadRequest("the backward pass of reentrant checkpoints cannot be counted: give use_reentrant=False")
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
 
 
 @contextmanager
