@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
     from letitgo.weights import (
+        Cost,
         Held,
         Part,
         Selection,
+        Status,
         biases,
+        cost,
         distance,
         entries,
         everything,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         robustness,
         save,
         select,
+        status,
         step_cost,
         thaw,
         ties,
@@ -66,6 +70,7 @@ _HOMES = (
 
 __all__ = [
     "BadRequest",
+    "Cost",
     "Distance",
     "Evaluation",
     "Graft",
@@ -78,10 +83,12 @@ __all__ = [
     "Recipe",
     "Run",
     "Selection",
+    "Status",
     "Train",
     "WorkFailed",
     "biases",
     "compute",
+    "cost",
     "distance",
     "entries",
     "estimate",
@@ -103,6 +110,7 @@ __all__ = [
     "robustness",
     "save",
     "select",
+    "status",
     "step_cost",
     "sweep",
     "thaw",

@@ -13,7 +13,7 @@ import torch
 from helpers import bits, python
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_laws import OPTIMIZERS, Case, cases, portrait, step
+from networks import OPTIMIZERS, Case, cases, portrait, step
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 

@@ -21,6 +21,9 @@ app = App(
 )
 app.command("letitgo.cli.map:map_layers", name="map", help="Tell which layers of a network need training.")
 app.command("letitgo.cli.train:train", name="train", help="Train a network once, with some of it frozen.")
+app.command(
+    "letitgo.cli.inspect:inspect_model", name="inspect", help="Tell what trains in a network, and what it costs."
+)
 
 
 def main() -> None:

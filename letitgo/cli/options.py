@@ -88,16 +88,25 @@ def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
         raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 0,1,2") from None
 
 
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """A dictionary from the command line.
+
+    Raises:
+        BadRequest: The text is no JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{flag} is {text!r}: give a JSON object, as in '{{\"width\": 64}}'")
+    return value
+
+
 def _parse(name: str, text: str) -> Any:
     flag = name.replace("_", "-")
     if _FIELDS[name].default_factory:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise BadRequest(f"{flag} is {text!r}: give a JSON object, as in '{{\"width\": 64}}'")
-        return value
+        return json_object(flag, text)
     parts = text.split(",")
     if "" in parts:
         raise BadRequest(f"{flag} is {text!r}: a value is missing")

@@ -3,7 +3,7 @@
 Knows of no store and no recipe.
 """
 
-from letitgo.weights.cost import StepCost, step_cost
+from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
 from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
 from letitgo.weights.graft import distance, graft
@@ -16,18 +16,25 @@ from letitgo.weights.robustness import robustness
 from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 from letitgo.weights.statistics import re_estimate
+from letitgo.weights.status import LayerStatus, Status, status
 
 __all__ = [
+    "Bytes",
+    "Cost",
     "Dropout",
+    "Example",
     "Held",
+    "LayerStatus",
     "Part",
     "Selection",
     "State",
     "Statistics",
+    "Status",
     "StepCost",
     "biases",
     "blocks",
     "copied",
+    "cost",
     "distance",
     "entries",
     "everything",
@@ -52,6 +59,7 @@ __all__ = [
     "save",
     "seeded",
     "select",
+    "status",
     "step_cost",
     "thaw",
     "ties",

@@ -1,14 +1,28 @@
-"""Training arithmetic, counted."""
+"""Training arithmetic, counted: what a step costs, and what freezing would save, before anything is paid."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.modules.module import _global_forward_hooks_with_kwargs, register_module_forward_hook
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
+from letitgo.errors import BadRequest
+from letitgo.weights.freeze import Statistics, frozen
+from letitgo.weights.hold import trainable
+from letitgo.weights.layers import layers, owner
 from letitgo.weights.prefix import frozen_prefix
+from letitgo.weights.select import Selection
+
+Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a network is called with: one tensor, its positional inputs, or its inputs by keyword."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +30,10 @@ class StepCost:
     """Floating-point operations for one example, as PyTorch's flop counter counts them.
 
     This is the floor of what freezing leaves to do: the forward pass, gradients of the inputs above the first
-    trainable layer, and gradients of the trainable weights.
+    trainable layer, and gradients of the trainable weights. Counted are products of matrices, convolutions, attention
+    and, on the CPU, LSTMs. Not counted are elementwise operations, norms, pooling, look-ups, the loss, the optimiser
+    and recurrent layers that cuDNN computes. Attention counts in full under a causal mask, and where it is computed
+    block by block its backward pass counts the scores again.
 
     Attributes:
         forward: The forward pass of the whole network.
@@ -29,33 +46,334 @@ class StepCost:
     prefix: int
 
     @property
+    def whole(self) -> int:
+        """One example through one training step, all of it computed each time."""
+        return self.forward + self.backward
+
+    @property
     def step(self) -> int:
         """One example through one training step, with the outputs of a frozen prefix at hand."""
         return self.forward - self.prefix + self.backward
 
 
-def step_cost(module: nn.Module, inputs: Tensor) -> StepCost:
+@dataclass(frozen=True)
+class Bytes:
+    """Memory with a selection of parameters trained, and with it frozen."""
+
+    thawed: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What freezing a selection saves, counted.
+
+    Attributes:
+        thawed: A step with the selection trained and the rest as it is.
+        frozen: A step with the selection frozen.
+        gradient_bytes: Memory of the gradients.
+        optimizer_bytes: Memory of the optimiser's state.
+        why: The reason for what is saved, in a sentence or two.
+    """
+
+    thawed: StepCost
+    frozen: StepCost
+    gradient_bytes: Bytes
+    optimizer_bytes: Bytes
+    why: str
+
+    @property
+    def share(self) -> float:
+        """Expected time of a step with the selection frozen, as a share of the time without."""
+        return _share(self.frozen.whole, self.thawed.whole)
+
+    @property
+    def share_at_hand(self) -> float:
+        """The same where the outputs of a frozen prefix are computed once and kept at hand."""
+        return _share(self.frozen.step, self.thawed.step)
+
+
+def step_cost(module: nn.Module, inputs: Example) -> StepCost:
     """Count what one example costs with the module's parameters frozen or not as they are now.
 
     Args:
-        module: In training mode; its statistics are left as they were.
-        inputs: At least two examples, shape (N, ...).
+        module: In training mode. It is left as it was: gradients, statistics and random state too.
+        inputs: Some examples, each tensor of shape (N, ...), on the module's device; two or more where the network
+            normalizes over them.
+
+    Raises:
+        BadRequest: The network does not take the inputs, or returns nothing to train on.
     """
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with _put_back(module):
+        return _counted(module, inputs)
+
+
+def cost(
+    module: nn.Module,
+    example_input: Example,
+    selection: Selection,
+    statistics: Statistics = "follow",
+    optimizer_floats: int = 2,
+) -> Cost:
+    """Tell what freezing a selection would save in a training step, without training one.
+
+    Time is expected to go as the arithmetic goes, see :class:`StepCost` for what is counted.
+
+    Args:
+        module: The network. It is left as it was, to the bit: flags, gradients, modes, statistics and random state.
+        example_input: Some examples, each tensor of shape (N, ...), on the module's device; two or more where the
+            network normalizes over them. A mapping is taken as inputs by keyword. A network on the ``meta`` device is
+            counted without being computed.
+        selection: What would be frozen.
+        statistics: Of frozen normalization layers, as in :func:`freeze`: where they follow the data, the outputs of a
+            frozen prefix change from batch to batch and cannot be computed once.
+        optimizer_floats: Numbers the optimiser keeps for each weight: 2 for Adam, 1 for momentum, 0 for plain SGD.
+
+    Raises:
+        BadRequest: The selection is none or of another network, the network does not take the example, or it returns
+            nothing to train on.
+    """
+    with _put_back(module):
+        if not module.training:
+            module.train()
+        with frozen(module, selection, statistics), _calls(module) as calls:
+            cold = _counted(module, example_input)
+            kept = _gradient_bytes(module)
+            first, crossed = _crossed(module, selection, calls)
+        for name in selection:
+            parameter = module.get_parameter(name)
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+        warm = _counted(module, example_input)
+        held = _gradient_bytes(module)
+    return Cost(
+        warm,
+        cold,
+        Bytes(held, kept),
+        Bytes(held * optimizer_floats, kept * optimizer_floats),
+        _why(module, selection, warm, cold, first, crossed),
+    )
+
+
+def _counted(module: nn.Module, example: Example) -> StepCost:
+    inputs: Any = dict(example) if isinstance(example, Mapping) else example
+    inputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)  # they do not train
+    sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    examples = sizes[0] if sizes else 1
+    if not examples:
+        raise BadRequest("the example is empty: its first dimension counts examples and has to be at least 1")
     split = frozen_prefix(module)
-    with torch.random.fork_rng(devices=[]):
-        with FlopCounterMode(display=False) as forward:
-            loss = module(inputs).square().mean()
-        with FlopCounterMode(display=False) as backward:
-            if loss.requires_grad:
-                loss.backward()
-        with FlopCounterMode(display=False) as prefix, torch.no_grad():
-            if split:
-                split[0](inputs)
-    for parameter in module.parameters():
-        parameter.grad = None
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            buffer.copy_(buffers[name])
-    counts = [counter.get_total_flops() // len(inputs) for counter in (forward, backward, prefix)]
-    return StepCost(*counts)
+    with _counter() as forward:
+        outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
+    if not any(output.is_floating_point() or output.is_complex() for output in outputs):
+        raise BadRequest("the network returns no floating-point tensor: nothing can be trained on its outputs")
+    ends, weights = [output for output in outputs if output.requires_grad], trainable(module)
+    _refuse_reentrant(ends)
+    with _counter() as backward:
+        if ends and weights:
+            # Unlike backward(), this leaves the gradients that parameters hold, and what hangs on them, alone.
+            torch.autograd.grad(ends, weights, [torch.ones_like(end) for end in ends], allow_unused=True)
+    with _counter() as prefix, torch.no_grad():
+        if split:
+            _call(split[0], inputs)
+    return StepCost(*(counter.get_total_flops() // examples for counter in (forward, backward, prefix)))
+
+
+def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) -> Any:
+    try:
+        if isinstance(inputs, dict):
+            return module(**inputs)
+        return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise BadRequest(f"the network does not take the example: {reason}") from error
+
+
+def _refuse_reentrant(ends: list[Tensor]) -> None:
+    """Asking for gradients leaves out what such a checkpoint would compute anew, and the count with it."""
+    seen, left = set(), [end.grad_fn for end in ends]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise BadRequest("the backward pass of reentrant checkpoints cannot be counted: give use_reentrant=False")
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
+
+
+@contextmanager
+def _put_back(module: nn.Module) -> Iterator[None]:
+    """Gradients are counted within; on leaving, all that counting may change is what it was."""
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part, name, buffer, None if buffer is None else buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+    ]
+    devices = {parameter.device.index for parameter in module.parameters() if parameter.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+            yield
+    finally:
+        for parameter, trains, gradient in flags:
+            parameter.requires_grad_(trains)
+            parameter.grad = gradient
+        for part, mode in modes:
+            part.training = mode
+        with torch.no_grad():
+            for part, name, buffer, before in buffers:
+                part._buffers[name] = buffer
+                if buffer is not None and before is not None:
+                    buffer.copy_(before)
+
+
+@contextmanager
+def _calls(module: nn.Module) -> Iterator[dict[str, bool]]:
+    """Fills in, for each part in the order they first return, whether a gradient flows on through its inputs."""
+    names: dict[nn.Module, str] = {}
+    for name, part in module.named_modules():
+        names[part] = name
+    calls: dict[str, bool] = {}
+
+    def note(part: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
+        if part in names:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            asked = any(tensor.requires_grad for tensor in tensors)
+            calls[names[part]] = calls.get(names[part], False) or asked
+
+    handle = register_module_forward_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+        _global_forward_hooks_with_kwargs.pop(handle.id, None)  # which removing forgets, and torch.compile warns of
+
+
+def _crossed(module: nn.Module, selection: Selection, calls: dict[str, bool]) -> tuple[str, dict[str, bool]]:
+    """The layer that trains first, and for each layer with frozen weights whether the backward pass goes through it.
+
+    It does where the layer goes on training in part, or is handed something that depends on weights that train.
+    """
+    order = list(calls)
+    homes: dict[int, list[tuple[str, bool]]] = {}  # a tied parameter works in several places
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        part = own = owner(module, name)
+        while part and part not in calls:
+            part = part.rpartition(".")[0]
+        passed = calls.get(part, False)
+        if part != own:  # never called: a part above uses its weights, after others of its own perhaps
+            passed |= any(other.requires_grad for other in module.get_submodule(part).parameters())
+        homes.setdefault(id(parameter), []).append((part, passed))
+    trains, crossed = {}, {}
+    for layer, names in layers(module).items():
+        parameters = [module.get_parameter(name) for name in names]
+        found = [home for parameter in parameters for home in homes[id(parameter)]]
+        goes_on = any(parameter.requires_grad for parameter in parameters)
+        if goes_on:
+            trains[layer] = min((order.index(part) for part, _ in found if part in calls), default=len(order))
+        if any(name in selection for name in names):
+            crossed[layer] = goes_on or any(passed for _, passed in found)
+    return min(trains, key=trains.__getitem__, default=""), crossed
+
+
+def _why(
+    module: nn.Module, selection: Selection, thawed: StepCost, cold: StepCost, first: str, crossed: dict[str, bool]
+) -> str:
+    saved = f"{100 - 100 * _share(cold.whole, thawed.whole):.1f} % of a step"
+    through, beyond = [[layer for layer in crossed if crossed[layer] is flag] for flag in (True, False)]
+    if not selection:
+        return "Nothing is frozen, so nothing is saved."
+    if not thawed.whole:
+        return "Nothing can be told: no product of matrices, convolution or attention is in this network."
+    if not first:
+        return f"Nothing trains then: there is no backward pass, which saves {saved}."
+    if not beyond:
+        return (
+            f"{first} still trains, so the backward pass goes through {_some(through)} all the same: "
+            f"only the gradients of the frozen weights are saved, {saved}."
+        )
+    if through:
+        return (
+            f"{first} still trains, so the backward pass goes through {_some(through)} all the same, but it ends "
+            f"at {first} and never reaches {_some(beyond)}: this saves {saved}."
+        )
+    reached = (
+        f"Nothing that trains lies before {_some(beyond)}, so the backward pass never gets there: this saves {saved}."
+    )
+    return f"{reached} {_once(module, thawed, cold)}"
+
+
+def _once(module: nn.Module, thawed: StepCost, cold: StepCost) -> str:
+    if cold.prefix:
+        left = f"{100 * _share(cold.step, thawed.step):.1f} %"
+        return f"The outputs of the frozen prefix can be computed once, which leaves {left} of a step."
+    if type(module) is not nn.Sequential:
+        return "Whether its outputs can be computed once is told of a plain nn.Sequential only."
+    return (
+        "Its outputs cannot be computed once: dropout, statistics of the batch, hooks or a module that is not of "
+        "torch.nn make them change from step to step."
+    )
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:2])} and {len(names) - 2} more" if len(names) > 3 else ", ".join(names)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def _gradient_bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in trainable(module))
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+
+
+def _convolution_backward(
+    output: list[int], inputs: list[int], weight: list[int], *rest: Any, out_shape: Any = None
+) -> int:
+    """Each gradient takes the operations of the forward pass; PyTorch's formula forgets the groups."""
+    transposed, asked = rest[4], rest[7]
+    return conv_flop_count(inputs, weight, output, transposed) * (bool(asked[0]) + bool(asked[1]))
+
+
+def _lstm(inputs: list[int], weights: list[int], recurrent: list[int], *_: Any, **__: Any) -> int:
+    return 2 * prod(inputs[:-1]) * (prod(weights) + prod(recurrent))
+
+
+def _lstm_backward(inputs: list[int], weights: list[int], recurrent: list[int], *_: Any, **__: Any) -> int:
+    return 2 * _lstm(inputs, weights, recurrent)
+
+
+def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    output: list[int], query: list[int], key: list[int], value: list[int], *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(output, query, key, value)
+
+
+def _grouped(left: list[int], right: list[int], *_: Any, **__: Any) -> int:
+    """Products of groups of rows, or of columns, which together have the sizes of one product."""
+    groups = left[0] if len(left) == len(right) == 3 else 1
+    return 2 * groups * left[-2] * left[-1] * right[-1]
+
+
+_FORMULAS = {
+    getattr(torch.ops.aten, name): formula
+    for name, formula in {
+        "convolution_backward": _convolution_backward,
+        "_scaled_dot_product_flash_attention_for_cpu": _attention,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+        "mkldnn_rnn_layer": _lstm,
+        "mkldnn_rnn_layer_backward": _lstm_backward,
+        "_grouped_mm": _grouped,
+    }.items()
+    if hasattr(torch.ops.aten, name)  # not every version has each
+}
+"""What PyTorch's counter has no formula for, or a wrong one."""
