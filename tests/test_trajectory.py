@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from torch.nn.functional import cross_entropy
 
 import letitgo.training.loop
 from letitgo.errors import WorkFailed
-from letitgo.plan import At, Initial, Run
+from letitgo.execute import Executor
+from letitgo.plan import At, Fraction, Initial, Run
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import noisy
-from letitgo.store import Store
+from letitgo.store import Store, open_store
 from letitgo.training.loop import data_order
 from letitgo.value import dump
 from letitgo.weights import frozen_prefix, initial_state, load_state, seeded
@@ -354,3 +356,41 @@ def test_a_run_keeps_what_it_does_not_train_out_of_the_store(store):
     assert {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")} == set(run.trains)
     start, end = run.start.load(store), run.final.load(store)
     assert bits(start)["fc1.weight"] == bits(end)["fc1.weight"]
+
+
+def part_of(run: Run, **fields: Any) -> Run:
+    matrices = tuple(name for name in run.trains if name.endswith("weight"))
+    rest = tuple(name for name in run.trains if name not in matrices)
+    return Run(
+        run.start,
+        Fraction(**{"share": 0.3, "of": "weights", "seed": 1, "within": matrices, "besides": rest, **fields}),
+        run.recipe,
+    )
+
+
+@pytest.mark.parametrize("of", ["filters", "weights"])
+def test_a_run_of_a_fraction_moves_that_and_nothing_else(of, store):
+    run = part_of(baseline(small_recipe(optimizer="adamw", weight_decay=0.1)), of=of)
+    failures = Executor(store).compute([run.final])
+    assert not failures
+    before, after = run.start.load(store), run.final.load(store)
+    part = run.trains.part(run.start.module(store), store)
+    for name, mask in part.entries.items():
+        assert torch.equal(after[name][~mask], before[name][~mask])
+        assert (after[name] != before[name])[mask].float().mean() > 0.5
+    assert all(not torch.equal(after[name], before[name]) for name in part.whole)
+
+
+def test_a_run_of_a_fraction_goes_on_from_where_it_stopped(store, tmp_path):
+    run = part_of(baseline(small_recipe(optimizer="adamw")))
+    run.compute(store, [7])
+    run.compute(store, [20])
+    other = open_store(tmp_path / "other")
+    run.compute(other, [20])
+    assert bits(run.at(20).load(store)) == bits(run.at(20).load(other))
+
+
+def test_every_field_of_a_fraction_changes_the_key():
+    base = baseline(small_recipe())
+    others = [{}, {"share": 0.4}, {"of": "filters"}, {"seed": 2}, {"within": ("fc1.weight",)}, {"besides": ()}]
+    assert len({part_of(base, **fields).key for fields in others}) == len(others)

@@ -44,7 +44,7 @@ class Job:
         run = self.run
         if run is None:
             return f"measuring ({len(self.values)})"
-        frozen = [name for names in run.recipe.network.layers.values() for name in names if name not in run.trains]
+        frozen = [name for names in run.recipe.network.layers.values() for name in names if name not in run.moves]
         what = f"training with {', '.join(dict.fromkeys(n.rpartition('.')[0] or n for n in frozen))} frozen"
         since = f" from step {run.begin}" if run.begin else ""
         return f"{what if frozen else 'training everything'}{since}, seed {run.recipe.seed}"

@@ -1,5 +1,6 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
+from letitgo.plan.choices import Choice, Fraction
 from letitgo.plan.measures import Distance, Evaluation, Measure
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
@@ -7,8 +8,10 @@ from letitgo.plan.stored import Absent, Stored, stored_inputs
 __all__ = [
     "Absent",
     "At",
+    "Choice",
     "Distance",
     "Evaluation",
+    "Fraction",
     "Graft",
     "Initial",
     "Measure",

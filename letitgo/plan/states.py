@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.plan.choices import Choice
 from letitgo.plan.stored import Absent, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
@@ -95,7 +96,7 @@ class Run(Value):
 
     Attributes:
         start: The state it starts from.
-        trains: Names of the parameters that may move, in the network's order.
+        trains: What may move: names of parameters, in the network's order, or a choice down to single weights.
         recipe: What it is trained on.
         begin: The step on the recipe's clock at which it starts: learning rate and order of the data go on from there.
         resume: Take over the optimiser's state of what still moves; the start is then a point of another run.
@@ -106,7 +107,7 @@ class Run(Value):
     """
 
     start: State
-    trains: tuple[str, ...]
+    trains: tuple[str, ...] | Choice
     recipe: Recipe
     begin: int = 0
     resume: bool = False
@@ -134,13 +135,21 @@ class Run(Value):
         """Where in the store its states lie."""
         return f"states/{self.key[:2]}/{self.key}"
 
-    def prepare(self, module: nn.Module) -> None:
+    @cached_property
+    def moves(self) -> tuple[str, ...]:
+        """Names of the parameters that may move at least in part, in the network's order."""
+        return self.trains.parameters(self.recipe.network) if isinstance(self.trains, Choice) else self.trains
+
+    def prepare(self, module: nn.Module, store: Store) -> None:
         """Freeze in the module what this run leaves alone."""
-        weights.train_only(module, weights.Selection(self.trains, weights.parameter_names(module)), self.statistics)
+        if isinstance(self.trains, Choice):
+            weights.hold(module, self.trains.part(module, store), self.statistics)
+        else:
+            weights.train_only(module, weights.Selection(self.trains, weights.parameter_names(module)), self.statistics)
 
     def cost(self) -> int:
         """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once."""
-        cost = step_cost(self.recipe.network, self.trains, self.statistics, self.recipe.data)
+        cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.data)
         examples = len(self.recipe.dataset.split("train"))
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)
@@ -180,7 +189,7 @@ class Run(Value):
         begin, state, optimizer_state = self._latest(store, before=min(wanted))
         module = weights.seeded(self.recipe.network, 0)
         weights.load_state(module, state)
-        self.prepare(module)
+        self.prepare(module, store)
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if optimizer_state is not None:
             fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()

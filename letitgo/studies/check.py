@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from letitgo import weights
 from letitgo.errors import BadRequest
@@ -11,7 +12,7 @@ from letitgo.recipes.optimizers import find_schedule
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Build the network, call it on two examples and make the optimiser.
+    """Build the network, call it on two examples and take a step.
 
     Raises:
         BadRequest: One of these does not go through, or the network's outputs do not fit the data's classes.
@@ -35,7 +36,22 @@ def check_recipe(recipe: Recipe) -> None:
             f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
             f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be (2, {recipe.dataset.classes})"
         )
-    recipe.make_optimizer(weights.trainable(module))
+    optimizer = recipe.make_optimizer(weights.trainable(module))
+    labels = split.labels[:2]
+
+    def closure() -> torch.Tensor:
+        loss = cross_entropy(module(inputs), labels)
+        loss.backward()
+        return loss
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            optimizer.step(closure)  # type: ignore[arg-type]
+    except Exception as error:
+        raise BadRequest(
+            f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
     try:
         factor = find_schedule(recipe.schedule)(0.0)
     except Exception as error:

@@ -45,7 +45,7 @@ class Train:
             if not 0 <= self.freeze_at < recipe.epochs:
                 raise BadRequest(f"freeze-at names epoch {self.freeze_at}: give one of 0 to {recipe.epochs - 1}")
             check_recipe(recipe)
-            if not self.run(recipe).trains:
+            if not self.run(recipe).moves:
                 raise BadRequest(f"{' '.join(self.freeze)} freezes everything: nothing is left to train")
 
     @cached_property
@@ -100,7 +100,7 @@ class Train:
                     "frozen": " ".join(self.freeze),
                     "epoch": self.freeze_at,
                     "parameters": sum(sizes.values()),
-                    "trained": sum(sizes[name] for name in run.trains),
+                    "trained": sum(sizes[name] for name in run.moves),
                     "accuracy": test["accuracy"],
                     "loss": test["loss"],
                     "train_accuracy": train["accuracy"],

@@ -1,0 +1,60 @@
+"""What may move of a network where that is more than a list of parameters, by description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from letitgo import weights
+from letitgo.recipes.networks import Network
+from letitgo.store import Store
+from letitgo.value import Value
+
+
+class Choice(Value):
+    """What may move of a network, down to single weights."""
+
+    def part(self, module: nn.Module, store: Store) -> weights.Part:
+        """The part of a live network.
+
+        Raises:
+            Absent: It rests on a result that is not in the store.
+        """
+        raise NotImplementedError
+
+    def parameters(self, network: Network) -> tuple[str, ...]:
+        """Names of the parameters that move at least in part, in the network's order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Fraction(Choice):
+    """A share of the filters or weights of each layer, chosen at random (RT18, arXiv:1802.00844).
+
+    Attributes:
+        share: As in :func:`letitgo.fraction`.
+        of: ``"filters"`` or ``"weights"``.
+        seed: Of the choice.
+        within: Names of the parameters in which it chooses.
+        besides: Names of parameters that move as a whole.
+    """
+
+    share: float
+    of: Literal["filters", "weights"]
+    seed: int
+    within: tuple[str, ...]
+    besides: tuple[str, ...] = ()
+
+    def part(self, module: nn.Module, store: Store) -> weights.Part:
+        return self._of(module)
+
+    def parameters(self, network: Network) -> tuple[str, ...]:
+        part = self._of(weights.seeded(network, 0))
+        return tuple(name for name in part.whole.of if name in part.whole or name in part.entries)
+
+    def _of(self, module: nn.Module) -> weights.Part:
+        names = weights.parameter_names(module)
+        chosen = weights.fraction(module, self.share, self.of, self.seed, weights.Selection(self.within, names))
+        return chosen | weights.Selection(self.besides, names)
