@@ -13,7 +13,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import OPTIMIZERS, Case, behaviour, cases, inputs, portrait, step
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights import (
@@ -32,6 +31,7 @@ from letitgo.weights import (
     trainable,
     zero_out,
 )
+from letitgo.weights.hold import _HOLDING
 
 
 @st.composite
@@ -99,7 +99,6 @@ def test_letting_go_gives_the_module_back(drawn, training, data):
     for parameter in module.parameters():
         parameter.requires_grad_(data.draw(st.booleans()))
     before, behaved = portrait(module), behaviour(module)
-    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     held = hold(module, part, statistics="frozen", dropout="off")
     held.release()
     held.release()
@@ -107,7 +106,7 @@ def test_letting_go_gives_the_module_back(drawn, training, data):
     assert behaviour(module) == behaved
     assert not module._forward_pre_hooks
     assert not module._state_dict_pre_hooks
-    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
+    assert held not in _HOLDING
     (module(inputs()) - 1).square().mean().backward() if any(p.requires_grad for p in module.parameters()) else None
     for parameter in module.parameters():
         assert parameter.requires_grad or parameter.grad is None
@@ -330,15 +329,39 @@ def test_another_type_and_back():
 
 
 def test_a_held_network_is_let_go_with_its_last_reference():
-    gc.collect()
-    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     module = small()
-    hold(module, some(module))
-    ghost = weakref.ref(module)
+    ghosts = weakref.ref(module), weakref.ref(hold(module, some(module)))
     del module
     gc.collect()
-    assert ghost() is None
-    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
+    assert [ghost() for ghost in ghosts] == [None, None]
+
+
+def test_a_held_network_may_be_collected_in_the_middle_of_a_step():
+    """Whatever happens then must not change what the optimiser goes through."""
+    module = small()
+
+    def collect(*_: object) -> None:
+        gc.collect()
+
+    with hold(module, some(module)) as held:
+        optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+        handle = optimizer.register_step_pre_hook(collect)
+        for _ in range(3):
+            forgotten = small()
+            hold(forgotten, some(forgotten))
+            del forgotten
+            step(module, optimizer)
+        handle.remove()
+
+
+def test_two_held_networks_step_apart():
+    one, other = small(), small()
+    with hold(one, some(one)) as first, hold(other, some(other)) as second:
+        before = bits(copied(other))
+        step(one, torch.optim.SGD(first.parameters(), lr=0.1))
+        assert bits(copied(other)) == before
+        step(other, torch.optim.SGD(second.parameters(), lr=0.1))
+        assert bits(copied(other)) == bits(copied(one))
 
 
 def test_a_gradient_that_comes_late_is_refused():

@@ -208,7 +208,7 @@ def test_outputs_of_a_frozen_prefix_computed_once_change_nothing_of_note(layers,
     for layer in layers:
         run = freezing(run, layer)
     module = run.start.module(store)
-    run.prepare(module)
+    run.prepare(module, store)
     parts = frozen_prefix(module)
     assert parts is not None
     assert {id(p) for p in parts[0].parameters()} == {id(p) for p in module.parameters() if not p.requires_grad}
@@ -361,11 +361,8 @@ def test_a_run_keeps_what_it_does_not_train_out_of_the_store(store):
 def part_of(run: Run, **fields: Any) -> Run:
     matrices = tuple(name for name in run.trains if name.endswith("weight"))
     rest = tuple(name for name in run.trains if name not in matrices)
-    return Run(
-        run.start,
-        Fraction(**{"share": 0.3, "of": "weights", "seed": 1, "within": matrices, "besides": rest, **fields}),
-        run.recipe,
-    )
+    choice = {"share": 0.3, "of": "weights", "seed": 1, "within": matrices, "besides": rest, **fields}
+    return Run(run.start, Fraction(**choice), run.recipe)
 
 
 @pytest.mark.parametrize("of", ["filters", "weights"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from letitgo.studies.compute import Outcome
 
 
 def map_layers(
@@ -65,8 +68,7 @@ def map_layers(
     Trains the network, trains it again with each layer frozen, puts each layer of the trained network back to earlier
     values or a fresh draw, and tells what each of these costs in test accuracy.
     """
-    from letitgo.cli.run import kept_from_stdout, make_folder, run_study
-    from letitgo.errors import BadRequest
+    from letitgo.cli.run import run_study
     from letitgo.report.table import show_map
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
@@ -86,19 +88,9 @@ def map_layers(
         re_estimate=re_estimate,
     )
 
-    if report != "none" and not running.dry_run:
-        make_folder(report)
-    code, outcome = run_study(study, running, lambda console, rows: show_map(console, study, rows))
-    if outcome is not None and report != "none" and any(row["n"] for row in outcome.rows):
+    def write(outcome: Outcome, folder: str, command: str) -> Path:
         from letitgo.report.page import write_map_report
 
-        command = shlex.join(["letitgo", *sys.argv[1:]])
-        try:
-            with kept_from_stdout():
-                path = write_map_report(study, outcome, report, command)
-        except OSError as error:
-            raise BadRequest(
-                f"the report cannot be written to {report} ({error.strerror}): name another folder"
-            ) from error
-        print(f"report: {path}", file=sys.stderr)
-    return code
+        return write_map_report(study, outcome, folder, command)
+
+    return run_study(study, running, lambda console, rows: show_map(console, study, rows), write, report)[0]

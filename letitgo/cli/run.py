@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
@@ -25,14 +26,22 @@ from letitgo.studies.compute import Outcome, Study, compute, estimate
 
 
 def run_study(
-    study: Study, options: RunningOptions, show: Callable[[Console, list[dict[str, Any]]], None]
+    study: Study,
+    options: RunningOptions,
+    show: Callable[[Console, list[dict[str, Any]]], None],
+    report: Callable[[Outcome, str, str], Path] | None = None,
+    folder: str = "none",
+    told: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
 ) -> tuple[int, Outcome | None]:
-    """Carry a study out, or tell what it would take, and write the answer to stdout.
+    """Carry a study out, or tell what it would take; write the answer to stdout, and a report.
 
     Args:
         study: The study.
         options: Where and how.
         show: Writes the rows for a person.
+        report: Writes a report from the outcome into a folder, given the command that makes it.
+        folder: The folder, or ``none``.
+        told: Makes of the study's rows those that are shown.
 
     Returns:
         The exit code, and the outcome; None after a dry run.
@@ -48,18 +57,30 @@ def run_study(
             takes = estimate(study, store, workers)
         _tell(takes, options.format, store)
         return 0, None
+    wanted = report is not None and folder != "none"
+    if wanted:
+        make_folder(folder)
     with kept_from_stdout(), shown_progress() as on_progress:
         outcome = compute(study, store, workers, on_progress=on_progress)
     if options.format == "table":
-        show(stdout_console(), outcome.rows)
+        show(stdout_console(), told(outcome.rows))
     else:
-        write_rows(outcome.rows, options.format, {"recipes": [r.fields() for r in study.recipes]})
+        write_rows(told(outcome.rows), options.format, {"recipes": [r.fields() for r in study.recipes]})
     for failure in outcome.failures:
         if options.debug:
             print(failure.trace, file=sys.stderr)
         print(f"letitgo: failed: {failure.what}: {failure.why}", file=sys.stderr)
     if outcome.failures:
         print("letitgo: what was finished is in the store; the same command tries the rest again", file=sys.stderr)
+    if report is not None and wanted and any(row.get("n", 1) for row in outcome.rows):
+        try:
+            with kept_from_stdout():
+                path = report(outcome, folder, shlex.join(["letitgo", *sys.argv[1:]]))
+        except OSError as error:
+            raise BadRequest(
+                f"the report cannot be written to {folder} ({error.strerror}): name another folder"
+            ) from error
+        print(f"report: {path}", file=sys.stderr)
     return (1 if outcome.failures else 0), outcome
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from letitgo.plan.states import versions
+from letitgo.recipes import Recipe
 from letitgo.report import figures
 from letitgo.report.answer import answers, groups, heading, points
 from letitgo.report.table import column_name
@@ -18,6 +20,72 @@ from letitgo.studies.compute import Outcome
 from letitgo.studies.map import Map
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: the answer, what it rests on, and how it was come by.
+
+    Attributes:
+        heading: What it is about, in one line.
+        answers: Sentences.
+        figures: Name of the files → figure and caption.
+        tables: Title → rows, whose keys are the heads and whose values are shown as they are.
+        recipe: What was trained, name → value; :func:`resolved` tells it of a recipe.
+    """
+
+    heading: str
+    answers: Sequence[str] = ()
+    figures: Mapping[str, tuple[Figure, str]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_report(
+    name: str,
+    title: str,
+    note: str,
+    sections: Sequence[Section],
+    outcome: Outcome,
+    folder: str | Path,
+    command: str,
+    source: str = "",
+) -> Path:
+    """Write ``NAME.html`` and PNG and SVG of each figure into a folder.
+
+    Args:
+        name: Of the page's file.
+        title: The question.
+        note: How to read the numbers.
+        sections: What the page holds.
+        outcome: Where its failures are told from.
+        folder: Made if need be; files of an earlier report are overwritten.
+        command: The command that makes the same report.
+        source: The papers, in a sentence.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [
+        {
+            "heading": section.heading,
+            "answers": section.answers,
+            "figures": [
+                {"svg": _keep(folder / f"{name}-{mark}", figure), "caption": caption}
+                for mark, (figure, caption) in section.figures.items()
+            ],
+            "tables": [{"title": heading, "rows": rows} for heading, rows in section.tables.items()],
+            "recipe": section.recipe,
+        }
+        for section in sections
+    ]
+    about = {"title": title, "note": note, "sections": parts, "source": source}
+    return _write(folder / f"{name}.html", "study.html.j2", outcome, command, about)
 
 
 def write_map_report(study: Map, outcome: Outcome, folder: str | Path, command: str) -> Path:
@@ -60,26 +128,22 @@ def write_map_report(study: Map, outcome: Outcome, folder: str | Path, command: 
                 "figures": {n: f and _keep(folder / f"map-{n}{mark}", f) for n, f in drawn.items()},
                 "base": next(row for row in rows if row["intervention"] == "baseline"),
                 "rows": [row for row in rows if row["intervention"] != "baseline"],
-                "recipe": _resolved(recipe),
+                "recipe": resolved(recipe),
             }
         )
     sweep = figures.swept(study, outcome.rows) if len(study.swept) == 1 else None
-    page = (
-        _environment()
-        .get_template("map.html.j2")
-        .render(
-            study=study,
-            parts=parts,
-            sweep=_keep(folder / "map-sweep", sweep) if sweep else None,
-            counts=_counts(study, outcome.rows),
-            command=command,
-            failures=outcome.failures,
-            versions=versions(),
-            colours=figures.COLOURS,
-        )
-    )
-    path = folder / "map.html"
-    path.write_text(page, encoding="utf-8")
+    about = {
+        "study": study,
+        "parts": parts,
+        "sweep": _keep(folder / "map-sweep", sweep) if sweep else None,
+        "counts": _counts(study, outcome.rows),
+    }
+    return _write(folder / "map.html", "map.html.j2", outcome, command, about)
+
+
+def _write(path: Path, template: str, outcome: Outcome, command: str, about: Mapping[str, Any]) -> Path:
+    shared = {"failures": outcome.failures, "versions": versions(), "colours": figures.COLOURS, "command": command}
+    path.write_text(_environment().get_template(template).render(**shared, **about), encoding="utf-8")
     return path
 
 
@@ -92,7 +156,8 @@ def _keep(path: Path, figure: Figure) -> Markup:
     return Markup(text[text.index("<svg") :])
 
 
-def _resolved(recipe: Any) -> dict[str, Any]:
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Everything that a recipe says, defaults filled in, for a page."""
     fields = {name: value for name, value in recipe.fields().items() if value not in (None, {}, ())}
     for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
         fields.pop(name, None)

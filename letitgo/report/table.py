@@ -97,3 +97,18 @@ def show_train(console: Console, rows: list[Row]) -> None:
     for row in rows:
         table.add_row(*(f"{row[name]:.4f}" if isinstance(row[name], float) else f"{row[name]}" for name in names))
     console.print(table)
+
+
+def show_claims(console: Console, title: str, scale: float, rows: list[Row]) -> None:
+    """What a paper says against what was measured, a line each."""
+    length = "" if scale == 1 else f", at {100 * scale:g} % of the paper's training"
+    table = Table(title=escape(title) + length, title_justify="left", pad_edge=False)
+    for name in ("quantity", "paper", "measured", "n", "within", "note"):
+        table.add_column(name, justify="right" if name in ("measured", "n") else "left")
+    for row in rows:
+        colour, within = {True: ("green", "yes"), False: ("red", "no"), None: ("yellow", "cannot tell")}[row["within"]]
+        measured = "–" if row["measured"] is None else f"{row['measured']:.4g}"
+        measured += "" if row["ci95"] is None else f" ± {row['ci95']:.2g}"
+        cells = (measured, str(row["n"]), f"[{colour}]{within}[/]", escape(row["note"]))
+        table.add_row(escape(row["quantity"]), escape(row["paper"]), *cells)
+    console.print(table)

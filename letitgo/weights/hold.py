@@ -9,7 +9,7 @@ is cut down to the moving entries and let go; after ``optimizer.step()`` they ar
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,12 @@ from letitgo.weights.select import Selection
 
 _HELD = "_letitgo_held"
 """Attribute of a module that is held: its :class:`Held`."""
+
+_HOLDING: weakref.WeakSet[Held] = weakref.WeakSet()
+"""What is held in part now."""
+
+_watching: list[object] = []
+"""Handles of the hooks on optimisers, once there are any."""
 
 
 def hold(
@@ -99,13 +105,11 @@ class Held:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
             self._hooks = [
                 *(moving.hook for moving in self.moving.values()),
-                register_optimizer_step_pre_hook(_weakly(self._before_step)),
-                register_optimizer_step_post_hook(_weakly(self._after_step)),
                 module.register_forward_pre_hook(self),
                 module.register_state_dict_pre_hook(self),
             ]
-            for hook in self._hooks[len(self.moving) :][:2]:
-                weakref.finalize(self, hook.remove)  # these two lie with torch, and must not outlive the network
+            _watch_optimizers()
+            _HOLDING.add(self)
 
     def parameters(self) -> list[nn.Parameter]:
         """What may move, in the module's order: what to hand to an optimiser and to gradient clipping."""
@@ -122,6 +126,7 @@ class Held:
         self(self._module)
         for hook in self._hooks:
             hook.remove()
+        _HOLDING.discard(self)
         del vars(self._module)[_HELD]
         vars(self._module).pop("zero_grad", None)
         self._freezing.__exit__(None, None, None)
@@ -145,20 +150,6 @@ class Held:
 
     def __reduce__(self) -> str:
         return "_let_go"
-
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        for name, moving in self.moving.items():
-            if moving.parameter.grad is not None and moving.values.grad is not None:
-                raise WorkFailed(
-                    f"a gradient of {name} came after its moving entries had theirs, as under "
-                    "DistributedDataParallel, which a module held in part cannot be trained with"
-                )
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for moving in self.moving.values():
-            if id(moving.values) in stepped:
-                moving.meet(stepped=True)
 
 
 class Moving:
@@ -220,14 +211,34 @@ class Moving:
             tensor.masked_scatter_(self._mask.to(tensor.device), values)
 
 
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    ref = weakref.WeakMethod(method)
+def _watch_optimizers() -> None:
+    """Have every optimiser's steps told to what is held then.
 
-    def call(*args: Any) -> None:
-        if (found := ref()) is not None:
-            found(*args)
+    Once for the process: hooks of their own could not be removed with a network that is collected in the middle of a
+    step.
+    """
+    if not _HOLDING and not _watching:
+        _watching.append(register_optimizer_step_pre_hook(_before_step))
+        _watching.append(register_optimizer_step_post_hook(_after_step))
 
-    return call
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    for held in list(_HOLDING):
+        for name, moving in held.moving.items():
+            if moving.parameter.grad is not None and moving.values.grad is not None:
+                raise WorkFailed(
+                    f"a gradient of {name} came after its moving entries had theirs, as under "
+                    "DistributedDataParallel, which a module held in part cannot be trained with"
+                )
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    if _HOLDING:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for held in list(_HOLDING):
+            for moving in held.moving.values():
+                if id(moving.values) in stepped:
+                    moving.meet(stepped=True)
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:

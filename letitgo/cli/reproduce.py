@@ -1,0 +1,36 @@
+"""``letitgo reproduce``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import STUDY, RunningOptions, whole
+
+
+def reproduce(
+    paper: Annotated[str, Parameter(group=STUDY, help="which paper, as in zbs19")],
+    /,
+    *,
+    scale: Annotated[float, Parameter(group=STUDY, help="share of the paper's training, in (0, 1]")] = 1.0,
+    seeds: Annotated[int, Parameter(group=STUDY, converter=whole, help="number of seeds")] = 3,
+    running: RunningOptions = RunningOptions(),  # noqa: B008
+) -> int:
+    """Hold what a paper says against what is measured here with its protocol.
+
+    Each line tells what the paper says, what was measured, and whether the one bears the other out. What a scaled run
+    cannot show it says.
+    """
+    from letitgo.cli.run import run_study
+    from letitgo.papers import find_paper
+    from letitgo.report.table import show_claims
+
+    found = find_paper(paper)
+    study = found.study(scale, seeds)
+
+    def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(claim) for claim in found.claims(study, rows)]
+
+    return run_study(study, running, lambda console, rows: show_claims(console, found.TITLE, scale, rows), told=told)[0]

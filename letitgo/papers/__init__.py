@@ -1,0 +1,81 @@
+"""The papers: each one's protocol as a study, and what it claims held against what was measured.
+
+A module here is one paper, named as in the list of papers of the documents. It has
+
+- ``TITLE``: authors, title and number, in a line;
+- ``study(scale, seeds)``: the study, shortened to a share of the paper's training where ``scale`` is below 1;
+- ``claims(study, rows)``: what the paper says, what was measured, and whether the one is within the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from letitgo.errors import BadRequest, nearest
+
+if TYPE_CHECKING:
+    from letitgo.studies.compute import Study
+
+PAPERS = ("zbs19",)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that a paper says.
+
+    Attributes:
+        quantity: What is measured.
+        paper: What the paper says of it, in its words or numbers.
+        measured: Mean over seeds; None where nothing was measured.
+        ci95: Half-width of its 95 % interval; None for fewer than two seeds.
+        n: Seeds.
+        within: Whether the measurement bears it out; None where this run cannot tell.
+        note: Why, where that is not plain.
+    """
+
+    quantity: str
+    paper: str
+    measured: float | None
+    ci95: float | None
+    n: int
+    within: bool | None
+    note: str = ""
+
+
+class Paper(Protocol):
+    """What a module of a paper holds."""
+
+    TITLE: str
+
+    def study(self, scale: float, seeds: int) -> Study:
+        """The paper's protocol."""
+        ...
+
+    def claims(self, study: Any, rows: list[dict[str, Any]]) -> Sequence[Claim]:
+        """What it says, held against the rows."""
+        ...
+
+
+def find_paper(name: str) -> Paper:
+    """The module of a paper.
+
+    Raises:
+        BadRequest: There is none of that name.
+    """
+    if name not in PAPERS:
+        raise BadRequest(f"unknown paper {name!r}: {nearest(name, PAPERS)}")
+    return import_module(f"letitgo.papers.{name}")  # type: ignore[return-value]
+
+
+def scaled(number: int, scale: float) -> int:
+    """A number of epochs or steps, shortened, and at least one.
+
+    Raises:
+        BadRequest: The scale is outside (0, 1].
+    """
+    if not 0 < scale <= 1:
+        raise BadRequest(f"scale is {scale}: give a number above 0 and at most 1, the paper's own length")
+    return max(1, round(scale * number))

@@ -1,0 +1,56 @@
+"""The papers' claims, held against rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from letitgo.errors import BadRequest
+from letitgo.papers import PAPERS, find_paper, scaled, zbs19
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_paper_has_what_is_asked_of_one(name):
+    paper = find_paper(name)
+    assert "arXiv:" in paper.TITLE
+    assert callable(paper.study)
+    assert callable(paper.claims)
+
+
+def test_an_unknown_paper_and_a_scale_out_of_range():
+    with pytest.raises(BadRequest, match="unknown paper 'zbs18': did you mean zbs19"):
+        find_paper("zbs18")
+    for scale in (0.0, 1.5):
+        with pytest.raises(BadRequest, match="above 0 and at most 1"):
+            scaled(100, scale)
+    assert scaled(100, 0.001) == 1
+
+
+def row(layer, intervention, drop, accuracy, verdict, scope="layer", epoch=0):
+    return {
+        "layer": layer,
+        "scope": scope,
+        "intervention": intervention,
+        "epoch": epoch,
+        "drop_mean": drop,
+        "drop_ci95": 0.001,
+        "accuracy_mean": accuracy,
+        "accuracy_ci95": 0.02,
+        "n": 3,
+        "verdict": verdict,
+    }
+
+
+def test_claims_of_zbs19():
+    rows = [
+        row("fc1", "reinitialised", 0.4, 0.58, "critical"),
+        row("fc1", "rerandomised", 0.88, 0.1, "critical", epoch=None),
+        row("fc2", "reinitialised", 0.03, 0.95, "critical"),
+        row("fc2", "rerandomised", 0.3, 0.7, "critical", epoch=None),
+        row("fc3", "reinitialised", 0.01, 0.97, "undecided"),
+        row("fc3", "rerandomised", 0.88, 0.11, "critical", epoch=None),
+    ]
+
+    class Study:
+        tolerance = 0.01
+
+    assert [claim.within for claim in zbs19.claims(Study(), rows)] == [True, True, False, False, None, True]
