@@ -8,13 +8,13 @@ ARGS ?=
 map: .venv/installed  ## which layers of a network need training? ARGS="--data mnist" asks of another
 	$(BIN)/letitgo map $(ARGS)
 
-test: .venv/installed
+test: .venv/developing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 $(ARGS)
 
-test-slow: .venv/installed
+test-slow: .venv/developing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow $(ARGS)
 
-lint: .venv/installed
+lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -25,6 +25,10 @@ bench: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/developing: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
