@@ -436,23 +436,23 @@ def transposed() -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (3, 1, 2)), nn.ConvTranspose2d(3, 4, 3, padding=1), nn.Flatten())
 
 
-@pytest.mark.parametrize(
-    "factory",
-    [
-        Attention,
-        Recurrent,
-        Listed,
-        lambda: Embedded(False),
-        lambda: Embedded(True),
-        channels_last,
-        transposed,
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)),
-    ],
-)
+KINDS = {
+    "attention": Attention,
+    "recurrent": Recurrent,
+    "parameter list": Listed,
+    "embedding": lambda: Embedded(False),
+    "sparse embedding": lambda: Embedded(True),
+    "channels last": channels_last,
+    "transposed convolution": transposed,
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("of", ["filters", "weights"])
-def test_modules_of_every_kind(factory, of):
+def test_modules_of_every_kind(kind, of):
     torch.manual_seed(0)
-    module = factory()
+    module = KINDS[kind]()
     part = fraction(module, 0.4, of)
     before, moving = outside(module, part), inside(module, part)
     with hold(module, part) as held:
@@ -461,6 +461,24 @@ def test_modules_of_every_kind(factory, of):
             step(module, optimizer)
     assert outside(module, part) == before
     assert any(not torch.equal(moving[name], x) for name, x in inside(module, part).items())
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind != "sparse embedding"]
+)  # AdamW takes no sparse gradient
+def test_modules_of_every_kind_are_frozen_whole(kind):
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"frozen": KINDS[kind](), "free": KINDS[kind]()})
+    before = bits(copied(module))
+    freeze(module, select(module, "frozen"))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        (module["frozen"](inputs()).sum() + module["free"](inputs()).square().sum()).backward()
+        optimizer.step()
+    after = bits(copied(module))
+    assert {name for name in after if name.startswith("frozen") and after[name] != before[name]} == set()
+    assert any(after[name] != before[name] for name in after if name.startswith("free."))
 
 
 @given(case=cases(), share=st.floats(0.01, 1), of=st.sampled_from(["filters", "weights"]), seed=st.integers(0, 99))

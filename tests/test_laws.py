@@ -77,6 +77,40 @@ def test_frozen_bits_stay_under_an_optimizer_made_before(name, case):
     assert {n: after[n] for n in case.chosen} == {n: before[n] for n in case.chosen}
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("LBFGS", "Muon")])
+def test_what_is_thawed_under_a_live_optimizer_trains_again(name):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.BatchNorm1d(6))
+    chosen = select(module, "0", "1")
+    optimizer = OPTIMIZERS[name](list(module.parameters()))
+    step(module, optimizer)
+    freeze(module, chosen)
+    held = bits({n: module.get_parameter(n) for n in chosen})
+    step(module, optimizer)
+    assert bits({n: module.get_parameter(n) for n in chosen}) == held
+    thaw(module, chosen)
+    for _ in range(2):
+        step(module, optimizer)
+    after = bits({n: module.get_parameter(n) for n in chosen})
+    assert not {n for n in chosen if after[n] == held[n]}
+    known = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert known == [id(p) for p in module.parameters()]
+
+
+def test_frozen_bits_stay_under_sparse_adam():
+    module = nn.ModuleList([nn.Embedding(5, 3, sparse=True), nn.Embedding(5, 3, sparse=True)])
+    before = bits(copied(module))
+    freeze(module, select(module, "0"))
+    optimizer = torch.optim.SparseAdam(trainable(module), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (module[0](torch.arange(3)) * module[1](torch.arange(3))).sum().backward()
+        optimizer.step()
+    after = bits(copied(module))
+    assert after["0.weight"] == before["0.weight"]
+    assert after["1.weight"] != before["1.weight"]
+
+
 def norms_of(module: nn.Module, chosen: tuple[str, ...]) -> set[str]:
     owners = {name.rpartition(".")[0] for name in chosen}
     return {name for name in owners if isinstance(module.get_submodule(name), nn.BatchNorm1d)}
