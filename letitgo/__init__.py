@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from letitgo.studies.train import Train
     from letitgo.weights import (
         Cost,
+        FixedClassifier,
         Held,
         Part,
         Selection,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         distance,
         entries,
         everything,
+        fix_classifier,
         fraction,
         freeze,
         from_pretrained,
@@ -73,6 +75,7 @@ __all__ = [
     "Cost",
     "Distance",
     "Evaluation",
+    "FixedClassifier",
     "Graft",
     "Held",
     "Initial",
@@ -93,6 +96,7 @@ __all__ = [
     "entries",
     "estimate",
     "everything",
+    "fix_classifier",
     "fraction",
     "freeze",
     "from_pretrained",
