@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from letitgo.recipes import Recipe
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
+    from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
@@ -63,6 +64,7 @@ _HOMES = (
     "weights",
     "store",
     "plan",
+    "studies.classifier",
     "studies.compute",
     "studies.map",
     "studies.sweep",
@@ -72,6 +74,7 @@ _HOMES = (
 
 __all__ = [
     "BadRequest",
+    "Classifier",
     "Cost",
     "Distance",
     "Evaluation",

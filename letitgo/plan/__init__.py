@@ -1,7 +1,7 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
 from letitgo.plan.choices import Choice, Fraction
-from letitgo.plan.measures import Distance, Evaluation, Measure
+from letitgo.plan.measures import Distance, Evaluation, Measure, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
 
@@ -18,5 +18,6 @@ __all__ = [
     "Run",
     "State",
     "Stored",
+    "Track",
     "stored_inputs",
 ]

@@ -98,7 +98,11 @@ def fixed_classifier(
         BadRequest: There is no such network or layer.
     """
     module = find_network(network, input_shape, num_classes, args)()
-    fix_classifier(module, last_linear(module) if layer is None else layer, kind, matrix_seed)
+    name = last_linear(module) if layer is None else layer
+    outputs = getattr(module.get_submodule(name), "out_features", None) if layer is None else num_classes
+    if outputs != num_classes:
+        raise BadRequest(f"{name!r}, the last nn.Linear of {network!r}, gives {outputs} outputs: name its classifier")
+    fix_classifier(module, name, kind, matrix_seed)
     return module
 
 
