@@ -95,7 +95,8 @@ def _groups(study: Classifier, rows: Sequence[Row]) -> Iterator[tuple[Recipe, li
 
 
 def _label(study: Classifier, recipe: Recipe) -> str:
-    return ", ".join([recipe.model, recipe.data, *_varied(study, recipe)])
+    epochs = [f"{recipe.epochs} epochs"] if "epochs" in study.swept else []
+    return ", ".join([recipe.model, recipe.data, *epochs, *_varied(study, recipe)])
 
 
 def _heading(study: Classifier, recipe: Recipe) -> str:
@@ -104,7 +105,7 @@ def _heading(study: Classifier, recipe: Recipe) -> str:
 
 
 def _varied(study: Classifier, recipe: Recipe) -> list[str]:
-    told = ("model", "data")
+    told = ("model", "data", "epochs")
     return [f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept if name not in told]
 
 
@@ -113,14 +114,14 @@ def _shown(row: Row) -> dict[str, str]:
     scale = row["scale"]
     return {
         "classifier": row["classifier"],
-        "test accuracy": points(row["accuracy_mean"], row["accuracy_ci95"]),
-        "training accuracy": points(row["train_accuracy_mean"], row["train_accuracy_ci95"]),
-        "drop, test": "" if learned else points(row["drop_mean"], row["drop_ci95"]),
-        "drop, training": "" if learned else points(row["train_drop_mean"], row["train_drop_ci95"]),
-        "weights fixed": f"{row['fixed']:,} of {row['parameters']:,} ({100 * row['fixed_share']:.2f} %)",
+        "training": points(row["train_accuracy_mean"], row["train_accuracy_ci95"]),
+        "drop": "" if learned else points(row["train_drop_mean"], row["train_drop_ci95"]),
+        "test": points(row["accuracy_mean"], row["accuracy_ci95"]),
+        "drop in test": "" if learned else points(row["drop_mean"], row["drop_ci95"]),
+        "fixed": f"{100 * row['fixed_share']:.2f} %",
         "arithmetic saved": f"{100 * row['saved']:.2f} %",
         "memory saved": f"{100 * row['memory_saved']:.2f} %",
-        "scale": f"{scale[0]:.3g} → {scale[-1]:.3g}" if scale else "",
+        "scale": f"{scale[0]:.2f} to {scale[-1]:.2f}" if scale else "",
         "n": str(row["n"]),
     }
 
@@ -128,28 +129,23 @@ def _shown(row: Row) -> dict[str, str]:
 def _answers(study: Classifier, rows: Sequence[Row]) -> list[str]:
     within = f"{100 * study.tolerance:g} points"
     words = {
-        "robust": f"fixing it is harmless: the whole interval is within {within}",
-        "critical": f"learning it is worth it: the whole interval is beyond {within}",
-        "undecided": f"not to be told at this number of seeds whether that is within {within}",
+        "robust": f"the drop is within {within}, so it need not be learned",
+        "critical": f"the drop is beyond {within}, so it is worth learning",
+        "undecided": f"whether that is within {within} cannot be told from {rows[0]['n']} seeds",
     }
-    said = []
-    for row in rows:
-        if row["verdict"] is None or not row["n"]:
-            continue
-        train = _direction(row["train_drop_mean"], row["train_drop_ci95"])
-        test = _direction(row["drop_mean"], row["drop_ci95"])
-        said.append(
-            f"{row['classifier'].capitalize()}: training error is {train}, test error {test} than with a learned "
-            f"classifier ({points(row['train_drop_mean'], row['train_drop_ci95'])} and "
-            f"{points(row['drop_mean'], row['drop_ci95'])} points); {words[row['verdict']]}."
-        )
-    return said
+    return [
+        f"{row['classifier'].capitalize()} instead of learned: training accuracy "
+        f"{_change(row['train_drop_mean'], row['train_drop_ci95'])}, test accuracy "
+        f"{_change(row['drop_mean'], row['drop_ci95'])}; {words[row['verdict']]}."
+        for row in rows
+        if row["verdict"] and row["n"]
+    ]
 
 
-def _direction(mean: float, half: float | None) -> str:
-    if half is None or abs(mean) <= half:
-        return "not told apart"
-    return "higher" if mean > 0 else "lower"
+def _change(drop: float, half: float | None) -> str:
+    if half is None or abs(drop) <= half:
+        return f"is not told apart (drop {points(drop, half)} points)"
+    return f"{'falls' if drop > 0 else 'rises'} by {points(abs(drop), half)} points"
 
 
 def _drops(study: Classifier, labels: Sequence[str], parts: Sequence[Sequence[Row]]) -> Figure:

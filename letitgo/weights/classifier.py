@@ -64,10 +64,12 @@ def fixed_matrix(classes: int, features: int, kind: Matrix = "hadamard", seed: i
 
 
 class FixedClassifier(nn.Module):
-    """``scale · matrix · (x / ‖x‖) + bias``, of which the scale, one number, and the bias are learned.
+    """``±scale · matrix · (x / ‖x‖) + bias``, of which the scale, one number, and the bias are learned.
 
-    As in the paper's code the scale begins at 1/√classes for a Hadamard matrix, whose rows have the norm √features, and
-    at 10 for an orthogonal one; the bias is drawn from U(±1/√classes), or begins at 0.
+    As in the paper's code: for a Hadamard matrix, whose rows have the norm √features, the scale begins at 1/√classes
+    and the bias is drawn from U(±1/√classes); for an orthogonal one they begin at 10 and 0. For a Hadamard matrix the
+    sign is a minus. It matters: the first row is all ones, so the first class would have the largest logit wherever
+    features come from a ReLU, and early in training the scale would be driven through zero to end that.
 
     Args:
         in_features: Number of features: inputs are of shape (..., in_features).
@@ -125,7 +127,8 @@ class FixedClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits of shape (..., out_features) from features of shape (..., in_features)."""
         unit = normalize(features, dim=-1, eps=max(1e-8, torch.finfo(features.dtype).tiny))
-        return linear(self.scale * unit, self.matrix, self.bias)
+        scale = -self.scale if self.kind == "hadamard" else self.scale
+        return linear(scale * unit, self.matrix, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}, seed={self.seed}"
