@@ -80,6 +80,7 @@ class Classifier:
             if recipe.model == "fixed-classifier":
                 raise BadRequest("the model is 'fixed-classifier' already: name the network within it")
             check_recipe(recipe)
+            weights.fix_classifier(weights.seeded(recipe.network, 0), self.name(recipe))
             for kind in self.kinds:
                 check_recipe(self.with_kind(recipe, kind))
                 if not self.run(recipe, kind).moves:
