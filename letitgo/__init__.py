@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from letitgo.recipes import Recipe
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
+    from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
     from letitgo.weights import (
         Cost,
+        FixedClassifier,
         Held,
         Part,
         Selection,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         distance,
         entries,
         everything,
+        fix_classifier,
         fraction,
         freeze,
         from_pretrained,
@@ -62,6 +65,7 @@ _HOMES = (
     "weights",
     "store",
     "plan",
+    "studies.classifier",
     "studies.compute",
     "studies.map",
     "studies.sweep",
@@ -71,9 +75,11 @@ _HOMES = (
 
 __all__ = [
     "BadRequest",
+    "Classifier",
     "Cost",
     "Distance",
     "Evaluation",
+    "FixedClassifier",
     "Graft",
     "Held",
     "Initial",
@@ -95,6 +101,7 @@ __all__ = [
     "entries",
     "estimate",
     "everything",
+    "fix_classifier",
     "fraction",
     "freeze",
     "from_pretrained",

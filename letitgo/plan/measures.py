@@ -94,3 +94,24 @@ class Distance(Measure):
     def cost(self) -> int:
         """Next to nothing."""
         return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Track(Measure):
+    """A small tensor of a network over training.
+
+    Attributes:
+        states: Where it is read.
+        tensor: Its name.
+    """
+
+    states: tuple[State, ...]
+    tensor: str
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """``values``, one for each state."""
+        return {"values": [state.load(store)[self.tensor].tolist() for state in self.states]}
+
+    def cost(self) -> int:
+        """Next to nothing."""
+        return 1

@@ -14,6 +14,7 @@ from torch import nn
 from letitgo.errors import BadRequest, nearest
 from letitgo.recipes.imports import arguments, import_object, source_digest
 from letitgo.value import Value
+from letitgo.weights import Matrix, fix_classifier, last_linear
 
 
 def fcn(
@@ -71,7 +72,46 @@ def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
     )
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn": fcn, "lenet": lenet, "lenet-300-100": lenet_300_100}
+def fixed_classifier(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    network: str = "fcn",
+    layer: str | None = None,
+    kind: Matrix = "hadamard",
+    matrix_seed: int = 0,
+    **args: Any,
+) -> nn.Module:
+    """Another network with a classifier that is not learned (HHS18, arXiv:1801.04540).
+
+    Its other layers keep their names, so under a seed they begin with the same weights as in that network.
+
+    Args:
+        input_shape: Shape of one input.
+        num_classes: Number of outputs.
+        network: The other network: a name or an import path.
+        layer: Its classifier, an ``nn.Linear``; the last one if not given.
+        kind: As in :func:`letitgo.weights.fixed_matrix`.
+        matrix_seed: Likewise.
+        args: Further arguments of the other network's factory.
+
+    Raises:
+        BadRequest: There is no such network or layer.
+    """
+    module = find_network(network, input_shape, num_classes, args)()
+    name = last_linear(module) if layer is None else layer
+    outputs = getattr(module.get_submodule(name), "out_features", None) if layer is None else num_classes
+    if outputs != num_classes:
+        raise BadRequest(f"{name!r}, the last nn.Linear of {network!r}, gives {outputs} outputs: name its classifier")
+    fix_classifier(module, name, kind, matrix_seed)
+    return module
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "fcn": fcn,
+    "lenet": lenet,
+    "lenet-300-100": lenet_300_100,
+    "fixed-classifier": fixed_classifier,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +121,7 @@ class Network(Value):
     Attributes:
         factory: A name in ``NETWORKS`` or ``package.module:name``.
         args: Keyword arguments, JSON values.
-        source: Digest of the file that defines the factory; empty for our own.
+        source: Digest of the file that defines the factory, or that of the network within; empty for our own.
     """
 
     factory: str
@@ -158,4 +198,7 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
             )
         ):
             raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
-    return Network(name, given, source_digest(name, factory))
+    source = source_digest(name, factory)
+    if factory is fixed_classifier and isinstance(inner := given.get("network"), str):
+        source = source_digest(inner, find_factory(inner))  # the code that its result depends on
+    return Network(name, given, source)

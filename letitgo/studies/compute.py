@@ -20,6 +20,9 @@ from letitgo.training import one_thread, train
 if TYPE_CHECKING:
     import pandas
 
+RATE = 2e10
+"""Floating-point operations per second that are reckoned with where there is no recipe to time."""
+
 SAMPLE = 0.5
 """Seconds of training from which the time of a study is estimated."""
 
@@ -142,8 +145,9 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
 
 def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     """Seconds of work on one thread: small networks take longer for the same operations, so each recipe is timed."""
-    rates = {with_seed(recipe, 0): _rate(recipe, SAMPLE / len(recipes)) for recipe in recipes}
-    quickest = max(rates.values())
+    trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(r, 0) for r in recipes}
+    rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
+    quickest = max(rates.values(), default=RATE)
     return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
 
 

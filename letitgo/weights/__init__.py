@@ -3,6 +3,7 @@
 Knows of no store and no recipe.
 """
 
+from letitgo.weights.classifier import FixedClassifier, Matrix, fix_classifier, fixed_matrix, last_linear
 from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
 from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
@@ -23,8 +24,10 @@ __all__ = [
     "Cost",
     "Dropout",
     "Example",
+    "FixedClassifier",
     "Held",
     "LayerStatus",
+    "Matrix",
     "Part",
     "Selection",
     "State",
@@ -38,6 +41,8 @@ __all__ = [
     "distance",
     "entries",
     "everything",
+    "fix_classifier",
+    "fixed_matrix",
     "fraction",
     "freeze",
     "from_pretrained",
@@ -46,6 +51,7 @@ __all__ = [
     "graft",
     "hold",
     "initial_state",
+    "last_linear",
     "layers",
     "load",
     "load_state",

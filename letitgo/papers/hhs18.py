@@ -1,0 +1,61 @@
+"""HHS18: a classifier that is not learned.
+
+The paper trains ResNet56 and DenseNet on CIFAR and ResNet50, DenseNet169 and ShuffleNet on ImageNet. What is held
+against measurements here is what it says of all of them, on the fully connected network and LeNet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from letitgo.papers import Claim, scaled
+from letitgo.studies.classifier import Classifier
+from letitgo.studies.sweep import sweep
+
+TITLE = "Hoffer, Hubara and Soudry: Fix your classifier (arXiv:1801.04540)"
+EPOCHS = 30
+
+
+def study(scale: float, seeds: int) -> Classifier:
+    """FCN 3×256 and LeNet on MNIST and Fashion-MNIST, a learned classifier against both fixed ones."""
+    data = ["mnist", "fashion_mnist"]
+    recipes, swept = sweep(model=["fcn", "lenet"], data=data, epochs=scaled(EPOCHS, scale))
+    return Classifier(tuple(recipes), tuple(swept), seeds)
+
+
+def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:
+    """Test accuracy is not lost, training accuracy is, and the scale grows."""
+    told = []
+    for row in rows:
+        if row["classifier"] == "learned":
+            continue
+        what = f"{row['classifier']}, {row['model']} on {row['data']}"
+        drop, half, n = row["train_drop_mean"], row["train_drop_ci95"], row["n"]
+        told += [
+            Claim(
+                f"drop in test accuracy: {what}",
+                "little or none (ResNet56 on CIFAR-10: −0.11 points)",
+                row["drop_mean"],
+                row["drop_ci95"],
+                n,
+                {"robust": True, "critical": False}.get(row["verdict"]),
+                f"little is {100 * study.tolerance:g} points",
+            ),
+            Claim(
+                f"drop in training accuracy: {what}",
+                "training error is higher",
+                drop,
+                half,
+                n,
+                None if half is None or abs(drop) <= half else drop > 0,
+            ),
+            Claim(
+                f"growth of the scale: {what}",
+                "it grows",
+                row["scale"] and row["scale"][-1] / row["scale"][0],
+                None,
+                n,
+                row["scale"] and row["scale"][-1] > row["scale"][0],
+            ),
+        ]
+    return told

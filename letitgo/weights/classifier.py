@@ -1,0 +1,231 @@
+"""A classifier that is not learned (HHS18, arXiv:1801.04540): a fixed matrix, one learned scale and a learned bias.
+
+The matrix is a function of its description (kind, sizes, seed) and never stored: it is a buffer that moves with the
+module and is not in its ``state_dict``. The description is, so that weights learned with one matrix are refused by a
+module with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.parameter import is_lazy
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.value import derive
+
+Matrix = Literal["hadamard", "orthogonal"]
+
+_KINDS: tuple[Matrix, ...] = get_args(Matrix)
+_ORTHOGONAL_SCALE = 10.0
+
+
+def fixed_matrix(classes: int, features: int, kind: Matrix = "hadamard", seed: int = 0) -> Tensor:
+    """The weights of a classifier that is not learned.
+
+    ``"hadamard"``: entries ±1. With n the least power of two that is at least the number of features, the first n rows
+    are those of Sylvester's matrix, cut to the features: orthogonal to each other where that number is a power of two,
+    all different where it is not. For more than n classes, further blocks of n rows follow, each the first with the
+    signs of its columns drawn at random: within a block the same holds, and rows of two blocks have a cosine around
+    1/√features. (Cutting a larger Hadamard matrix to the first columns, as the paper does, would repeat rows there, and
+    two classes with the same row cannot be told apart.)
+
+    ``"orthogonal"``: a random matrix with orthonormal rows, or, for more classes than features, orthonormal columns.
+
+    Args:
+        classes: Number of rows.
+        features: Number of columns.
+        kind: Either of these.
+        seed: Of the draws. A Hadamard matrix of at most n rows has none.
+
+    Returns:
+        Shape (classes, features), float64, on the CPU. Entries ±1 are the same everywhere; an orthogonal matrix is on
+        one machine, and up to rounding between machines.
+    """
+    generator = torch.Generator("cpu").manual_seed(derive(seed, kind, "classifier"))
+    if kind == "orthogonal":
+        empty = torch.empty(classes, features, dtype=torch.float64, device="cpu")
+        return nn.init.orthogonal_(empty, generator=generator)
+    order = 1 << (features - 1).bit_length()
+    rows = torch.arange(classes, dtype=torch.int32, device="cpu")
+    odd = (rows % order)[:, None] & torch.arange(features, dtype=torch.int32, device="cpu")
+    for shift in (16, 8, 4, 2, 1):  # of an entry's bits, whether an odd number is set
+        odd ^= odd >> shift
+    flipped = torch.zeros(-(-classes // order), features, dtype=torch.int32, device="cpu")
+    flipped[1:] = torch.randint(2, flipped[1:].shape, generator=generator, dtype=torch.int32, device="cpu")
+    odd ^= flipped[rows // order]
+    return 1.0 - 2.0 * (odd & 1).double()
+
+
+class FixedClassifier(nn.Module):
+    """``±scale · matrix · (x / ‖x‖) + bias``, of which the scale, one number, and the bias are learned.
+
+    As in the paper's code: for a Hadamard matrix, whose rows have the norm √features, the scale begins at 1/√classes
+    and the bias is drawn from U(±1/√classes); for an orthogonal one they begin at 10 and 0. For a Hadamard matrix the
+    sign is a minus. It matters: the first row is all ones, so the first class would have the largest logit wherever
+    features come from a ReLU, and early in training the scale would be driven through zero to end that.
+
+    Args:
+        in_features: Number of features: inputs are of shape (..., in_features).
+        out_features: Number of classes: outputs are of shape (..., out_features).
+        kind: As in :func:`fixed_matrix`.
+        seed: Likewise; not negative.
+        device: Where it lives; PyTorch's default if not given.
+        dtype: Of scale, bias and matrix.
+
+    Raises:
+        BadRequest: There is no such kind, or the seed is no whole number from 0 on.
+    """
+
+    matrix: Tensor
+    description: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kind: Matrix = "hadamard",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in _KINDS:
+            raise BadRequest(f"kind is {kind!r}: it can be {' or '.join(map(repr, _KINDS))}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise BadRequest(f"seed is {seed!r}: give a whole number from 0 on")
+        self.in_features, self.out_features = in_features, out_features
+        self.kind: Matrix = kind
+        self.seed = seed
+        self.scale = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        matrix = torch.empty(out_features, in_features, device=device, dtype=dtype)
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.register_buffer("description", torch.empty(4, device=device, dtype=torch.int64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin anew, and make the matrix again, which ``to_empty()`` loses."""
+        with torch.no_grad():
+            self.description.copy_(torch.tensor(self._described, device="cpu"))
+            if not self.matrix.is_meta:
+                self.matrix.copy_(fixed_matrix(self.out_features, self.in_features, self.kind, self.seed))
+            bound = 1 / sqrt(self.out_features)
+            if self.kind == "hadamard":
+                self.scale.fill_(bound)
+                self.bias.uniform_(-bound, bound)
+            else:
+                self.scale.fill_(_ORTHOGONAL_SCALE)
+                self.bias.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of shape (..., out_features) from features of shape (..., in_features)."""
+        unit = normalize(features, dim=-1, eps=max(1e-8, torch.finfo(features.dtype).tiny))
+        scale = -self.scale if self.kind == "hadamard" else self.scale
+        return linear(scale * unit, self.matrix, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}, seed={self.seed}"
+
+    @property
+    def _described(self) -> list[int]:
+        return [_KINDS.index(self.kind), self.in_features, self.out_features, self.seed]
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any
+    ) -> None:
+        given = state_dict.get(f"{prefix}description")
+        if given is not None and given.tolist() != self._described:
+            kind, features, classes, seed = given.tolist()
+            raise BadRequest(
+                f"{prefix.rstrip('.') or 'the state'} was learned with another matrix: {_KINDS[kind]}, seed {seed}, "
+                f"{features} features, {classes} classes; here it is {self.kind}, seed {self.seed}, "
+                f"{self.in_features} features, {self.out_features} classes"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def fix_classifier(model: nn.Module, name: str, kind: Matrix = "hadamard", seed: int = 0) -> Callable[[], None]:
+    """Put a classifier that is not learned in the place of a linear layer.
+
+    The new layer, a :class:`FixedClassifier`, begins untrained, on the device and in the type of the old one. An
+    optimiser made before holds the old layer's weights: make it afterwards. A weight that the layer shares with another
+    stays with the other.
+
+    Args:
+        model: Changed in place.
+        name: The layer, as in ``model.named_modules()``.
+        kind: As in :func:`fixed_matrix`, which also tells of more classes than features.
+        seed: Likewise.
+
+    Returns:
+        What undoes it: called, it puts the old layer back, the same object, as it was. The old weights are kept in
+        memory for as long as this is.
+
+    Raises:
+        BadRequest: There is no such layer, it is no ``nn.Linear``, or it is the model itself; the kind or the seed is
+            wrong.
+    """
+    old = _linear(model, name)
+    weight = old.weight
+    new = FixedClassifier(old.in_features, old.out_features, kind, seed, weight.device, weight.dtype)
+    new.train(old.training)
+    _swap(model, name, old, new)
+
+    def undo() -> None:
+        if dict(model.named_modules(remove_duplicate=False)).get(name) is not new:
+            raise BadRequest(f"{name!r} is no longer the classifier that was put there: nothing is undone")
+        _swap(model, name, new, old)
+
+    return undo
+
+
+def last_linear(model: nn.Module) -> str:
+    """Name of the last ``nn.Linear``, in the order of the modules.
+
+    Raises:
+        BadRequest: There is none.
+    """
+    names = _linears(model)
+    if not names:
+        raise BadRequest("the network has no nn.Linear, so no classifier to fix")
+    return names[-1]
+
+
+def _linears(model: nn.Module) -> list[str]:
+    return [name for name, part in model.named_modules() if name and _is_plain(part)]
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Attention reads the weight of its own kind of linear layer and never calls it."""
+    return isinstance(part, nn.Linear) and not isinstance(part, NonDynamicallyQuantizableLinear)
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = tuple(_linears(model))
+    if name not in modules:
+        raise BadRequest(f"the network has no layer {name!r}: {nearest(name, known)}")
+    found = modules[name]
+    if found is model:
+        raise BadRequest("the network itself cannot be exchanged: name a layer within it")
+    if not isinstance(found, nn.Linear) or not _is_plain(found):
+        there = ", ".join(known) or "none"
+        raise BadRequest(f"{name!r} is a {type(found).__name__}, a classifier to fix is an nn.Linear: there is {there}")
+    if is_lazy(found.weight):
+        raise BadRequest(f"{name}.weight is lazy and has no shape yet: call the network on one batch first")
+    return found
+
+
+def _swap(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
+    """Wherever the old one is: a module may be used under several names."""
+    for part in list(model.modules()):
+        for key, child in part._modules.items():
+            if child is old:
+                part._modules[key] = new
