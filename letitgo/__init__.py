@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
     from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.fraction import LearnedFraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
@@ -62,6 +63,7 @@ _HOMES = (
     "store",
     "plan",
     "studies.compute",
+    "studies.fraction",
     "studies.map",
     "studies.sweep",
     "studies.train",
@@ -76,6 +78,7 @@ __all__ = [
     "Graft",
     "Held",
     "Initial",
+    "LearnedFraction",
     "LetItGoError",
     "Map",
     "Outcome",

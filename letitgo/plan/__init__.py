@@ -1,14 +1,17 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
-from letitgo.plan.choices import Choice, Fraction
+from letitgo.plan.choices import Choice, Fraction, Scattered
+from letitgo.plan.delta import Delta
 from letitgo.plan.measures import Distance, Evaluation, Measure
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
+from letitgo.plan.zeroed import Zeroed
 
 __all__ = [
     "Absent",
     "At",
     "Choice",
+    "Delta",
     "Distance",
     "Evaluation",
     "Fraction",
@@ -16,7 +19,9 @@ __all__ = [
     "Initial",
     "Measure",
     "Run",
+    "Scattered",
     "State",
     "Stored",
+    "Zeroed",
     "stored_inputs",
 ]
