@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from letitgo.store import open_store
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.fraction import LearnedFraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
@@ -67,6 +68,7 @@ _HOMES = (
     "plan",
     "studies.classifier",
     "studies.compute",
+    "studies.fraction",
     "studies.map",
     "studies.sweep",
     "studies.train",
@@ -83,6 +85,7 @@ __all__ = [
     "Graft",
     "Held",
     "Initial",
+    "LearnedFraction",
     "LetItGoError",
     "Map",
     "Outcome",

@@ -27,6 +27,9 @@ app.command(
 app.command(
     "letitgo.cli.classifier:classifier", name="classifier", help="Tell whether a network's classifier needs training."
 )
+app.command(
+    "letitgo.cli.fraction:learn_fraction", name="fraction", help="Tell how much of a network has to be learned."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

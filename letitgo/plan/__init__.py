@@ -1,15 +1,18 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
-from letitgo.plan.choices import Choice, Fraction
+from letitgo.plan.choices import Choice, Fraction, Scattered
+from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
 from letitgo.plan.measures import Distance, Evaluation, Measure, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
+from letitgo.plan.zeroed import Zeroed
 
 __all__ = [
     "Absent",
     "At",
     "Choice",
+    "Delta",
     "Distance",
     "Evaluation",
     "Fraction",
@@ -18,8 +21,10 @@ __all__ = [
     "Measure",
     "Perplexity",
     "Run",
+    "Scattered",
     "State",
     "Stored",
     "Track",
+    "Zeroed",
     "stored_inputs",
 ]

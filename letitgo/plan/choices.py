@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from letitgo import weights
+from letitgo.errors import BadRequest
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
-from letitgo.value import Value
+from letitgo.value import Value, derive
 
 
 class Choice(Value):
@@ -58,3 +60,38 @@ class Fraction(Choice):
         names = weights.parameter_names(module)
         chosen = weights.fraction(module, self.share, self.of, self.seed, weights.Selection(self.within, names))
         return chosen | weights.Selection(self.besides, names)
+
+
+@dataclass(frozen=True, eq=False)
+class Scattered(Choice):
+    """So many single values, chosen at random from all there are: the control of a choice with more sense to it.
+
+    Every value is as likely as any other, whichever layer it is in (Frankle, Schwab and Morcos, arXiv:2003.00152).
+
+    Attributes:
+        count: How many.
+        seed: Of the choice.
+        within: Names of the parameters in which it chooses.
+    """
+
+    count: int
+    seed: int
+    within: tuple[str, ...]
+
+    def part(self, module: nn.Module, store: Store) -> weights.Part:
+        return self._of(module)
+
+    def parameters(self, network: Network) -> tuple[str, ...]:
+        part = self._of(weights.seeded(network, 0))
+        return tuple(name for name, mask in part.entries.items() if mask.any())
+
+    def _of(self, module: nn.Module) -> weights.Part:
+        own = [(name, parameter) for name, parameter in module.named_parameters() if name in self.within]
+        sizes = [parameter.numel() for _, parameter in own]
+        if not 0 < self.count <= sum(sizes):
+            raise BadRequest(f"{self.count:,} values are to be chosen: give at least 1 and at most {sum(sizes):,}")
+        generator = torch.Generator().manual_seed(derive(self.seed, "scattered"))
+        chosen = torch.zeros(sum(sizes), dtype=torch.bool)
+        chosen[torch.randperm(len(chosen), generator=generator)[: self.count]] = True
+        masks = zip(own, chosen.split(sizes), strict=True)
+        return weights.entries(module, {name: mask.view(parameter.shape) for (name, parameter), mask in masks})

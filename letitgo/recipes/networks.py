@@ -18,7 +18,11 @@ from letitgo.weights import Matrix, fix_classifier, last_linear
 
 
 def fcn(
-    input_shape: tuple[int, ...], num_classes: int, widths: tuple[int, ...] = (256,), depth: int | None = None
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    widths: tuple[int, ...] = (256,),
+    depth: int | None = None,
+    norm: bool = False,
 ) -> nn.Sequential:
     """A fully connected network with ReLU: by default 3 hidden layers of 256 units, as ZBS19 (arXiv:1902.01996).
 
@@ -27,6 +31,7 @@ def fcn(
         num_classes: Number of outputs.
         widths: Units of each hidden layer, or of all of them where there is one number.
         depth: Number of hidden layers, for a single width (3 if not given).
+        norm: BatchNorm in each hidden layer, before the ReLU and in the place of the bias.
     """
     if len(widths) == 1:
         widths = widths * (3 if depth is None else depth)
@@ -35,7 +40,10 @@ def fcn(
     modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     units = prod(input_shape)
     for i, width in enumerate(widths, start=1):
-        modules[f"fc{i}"], modules[f"relu{i}"] = nn.Linear(units, width), nn.ReLU()
+        modules[f"fc{i}"] = nn.Linear(units, width, bias=not norm)
+        if norm:
+            modules[f"norm{i}"] = nn.BatchNorm1d(width)
+        modules[f"relu{i}"] = nn.ReLU()
         units = width
     modules[f"fc{len(widths) + 1}"] = nn.Linear(units, num_classes)
     return nn.Sequential(modules)
@@ -46,30 +54,39 @@ def lenet_300_100(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequenti
     return fcn(input_shape, num_classes, widths=(300, 100))
 
 
-def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-    """LeNet-5 as LFLY18 (arXiv:1804.08838) uses it: valid padding, ReLU, max-pooling; 44,426 parameters on MNIST."""
+def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False) -> nn.Sequential:
+    """LeNet-5 as LFLY18 (arXiv:1804.08838) uses it: valid padding, ReLU, max-pooling; 44,426 parameters on MNIST.
+
+    Args:
+        input_shape: Channels, height, width.
+        num_classes: Number of outputs.
+        norm: BatchNorm in each convolution and hidden layer, before the ReLU and in the place of the bias.
+    """
     if len(input_shape) != 3:
         raise BadRequest(f"lenet takes images (channels, height, width); the data has shape {input_shape}")
     channels, *sides = input_shape
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
     if min(height, width) < 1:
         raise BadRequest(f"lenet takes images of at least 16×16 pixels; the data has {sides[0]}×{sides[1]}")
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(channels, 6, 5),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(6, 16, 5),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(16 * height * width, 120),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(120, 84),
-            relu4=nn.ReLU(),
-            fc3=nn.Linear(84, num_classes),
-        )
+    modules = OrderedDict(
+        conv1=nn.Conv2d(channels, 6, 5, bias=not norm),
+        norm1=nn.BatchNorm2d(6),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 16, 5, bias=not norm),
+        norm2=nn.BatchNorm2d(16),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(16 * height * width, 120, bias=not norm),
+        norm3=nn.BatchNorm1d(120),
+        relu3=nn.ReLU(),
+        fc2=nn.Linear(120, 84, bias=not norm),
+        norm4=nn.BatchNorm1d(84),
+        relu4=nn.ReLU(),
+        fc3=nn.Linear(84, num_classes),
     )
+    return nn.Sequential(OrderedDict((k, part) for k, part in modules.items() if norm or not k.startswith("norm")))
 
 
 def fixed_classifier(

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from letitgo.recipes import Recipe
 from letitgo.studies.map import Map
 
 Row = dict[str, Any]
+
+
+class Swept(Protocol):
+    """A study over the recipes of a sweep."""
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What is trained on."""
+        ...
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """Names of the recipe fields that differ."""
+        ...
 
 
 def points(mean: float | None, half: float | None = None) -> str:
@@ -18,13 +32,13 @@ def points(mean: float | None, half: float | None = None) -> str:
     return f"{round(100 * mean, 2) + 0.0:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
 
 
-def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
+def groups(study: Swept, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
     """The rows of each recipe of a sweep."""
     for recipe in study.recipes:
         yield recipe, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
 
 
-def heading(study: Map, recipe: Recipe) -> str:
+def heading(study: Swept, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
