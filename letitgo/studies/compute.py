@@ -142,7 +142,8 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
 
 def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     """Seconds of work on one thread: small networks take longer for the same operations, so each recipe is timed."""
-    rates = {with_seed(recipe, 0): _rate(recipe, SAMPLE / len(recipes)) for recipe in recipes}
+    trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(recipe, 0) for recipe in recipes}
+    rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
     quickest = max(rates.values())
     return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
 
