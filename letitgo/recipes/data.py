@@ -117,12 +117,15 @@ def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
     return labels
 
 
-def shifted(inputs: Tensor, labels: Tensor, classes: int, shift: Shift, split: str) -> tuple[Tensor, Tensor]:
+def shifted(
+    inputs: Tensor, labels: Tensor, white: int, classes: int, shift: Shift, split: str
+) -> tuple[Tensor, Tensor]:
     """A split under a shift of the inputs or of the labels: another data set, the same for everyone.
 
     Args:
         inputs: Pixels, uint8, shape (N, C, H, W).
         labels: Class numbers, shape (N,).
+        white: The brightest pixel.
         classes: Number of classes.
         shift: ``none``; ``invert``: black becomes white; ``noise``: Gaussian noise of standard deviation ``NOISE`` on
             every pixel, clipped; ``permute-labels``: the classes change their numbers, in one cycle, so that none
@@ -130,11 +133,11 @@ def shifted(inputs: Tensor, labels: Tensor, classes: int, shift: Shift, split: s
         split: Its noise is drawn by this name.
     """
     if shift == "invert":
-        return 255 - inputs, labels
+        return white - inputs.clamp(max=white), labels
     if shift == "noise":
         generator = torch.Generator().manual_seed(derive("shift", "noise", split))
         parts = [
-            (part + 255 * NOISE * torch.randn(part.shape, generator=generator)).round_().clamp_(0, 255).to(torch.uint8)
+            (part + white * NOISE * torch.randn(part.shape, generator=generator)).round_().clamp_(0, white).byte()
             for part in inputs.split(10_000)
         ]
         return torch.cat(parts), labels
@@ -205,7 +208,10 @@ def _split(name: str, shift: Shift, split: str, examples: int | None, seed: int)
         generator = torch.Generator().manual_seed(derive(seed, "examples"))
         rows = torch.randperm(len(labels), generator=generator)[:examples]
         return inputs[rows], labels[rows]
-    return shifted(content.tensors[f"{split}_inputs"], content.tensors[f"{split}_labels"], content.classes, shift, split)
+    inputs, labels = content.tensors[f"{split}_inputs"], content.tensors[f"{split}_labels"]
+    if shift == "none":
+        return inputs, labels
+    return shifted(inputs, labels, int(content.tensors["train_inputs"].max()), content.classes, shift, split)
 
 
 def _cache() -> Path:
