@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from letitgo.errors import BadRequest, LetItGoError, WorkFailed
-    from letitgo.plan import Distance, Evaluation, Graft, Initial, Run
+    from letitgo.plan import Distance, Evaluation, Gradients, Graft, Initial, Loaded, Run
     from letitgo.recipes import Recipe
+    from letitgo.report.finetune import write_finetune_report
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
     from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.finetune import FineTune
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
@@ -62,9 +64,11 @@ _HOMES = (
     "store",
     "plan",
     "studies.compute",
+    "studies.finetune",
     "studies.map",
     "studies.sweep",
     "studies.train",
+    "report.finetune",
     "report.page",
 )
 
@@ -73,10 +77,13 @@ __all__ = [
     "Cost",
     "Distance",
     "Evaluation",
+    "FineTune",
+    "Gradients",
     "Graft",
     "Held",
     "Initial",
     "LetItGoError",
+    "Loaded",
     "Map",
     "Outcome",
     "Part",
@@ -117,6 +124,7 @@ __all__ = [
     "ties",
     "train_only",
     "trainable",
+    "write_finetune_report",
     "write_map_report",
     "zero_out",
 ]

@@ -99,7 +99,9 @@ def fitted(donor: State, network: Network, seed: int) -> State:
         if name in head:
             continue
         if name not in shapes:
-            raise BadRequest(f"the start lacks {name!r} of {network.factory!r}: it may lack the last layer, {last}, only")
+            raise BadRequest(
+                f"the start lacks {name!r} of {network.factory!r}: it may lack the last layer, {last}, only"
+            )
         if shapes[name] != shape:
             raise BadRequest(
                 f"the start's {name!r} has shape {shapes[name]}, that of {network.factory!r} here "

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from letitgo.recipes import Recipe
+from letitgo.studies.finetune import FineTune
 from letitgo.studies.map import Map
 
 Row = dict[str, Any]
@@ -24,11 +25,14 @@ def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]
         yield recipe, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
 
 
-def heading(study: Map, recipe: Recipe) -> str:
+def heading(study: Map | FineTune, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
-    return f"{recipe.model} on {recipe.data}{noise}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
+    some = "" if recipe.examples is None else f"{recipe.examples:,} examples of "
+    how = {"none": "", "invert": ", inverted", "noise": ", under noise", "permute-labels": ", labels permuted"}
+    data = f"{some}{recipe.data}{how[recipe.shift]}{noise}"
+    return f"{recipe.model} on {data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
 
 
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:

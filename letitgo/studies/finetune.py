@@ -109,7 +109,9 @@ class FineTune:
             if part.source is not None:
                 check_recipe(part.source)
                 if part.source == part.recipe:
-                    raise BadRequest(f"the start is {part.source.data}, which is what is fine-tuned on: give other data")
+                    raise BadRequest(
+                        f"the start is {part.source.data}, which is what is fine-tuned on: give other data"
+                    )
             part.start(part.recipe)
             if not part.units:
                 raise BadRequest(f"none of the layers asked for trains in {part.recipe.model!r}")
@@ -227,11 +229,13 @@ class Tuned:
         ways: list[tuple[Unit, Kind]] = [(self._all, "none"), (self._all, "all")]
         for unit in units:
             if len(unit.parameters) < len(self._all.parameters):
-                ways += [(unit, "frozen"), (unit, "only")]
+                ways.append((unit, "frozen"))
+                ways.append((unit, "only"))
         if self.study.together:
             # To freeze the first layers is to train the last ones only, so one of the two says it all.
             for i in range(2, len(units) - 1):
-                ways += [(_joined("first", units[:i]), "only"), (_joined("last", units[-i:]), "only")]
+                ways.append((_joined("first", units[:i]), "only"))
+                ways.append((_joined("last", units[-i:]), "only"))
         return [Tuning(unit, kind, origin) for origin in ("pretrained", "initialization") for unit, kind in ways]
 
     def state(self, item: Tuning, recipe: Recipe) -> State:
