@@ -27,7 +27,8 @@ def groups(study: Map, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]
 
 def heading(study: Map | FineTune, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
-    varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
+    swept = [name for name in study.swept if name not in ("shift", "examples")]
+    varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in swept)
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
     some = "" if recipe.examples is None else f"{recipe.examples:,} examples of "
     how = {"none": "", "invert": ", inverted", "noise": ", under noise", "permute-labels": ", labels permuted"}

@@ -92,14 +92,14 @@ def _advice(row: Row) -> str:
 
 
 def _drop(row: Row, part: Tuned) -> str:
-    verb = "a drop of" if row["drop_mean"] >= 0 else "a gain of"
-    number = points(abs(row["drop_mean"]), row["drop_ci95"])
+    within = f"{100 * part.study.tolerance:g} point" + ("" if part.study.tolerance == 0.01 else "s")
     sense = {
-        "robust": f"harmless, within {100 * part.study.tolerance:g} points",
-        "critical": f"beyond {100 * part.study.tolerance:g} points",
-        "undecided": f"undecided against {100 * part.study.tolerance:g} points",
+        "robust": f"robust, the drop is within {within}",
+        "critical": f"critical, the drop is beyond {within}",
+        "undecided": f"undecided whether the drop is within {within}",
     }
-    return f"{verb} {number} points, {sense[row['verdict']]}"
+    what = "drop" if row["drop_mean"] >= 0 else "gain"
+    return f"a {what} of {points(abs(row['drop_mean']), row['drop_ci95'])} points ({sense[row['verdict']]})"
 
 
 def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
@@ -114,16 +114,16 @@ def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
     gap, half = next_best["behind_mean"], next_best["behind_ci95"]
     apart = half is not None and gap > half
     return [
-        f"How sure: {'ahead of' if apart else 'not to be told apart from'} the next best within the budget, "
-        f"{told(next_best['intervention'], next_best['layer'])}, by {points(gap, half)} points; with one seed left out "
-        f"in turn, the same is chosen {round(best['steady'] * best['n'])} times of {best['n']}."
+        f"How sure: the next best within the budget, {told(next_best['intervention'], next_best['layer'])}, is "
+        f"{points(gap, half)} points behind, so the two {'differ' if apart else 'cannot be told apart'}; with each "
+        f"seed left out in turn, the same is chosen {round(best['steady'] * best['n'])} times of {best['n']}."
     ]
 
 
 def _lead(row: Row) -> str:
     half, gap = row["lead_ci95"], row["lead_mean"]
     apart = half is not None and gap > half
-    return f"{points(gap, half)} points ahead of the next" + ("" if apart else ", which is not to be told apart")
+    return f"{points(gap, half)} points ahead of the next" + ("" if apart else ", so not to be told apart from it")
 
 
 def _adviser(rows: Sequence[Row], best: Row) -> list[str]:
@@ -205,7 +205,8 @@ def layers(rows: Sequence[Row]) -> Figure:
                     row = _one(rows, kind, start)
                     if row:
                         ax.axvline(100 * row["accuracy_mean"], color=colour, lw=1, ls=line, zorder=0)
-            ax.set_xlabel("test accuracy, %")
+            low, high = ax.get_xlim()
+            ax.set(xlabel="test accuracy, %", xlim=(max(low, -3), min(high, 103)))
         norm.set(title="relative gradient norm", xlabel=r"$\|g\|/\|\theta\|$ at the start", xlim=(0, None))
         only.set_title("only this is trained")
         frozen.set_title("this is frozen, the rest trained")
@@ -248,6 +249,8 @@ def cost(rows: Sequence[Row], budget: float) -> Figure:
             )
             if row["recommended"]:
                 ax.plot(x, y, "o", ms=13, mfc="none", mec="black", mew=0.9, label="recommended")
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, -3), min(high, 103))
         _label(ax, [row for row in own if row["intervention"] in ("frozen", "only")])
         if budget < 1:
             ax.axvline(100 * budget, color="0.5", lw=0.9, ls="--")

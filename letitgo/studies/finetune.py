@@ -109,9 +109,7 @@ class FineTune:
             if part.source is not None:
                 check_recipe(part.source)
                 if part.source == part.recipe:
-                    raise BadRequest(
-                        f"the start is {part.source.data}, which is what is fine-tuned on: give other data"
-                    )
+                    raise BadRequest(f"the start is trained on the {part.source.data} of fine-tuning: give other data")
             part.start(part.recipe)
             if not part.units:
                 raise BadRequest(f"none of the layers asked for trains in {part.recipe.model!r}")
