@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from letitgo.errors import BadRequest, LetItGoError, WorkFailed
-    from letitgo.plan import Distance, Evaluation, Graft, Initial, Run
+    from letitgo.plan import Distance, Evaluation, Gradients, Graft, Initial, Loaded, Run
     from letitgo.recipes import Recipe
+    from letitgo.report.finetune import write_finetune_report
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.finetune import FineTune
     from letitgo.studies.fraction import LearnedFraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
@@ -69,9 +71,11 @@ _HOMES = (
     "studies.classifier",
     "studies.compute",
     "studies.fraction",
+    "studies.finetune",
     "studies.map",
     "studies.sweep",
     "studies.train",
+    "report.finetune",
     "report.page",
 )
 
@@ -81,12 +85,15 @@ __all__ = [
     "Cost",
     "Distance",
     "Evaluation",
+    "FineTune",
     "FixedClassifier",
+    "Gradients",
     "Graft",
     "Held",
     "Initial",
     "LearnedFraction",
     "LetItGoError",
+    "Loaded",
     "Map",
     "Outcome",
     "Part",
@@ -129,6 +136,7 @@ __all__ = [
     "ties",
     "train_only",
     "trainable",
+    "write_finetune_report",
     "write_map_report",
     "zero_out",
 ]

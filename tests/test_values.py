@@ -55,6 +55,8 @@ def other_fields(folder: str) -> dict[str, Any]:
         "depth": 2,
         "model_args": {"widths": [5]},
         "data": folder,
+        "shift": "invert",
+        "examples": 5,
         "label_noise": 0.1,
         "optimizer": "adam",
         "lr": 0.123,

@@ -57,6 +57,18 @@ def map_layers(
             help="re-estimate running statistics on the training data before grafted networks are evaluated",
         ),
     ] = False,
+    start: Annotated[
+        str | None,
+        Parameter(
+            group=STUDY,
+            help="fine-tune a network trained before, and tell which layers to freeze then: a data set, fields of a "
+            "recipe as JSON, or a safetensors file",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        Parameter(group=STUDY, help="with --start: share of full fine-tuning's arithmetic to be met [default: 1]"),
+    ] = None,
     report: Annotated[
         str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
     ] = "letitgo-report",
@@ -68,6 +80,31 @@ def map_layers(
     Trains the network, trains it again with each layer frozen, puts each layer of the trained network back to earlier
     values or a fresh draw, and tells what each of these costs in test accuracy.
     """
+    if start is not None:
+        from letitgo.cli.finetune import finetune
+        from letitgo.errors import BadRequest
+
+        given = {"freeze-at": freeze_at != "0", "reinit-at": reinit_at is not None, "re-estimate": re_estimate}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise BadRequest(f"{name} has no sense in fine-tuning: leave out --{name} or --start")
+        return finetune(
+            start,
+            recipe,
+            running,
+            report,
+            seeds=seeds,
+            budget=1.0 if budget is None else budget,
+            together=together,
+            tolerance=tolerance,
+            layers=layers,
+            blocks=blocks,
+            statistics=statistics,
+        )
+    if budget is not None:
+        from letitgo.errors import BadRequest
+
+        raise BadRequest("budget is a share of fine-tuning: say what is fine-tuned with --start")
+
     from letitgo.cli.run import run_study
     from letitgo.report.table import show_map
     from letitgo.studies.map import Map

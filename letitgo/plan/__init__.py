@@ -3,7 +3,8 @@
 from letitgo.plan.choices import Choice, Fraction, Scattered
 from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
-from letitgo.plan.measures import Distance, Evaluation, Measure, Track
+from letitgo.plan.loaded import Loaded, fitted, open_weights
+from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
 from letitgo.plan.zeroed import Zeroed
@@ -16,8 +17,10 @@ __all__ = [
     "Distance",
     "Evaluation",
     "Fraction",
+    "Gradients",
     "Graft",
     "Initial",
+    "Loaded",
     "Measure",
     "Perplexity",
     "Run",
@@ -26,5 +29,7 @@ __all__ = [
     "Stored",
     "Track",
     "Zeroed",
+    "fitted",
+    "open_weights",
     "stored_inputs",
 ]

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch.nn.functional import cross_entropy
+
 from letitgo import weights
 from letitgo.plan.states import State, step_cost, versions
 from letitgo.plan.stored import Stored
+from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, noisy
 from letitgo.store import Store
 from letitgo.training import evaluate, one_thread
+from letitgo.training.loop import data_order
+from letitgo.value import derive
 
 BATCH = 1000
 """Examples evaluated at once."""
@@ -115,3 +121,50 @@ class Track(Measure):
     def cost(self) -> int:
         """Next to nothing."""
         return 1
+
+
+class Gradients(Measure):
+    """Gradients and weights of a state on the first batches that a recipe would train it on.
+
+    What the relative gradient norm ‖g‖ / ‖θ‖ of a layer is made of (Auto-RGN, arXiv:2210.11466).
+
+    Attributes:
+        state: What the gradients are taken at; it does not move from batch to batch.
+        recipe: Says what the batches are.
+        batches: How many; fewer where an epoch has fewer.
+    """
+
+    state: State
+    recipe: Recipe
+    batches: int = 5
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """Parameter name → ``weights``: sum of squares; ``gradients``: the same of each batch's gradient."""
+        recipe, module = self.recipe, self.state.module(store).train()
+        split, order = recipe.dataset.split("train"), data_order(recipe, 0)
+        labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
+        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        squares: dict[str, list[float]] = {name: [] for name in named}
+        for step in range(self._steps):
+            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(derive(recipe.seed, "step", step))
+                loss = cross_entropy(module(split.batch(rows)), labels[rows])
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            for name, gradient in zip(named, gradients, strict=True):
+                squares[name].append(0.0 if gradient is None else _squares(gradient))
+        return {name: {"weights": _squares(p), "gradients": squares[name]} for name, p in named.items()}
+
+    def cost(self) -> int:
+        """Floating-point operations, counted."""
+        names = weights.parameter_names(weights.seeded(self.state.network, 0))
+        step = step_cost(self.state.network, names, "follow", self.recipe.data).step
+        return step * self.recipe.batch_size * self._steps
+
+    @property
+    def _steps(self) -> int:
+        return min(self.batches, self.recipe.steps_per_epoch)
+
+
+def _squares(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().double().square().sum())

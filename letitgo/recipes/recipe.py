@@ -6,7 +6,7 @@ This module is read for ``--help``, so it imports torch only where it works.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -41,6 +41,13 @@ class Recipe(Value):
     data: Annotated[
         str, Field(description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, or a folder")
     ] = "digits"
+    shift: Annotated[
+        Literal["none", "invert", "noise", "permute-labels"],
+        Field(description="what is done to the data: none, invert, noise, permute-labels"),
+    ] = "none"
+    examples: Annotated[
+        int | None, Field(ge=1, description="number of training examples, chosen at random [default: all]")
+    ] = None
     label_noise: Annotated[
         float, Field(ge=0, le=1, description="share of the training labels replaced by random ones")
     ] = 0.0
@@ -92,7 +99,7 @@ class Recipe(Value):
     def dataset(self) -> Data:
         from letitgo.recipes.data import open_data
 
-        return open_data(self.data)
+        return open_data(self.data, self.shift, self.examples, self.seed)
 
     @cached_property
     def network(self) -> Network:

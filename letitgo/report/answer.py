@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from letitgo.recipes import Recipe
+from letitgo.studies.finetune import FineTune
 from letitgo.studies.map import Map
 
 Row = dict[str, Any]
@@ -39,10 +40,15 @@ def groups(study: Swept, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row
 
 
 def heading(study: Swept, recipe: Recipe) -> str:
+def heading(study: Map | FineTune, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
-    varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
+    swept = [name for name in study.swept if name not in ("shift", "examples")]
+    varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in swept)
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
-    return f"{recipe.model} on {recipe.data}{noise}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
+    some = "" if recipe.examples is None else f"{recipe.examples:,} examples of "
+    how = {"none": "", "invert": ", inverted", "noise": ", under noise", "permute-labels": ", labels permuted"}
+    data = f"{some}{recipe.data}{how[recipe.shift]}{noise}"
+    return f"{recipe.model} on {data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
 
 
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:

@@ -148,6 +148,9 @@ def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(r, 0) for r in recipes}
     rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
     quickest = max(rates.values(), default=RATE)
+    trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(recipe, 0) for recipe in recipes}
+    rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
+    quickest = max(rates.values())
     return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
 
 

@@ -1,0 +1,117 @@
+"""Weights that come from outside: a safetensors file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from letitgo import weights
+from letitgo.errors import BadRequest, WorkFailed, nearest
+from letitgo.plan.states import Graft, Initial, State
+from letitgo.recipes.networks import Network
+from letitgo.store import Store
+from letitgo.value import sha256
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(State):
+    """The tensors of a safetensors file: what it holds is in its key, where it lies is not.
+
+    Attributes:
+        of: The network they are for. Of another class count, only a graft of the rest fits it: see :func:`fitted`.
+        path: Where the file lies.
+        digest: SHA-256 of the file.
+    """
+
+    of: Network
+    path: str
+    digest: str
+
+    def identity(self) -> dict[str, Any]:
+        return {"of": self.of, "digest": self.digest}
+
+    @property
+    def network(self) -> Network:
+        return self.of
+
+    def load(self, store: Store) -> weights.State:
+        """The tensors, in the network's own precision, second names of tied ones left out.
+
+        Raises:
+            WorkFailed: The file is not there any more, or is another.
+        """
+        return _loaded(self)
+
+
+def open_weights(path: str, network: Network) -> Loaded:
+    """The weights in a safetensors file.
+
+    Raises:
+        BadRequest: There is no such file.
+    """
+    try:
+        data = Path(path).read_bytes()
+        load_tensors(data)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadRequest(f"the weights {path!r} cannot be read ({why}): name a safetensors file") from error
+    return Loaded(network, str(Path(path).resolve()), sha256(data))
+
+
+@lru_cache(maxsize=2)
+def _loaded(value: Loaded) -> weights.State:
+    try:
+        data = Path(value.path).read_bytes()
+    except OSError as error:
+        raise WorkFailed(f"the weights {value.path} cannot be read any more ({error.strerror})") from error
+    if sha256(data) != value.digest:
+        raise WorkFailed(f"the weights {value.path} are not those that the study was started with")
+    module = weights.seeded(value.of, 0)
+    own, second = weights.copied(module), weights.ties(module)
+    tensors = {name: tensor for name, tensor in load_tensors(data).items() if name not in second}
+    return {name: x.to(own[name].dtype) if name in own else x for name, x in tensors.items()}
+
+
+def fitted(donor: State, network: Network, seed: int) -> State:
+    """The donor's weights as a state of a network, whose last layer is drawn anew where the donor's does not fit.
+
+    Args:
+        donor: Weights of a network with the same names.
+        network: The network that they are to be weights of.
+        seed: Of the new last layer.
+
+    Raises:
+        BadRequest: Names differ, or shapes do elsewhere than in the last layer.
+    """
+    own = _shapes(weights.copied(weights.seeded(network, 0)))
+    tensors = _loaded(donor) if isinstance(donor, Loaded) else weights.copied(weights.seeded(donor.network, 0))
+    shapes = _shapes(tensors)
+    last, head = list(network.layers.items())[-1]
+    for name in shapes:
+        if name not in own:
+            raise BadRequest(f"the start has {name!r}, which {network.factory!r} has not: {nearest(name, tuple(own))}")
+    for name, shape in own.items():
+        if name in head:
+            continue
+        if name not in shapes:
+            raise BadRequest(
+                f"the start lacks {name!r} of {network.factory!r}: it may lack the last layer, {last}, only"
+            )
+        if shapes[name] != shape:
+            raise BadRequest(
+                f"the start's {name!r} has shape {shapes[name]}, that of {network.factory!r} here "
+                f"{shape}: only the last layer, {last}, may differ, and is then drawn anew"
+            )
+    if all(shapes.get(name) == own[name] for name in head):
+        return donor
+    rest = tuple(name for name in own if name not in head)  # running statistics too: they belong to these weights
+    return Graft(Initial(network, seed), rest, donor)
+
+
+def _shapes(state: weights.State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,0 +1,405 @@
+"""Fine-tuning from a start: shifts of data, starts from files and runs, what is recommended, and on what grounds."""
+
+from __future__ import annotations
+
+import json
+from math import sqrt
+from statistics import fmean
+
+import pytest
+import torch
+from helpers import baseline, bits, pictures, small_recipe, write_dataset
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy
+
+from letitgo.cli.main import run
+from letitgo.errors import BadRequest, WorkFailed
+from letitgo.execute import plan_jobs
+from letitgo.papers import lee23
+from letitgo.plan import Gradients, Graft, Initial, Run, fitted, open_weights
+from letitgo.recipes import Recipe
+from letitgo.recipes.data import open_data
+from letitgo.report.finetune import answers, parts
+from letitgo.store import Store
+from letitgo.studies.compute import compute, estimate
+from letitgo.studies.finetune import FineTune
+from letitgo.studies.map import Map
+from letitgo.studies.sweep import with_seed
+from letitgo.training.loop import data_order
+from letitgo.weights import copied, initial_state
+
+TARGET = small_recipe(widths="8", depth=2, batch_size=32, epochs=2, shift="permute-labels", examples=200)
+START = {"epochs": 3, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("finetune"))
+
+
+@pytest.fixture(scope="module")
+def study():
+    return FineTune((TARGET,), START, seeds=2, together=True, budget=0.9)
+
+
+@pytest.fixture(scope="module")
+def rows(study, folder):
+    outcome = compute(study, folder)
+    assert outcome.failures == []
+    return outcome.rows
+
+
+def row_of(rows, kind, layer="all", start="pretrained"):
+    [row] = [r for r in rows if (r["intervention"], r["layer"], r["start"]) == (kind, layer, start)]
+    return row
+
+
+# Data
+
+
+def test_inverting_is_undone_by_inverting_and_spares_labels():
+    plain, shifted = open_data("digits").split("test"), open_data("digits", "invert").split("test")
+    assert (16 - shifted.inputs).equal(plain.inputs)
+    assert shifted.labels.equal(plain.labels)
+    assert shifted.mean.equal(plain.mean)
+
+
+def test_noise_stays_in_the_range_of_the_data_and_differs_between_splits():
+    plain, shifted = open_data("digits"), open_data("digits", "noise")
+    for split in ("train", "test"):
+        assert shifted.split(split).inputs.max() <= plain.split(split).inputs.max()
+        assert shifted.split(split).labels.equal(plain.split(split).labels)
+    difference = [shifted.split(s).inputs[0].int() - plain.split(s).inputs[0].int() for s in ("train", "test")]
+    assert not difference[0].equal(difference[1])
+
+
+def test_permuted_labels_are_a_renaming_that_leaves_no_class_its_number():
+    plain, shifted = open_data("digits"), open_data("digits", "permute-labels")
+    pairs = {
+        (int(a), int(b))
+        for split in ("train", "test")
+        for a, b in zip(plain.split(split).labels, shifted.split(split).labels, strict=True)
+    }
+    assert len(pairs) == 10  # one new number for each old one, the same in both splits
+    assert {a for a, _ in pairs} == {b for _, b in pairs} == set(range(10))
+    assert all(a != b for a, b in pairs)
+
+
+def test_examples_are_a_subset_that_the_seed_chooses():
+    all_of, some, others = open_data("digits"), open_data("digits", examples=50), open_data("digits", "none", 50, 1)
+    assert len(some.split("train")) == 50
+    assert len(some.split("test")) == len(all_of.split("test"))
+    rows = {picture.numpy().tobytes() for picture in all_of.split("train").inputs}
+    assert {picture.numpy().tobytes() for picture in some.split("train").inputs} <= rows
+    assert not some.split("train").inputs.equal(others.split("train").inputs)
+    assert len({all_of.key, some.key, others.key}) == 3
+    with pytest.raises(BadRequest, match="examples is 5,000: 'digits' has 1,438 for training"):
+        open_data("digits", examples=5000)
+
+
+def test_a_recipe_without_shift_has_the_key_it_has_always_had():
+    assert Recipe().dataset.description == {"kind": "Data", "digest": Recipe().dataset.digest}
+    assert Recipe(shift="none") == Recipe()
+
+
+# Starts
+
+
+def test_weights_from_a_file_are_what_was_written_wherever_it_lies(tmp_path, store):
+    network = TARGET.network
+    state = initial_state(network, 5)
+    for name in ("a", "b"):
+        save_file(state, tmp_path / f"{name}.safetensors")
+    a, b = (open_weights(str(tmp_path / f"{name}.safetensors"), network) for name in ("a", "b"))
+    assert a == b
+    assert bits(a.load(store)) == bits(state)
+    save_file(initial_state(network, 6), tmp_path / "a.safetensors")
+    other = open_weights(str(tmp_path / "a.safetensors"), network)
+    assert other != b
+    with pytest.raises(WorkFailed, match="not those that the study was started with"):
+        type(b)(network, str(tmp_path / "a.safetensors"), "00").load(store)
+
+
+def test_weights_of_another_precision_are_taken_in_the_networks_own(tmp_path, store):
+    half = {name: tensor.half() for name, tensor in initial_state(TARGET.network, 0).items()}
+    save_file(half, tmp_path / "half.safetensors")
+    state = fitted(open_weights(str(tmp_path / "half.safetensors"), TARGET.network), TARGET.network, 0)
+    assert {tensor.dtype for tensor in state.load(store).values()} == {torch.float32}
+    run_of = Run(state, ("fc3.weight", "fc3.bias"), TARGET)
+    run_of.compute(store, [1])
+    assert run_of.at(1).load(store)["fc1.weight"].equal(half["fc1.weight"].float())
+
+
+def test_a_head_for_other_classes_is_drawn_anew_and_nothing_else(tmp_path, store):
+    network = TARGET.network
+    own, donor = initial_state(network, 0), initial_state(network, 7)
+    wider = {**donor, "fc3.weight": torch.zeros(12, 8), "fc3.bias": torch.zeros(12)}
+    headless = {name: tensor for name, tensor in donor.items() if not name.startswith("fc3")}
+    for name, tensors in (("wider", wider), ("headless", headless)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        state = fitted(open_weights(str(tmp_path / f"{name}.safetensors"), network), network, 0)
+        assert isinstance(state, Graft)
+        expected = {n: (own if n.startswith("fc3") else donor)[n] for n in own}
+        assert bits(copied(state.module(store))) == bits(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: s.pop("fc1.bias"), "the start lacks 'fc1.bias' of 'fcn': it may lack the last layer, fc3"),
+        (lambda s: s.update({"fc1.wieght": s["fc1.bias"].clone()}), "has 'fc1.wieght', which 'fcn' has not: did you"),
+        (lambda s: s.update({"fc1.bias": torch.zeros(9)}), r"'fc1.bias' has shape \(9,\), that of 'fcn' here \(8,\)"),
+    ],
+)
+def test_a_file_for_another_network_is_refused(change, sentence, tmp_path):
+    state = dict(initial_state(TARGET.network, 0))
+    change(state)
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(BadRequest, match=sentence):
+        FineTune((TARGET,), str(tmp_path / "x.safetensors")).check()
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+    (tmp_path / "x.safetensors").write_text("no weights")
+    for name in ("x.safetensors", "absent.safetensors"):
+        with pytest.raises(BadRequest, match="cannot be read"):
+            FineTune((TARGET,), str(tmp_path / name)).check()
+
+
+def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
+    images = {
+        "train": (pictures(40, (8, 8)), [0, 1, 2, 3] * 10),
+        "test": (pictures(8, (8, 8), seed=1), [0, 1, 2, 3] * 2),
+    }
+    path = str(write_dataset(tmp_path / "four", images, classes=4))
+    study = FineTune((small_recipe(widths="8", epochs=1),), {"data": path}, seeds=1)
+    outcome = compute(study, store)
+    assert outcome.failures == []
+    [(part, rows)] = parts(study, outcome.rows)
+    assert part.new_head == "fc4"
+    assert any("The last layer, fc4, is drawn anew" in sentence for sentence in answers(part, rows))
+
+
+# The study
+
+
+def test_the_start_is_the_baseline_of_a_map_of_its_data(study, folder, rows):
+    source = study.tuned[0].source
+    assert (source.shift, source.examples, source.epochs, source.widths) == ("none", None, 3, "8")
+    assert study.tuned[0].start(TARGET) == baseline(source).final
+    left = plan_jobs([Map((source,), seeds=2).mapped[0].baseline(with_seed(source, 1)).final], folder)
+    assert left == []
+    assert estimate(study, folder, 1).operations == 0
+
+
+def test_an_optimiser_named_in_the_start_comes_with_its_own_rate():
+    study = FineTune((small_recipe(optimizer="adam", lr=0.003, shift="invert"),), {"optimizer": "sgd"})
+    assert study.tuned[0].source.all_optimizer_args["lr"] == 0.05
+    assert FineTune(study.recipes, "digits").tuned[0].source.all_optimizer_args["lr"] == 0.003
+
+
+def test_ways_to_fine_tune_move_what_they_say(study, folder, rows):
+    part = study.tuned[0]
+    for item in part.items:
+        start = part._starts[item.origin, TARGET.seed].load(folder)
+        final = part.state(item, TARGET).load(folder)
+        moved = {name for name in start if not start[name].equal(final[name])}
+        everything = set(part._all.parameters)
+        expected = {"none": set(), "all": everything, "only": set(item.unit.parameters)}
+        assert moved == expected.get(item.kind, everything - set(item.unit.parameters))
+
+
+def test_accuracies_and_pairs_are_those_of_the_networks(study, folder, rows):
+    part = study.tuned[0]
+    found = {}
+    for item in part.items:
+        for recipe in part._seeds:
+            data = recipe.dataset.split("test")
+            module = part.state(item, recipe).module(folder).eval()
+            hits = (module(data.batch(slice(None))).argmax(1) == data.labels).double()
+            found.setdefault((item.kind, item.unit.name, item.origin), []).append(float(hits.mean()))
+    full = found["all", "all", "pretrained"]
+    best = next(row for row in rows if row["recommended"])
+    top = found[best["intervention"], best["layer"], "pretrained"]
+    for (kind, layer, origin), own in found.items():
+        row = row_of(rows, kind, layer, origin)
+        assert row["accuracy_mean"] == pytest.approx(fmean(own))
+        if origin == "pretrained":
+            assert row["drop_mean"] == pytest.approx(fmean(full) - fmean(own))
+            assert row["behind_mean"] == pytest.approx(fmean(top) - fmean(own))
+            assert row["gain_mean"] == pytest.approx(fmean(own) - fmean(found[kind, layer, "initialization"]))
+    alone = {layer: row_of(rows, "only", layer)["accuracy_mean"] for layer in ("fc1", "fc2", "fc3")}
+    for layer, own in alone.items():
+        rest = max(value for name, value in alone.items() if name != layer)
+        assert row_of(rows, "only", layer)["lead_mean"] == pytest.approx(own - rest)
+
+
+def test_what_is_recommended_is_the_best_that_meets_the_budget(study, rows):
+    inside = [row for row in rows if row["meets"]]
+    assert inside
+    assert all(row["share"] <= 0.9 and row["start"] == "pretrained" and row["intervention"] != "none" for row in inside)
+    outside = [r for r in rows if r["start"] == "pretrained" and r["intervention"] != "none" and not r["meets"]]
+    assert all(row["share"] > 0.9 for row in outside)
+    assert any(row["intervention"] == "all" for row in outside)
+    [best] = [row for row in rows if row["recommended"]]
+    assert best in inside
+    assert best["accuracy_mean"] == max(row["accuracy_mean"] for row in inside)
+    # Two names may stand for one run; its rounds are counted once.
+    assert sum(row["steady"] for row in inside) == pytest.approx(1)
+
+
+def test_the_adviser_chooses_by_the_gradients_of_the_first_batches(study, folder, rows):
+    part = study.tuned[0]
+    expected = {}
+    for layer, names in TARGET.network.layers.items():
+        ratios = []
+        for recipe in part._seeds:
+            split, order = recipe.dataset.split("train"), data_order(recipe, 0)
+            for step in range(5):
+                module = part.start(recipe).module(folder)
+                chosen = order[32 * step : 32 * (step + 1)]
+                cross_entropy(module(split.batch(chosen)), split.labels[chosen]).backward()
+                own = [p for name, p in module.named_parameters() if name in names]
+                sizes = [sqrt(sum(float(x.square().sum()) for x in xs)) for xs in ([p.grad for p in own], own)]
+                ratios.append(sizes[0] / sizes[1])
+        expected[layer] = fmean(ratios)
+        assert row_of(rows, "only", layer)["gradient_mean"] == pytest.approx(expected[layer], rel=1e-4)
+    [advised] = [row for row in rows if row["advised"]]
+    singles = {layer for layer in expected if row_of(rows, "only", layer)["meets"]}
+    assert expected[advised["layer"]] == max(expected[layer] for layer in singles)
+
+
+def test_gradients_leave_the_state_alone_and_stop_at_the_epochs_end(folder, study, rows):
+    few = small_recipe(widths="8", depth=2, examples=50, batch_size=32)
+    measure = Gradients(Initial(few.network, 0), few)
+    before = bits(initial_state(few.network, 0))
+    found = measure.compute(folder)
+    assert {len(part["gradients"]) for part in found.values()} == {2}
+    assert bits(measure.state.load(folder)) == before
+
+
+def test_a_label_shift_is_answered_by_the_last_layer_and_an_untrained_start_is_below_chance(rows):
+    assert row_of(rows, "none")["accuracy_mean"] < 0.1
+    assert row_of(rows, "none")["gain_mean"] == pytest.approx(
+        row_of(rows, "none")["accuracy_mean"] - row_of(rows, "none", start="initialization")["accuracy_mean"]
+    )
+    assert row_of(rows, "only", "fc3")["accuracy_mean"] > row_of(rows, "only", "fc3", "initialization")["accuracy_mean"]
+
+
+def test_the_answer_says_what_and_how_sure(study, rows):
+    [(part, own)] = parts(study, rows)
+    said = " ".join(answers(part, own))
+    assert "Within 90 % of full fine-tuning's arithmetic: " in said
+    assert "How sure: the next best within the budget" in said
+    assert "The relative gradient norm (Auto-RGN) chooses to train only" in said
+    assert "times of 2" in said
+
+
+WRONG = {
+    "budget that nothing meets": (
+        ("--budget", "0.01"),
+        "nothing meets a budget of 1 % of full fine-tuning in 'fcn': the",
+    ),
+    "budget out of range": (("--budget", "30"), "budget is 30: give a share of full fine-tuning above 0 and at most 1"),
+    "epochs to freeze from": (("--freeze-at", "1"), "freeze-at has no sense in fine-tuning"),
+    "epochs to go back to": (("--reinit-at", "1"), "reinit-at has no sense in fine-tuning"),
+    "pattern": (("--layers", "conv*"), "the pattern 'conv*' matches no layer"),
+    "shift": (("--shift", "inverted"), "shift is 'inverted': input should be 'none', 'invert'"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_bad_requests_get_one_sentence(what, capsys):
+    options, sentence = WRONG[what]
+    shift = () if what == "shift" else ("--shift", "invert")
+    assert run(["map", "--start", "digits", *shift, *options, "--report", "none"]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--start", "digits"), "the start is trained on the digits of fine-tuning: give other data"),
+        (("--start", "dgits"), "unknown data 'dgits': did you mean digits?"),
+        (("--start", "{"), "start is '{': give a JSON object"),
+        (("--start", '{"seed": 1}'), "the start names a seed"),
+        (("--start", '{"epohcs": 1}'), "a recipe has no field 'epohcs': did you mean epochs"),
+        (("--budget", "0.5"), "budget is a share of fine-tuning: say what is fine-tuned with --start"),
+    ],
+)
+def test_bad_starts_get_one_sentence(options, sentence, capsys):
+    assert run(["map", *options, "--report", "none"]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.count("\n") == 1
+
+
+def test_the_command_tells_plans_and_reports(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "map",
+        "--start",
+        '{"epochs": 2}',
+        "--shift",
+        "invert,permute-labels",
+        "--examples",
+        "100",
+        "--seeds",
+        "2",
+    ]
+    options += ["--epochs", "1", "--widths", "8", "--depth", "1", "--workers", "0", "--budget", "0.9"]
+    assert run([*options, "--dry-run", "--format", "json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["dry_run"]
+    # For each seed the network before, and for each shift and start all, and either layer trained alone.
+    assert (plan["runs"], plan["runs_stored"]) == (2 * (1 + 2 * 2 * 3), 0)
+    assert not list(tmp_path.rglob("*.json"))
+    assert run([*options, "--format", "json", "--report", "out"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["shift"] for row in rows} == {"invert", "permute-labels"}
+    page = (tmp_path / "out" / "transfer.html").read_text()
+    assert page.count("<svg") == 4
+    assert 'src="http' not in page
+    for name in ("layers-1", "cost-1", "layers-2", "cost-2"):
+        assert (tmp_path / "out" / f"transfer-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert run([*options, "--report", "none"]) == 0
+    assert "Train only" in capsys.readouterr().out
+
+
+def test_a_file_that_train_saved_is_a_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = ["--widths", "8", "--depth", "1", "--workers", "0"]
+    assert run(["train", *network, "--epochs", "1", "--save", "net.safetensors"]) == 0
+    options = [*network, "--epochs", "1", "--shift", "invert", "--seeds", "1", "--format", "json", "--report", "none"]
+    capsys.readouterr()
+    assert run(["map", "--start", "net.safetensors", *options]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["n"] for row in rows} == {1}
+
+
+def claim_row(shift, layer, lead, half, verdict):
+    return {
+        **{"shift": shift, "layer": layer, "start": "pretrained", "intervention": "only", "n": 5},
+        **{"lead_mean": lead, "lead_ci95": half, "drop_mean": -lead, "drop_ci95": half, "verdict": verdict},
+    }
+
+
+def test_claims_of_lee23():
+    rows = [
+        claim_row("noise", "conv1", 0.02, 0.01, "robust"),
+        claim_row("noise", "fc3", -0.02, 0.01, "critical"),
+        claim_row("permute-labels", "conv1", 0.02, 0.01, "robust"),
+        claim_row("permute-labels", "fc3", -0.02, 0.03, "undecided"),
+    ]
+
+    class Study:
+        tolerance = 0.01
+
+    assert [claim.within for claim in lee23.claims(Study(), rows)] == [True, True, None, None]
+    rows[0], rows[3] = (
+        claim_row("noise", "conv1", -0.02, 0.01, "critical"),
+        claim_row("permute-labels", "fc3", 0.02, 0.01, "robust"),
+    )
+    assert [claim.within for claim in lee23.claims(Study(), rows)] == [False, False, True, True]
