@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from letitgo.recipes import Recipe
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
+    from letitgo.studies.align import Align, AlignDense
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
     from letitgo.weights import (
+        Alignment,
         Cost,
         Held,
         Part,
         Selection,
         Status,
+        alignment,
         biases,
         cost,
         distance,
@@ -34,8 +37,11 @@ if TYPE_CHECKING:
         frozen,
         graft,
         hold,
+        imbalance,
         initial_state,
+        invariant_drift,
         layers,
+        lemma_2,
         load,
         named_trainable,
         norms,
@@ -61,6 +67,7 @@ _HOMES = (
     "weights",
     "store",
     "plan",
+    "studies.align",
     "studies.compute",
     "studies.map",
     "studies.sweep",
@@ -69,6 +76,9 @@ _HOMES = (
 )
 
 __all__ = [
+    "Align",
+    "AlignDense",
+    "Alignment",
     "BadRequest",
     "Cost",
     "Distance",
@@ -86,6 +96,7 @@ __all__ = [
     "Status",
     "Train",
     "WorkFailed",
+    "alignment",
     "biases",
     "compute",
     "cost",
@@ -99,8 +110,11 @@ __all__ = [
     "frozen",
     "graft",
     "hold",
+    "imbalance",
     "initial_state",
+    "invariant_drift",
     "layers",
+    "lemma_2",
     "load",
     "named_trainable",
     "norms",

@@ -3,6 +3,7 @@
 Knows of no store and no recipe.
 """
 
+from letitgo.weights.alignment import Alignment, alignment, imbalance, invariant_drift, lemma_2
 from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
 from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
@@ -19,6 +20,7 @@ from letitgo.weights.statistics import re_estimate
 from letitgo.weights.status import LayerStatus, Status, status
 
 __all__ = [
+    "Alignment",
     "Bytes",
     "Cost",
     "Dropout",
@@ -31,6 +33,7 @@ __all__ = [
     "Statistics",
     "Status",
     "StepCost",
+    "alignment",
     "biases",
     "blocks",
     "copied",
@@ -45,8 +48,11 @@ __all__ = [
     "frozen_prefix",
     "graft",
     "hold",
+    "imbalance",
     "initial_state",
+    "invariant_drift",
     "layers",
+    "lemma_2",
     "load",
     "load_state",
     "named_trainable",
