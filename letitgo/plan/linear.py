@@ -18,6 +18,7 @@ from letitgo.errors import BadRequest
 from letitgo.plan.measures import Measure
 from letitgo.recipes.data import Data
 from letitgo.store import Store
+from letitgo.training import one_thread
 from letitgo.training.linear import Law, Point, Rule, descend, product, start
 from letitgo.training.margin import NotSeparable, max_margin, separating_margin
 from letitgo.value import Value, derive
@@ -118,7 +119,7 @@ class Descent(Measure):
         seed: Of the initial weights.
         rule: Of the step; see :func:`letitgo.training.linear.descend`.
         rate: Factor of the step.
-        record: Steps at which it is measured, rising; the last one is the end.
+        marks: Steps at which it is measured, rising; the last one is the end.
         frozen: Places of the layers that keep their initial weights, 0 for the first.
         scale: Factor of the initial weights.
     """
@@ -129,7 +130,7 @@ class Descent(Measure):
     seed: int
     rule: Rule
     rate: float
-    record: tuple[int, ...]
+    marks: tuple[int, ...]
     frozen: tuple[int, ...] = ()
     scale: float = 1.0
 
@@ -153,12 +154,12 @@ class Descent(Measure):
         direction = torch.tensor(best["direction"], dtype=torch.float64)
         left = _among_features(signed, initial[0]) if 0 in self.frozen else None
         points = []
-        wanted = set(self.record)
+        wanted = set(self.marks)
         with torch.inference_mode():
             for point in descend(initial, signed, self.rule, self.rate, self.frozen):
                 if point.step in wanted:
                     points.append(_measured(point, initial, signed, direction, best["margin"], left))
-                if point.step >= self.record[-1]:
+                if point.step >= self.marks[-1]:
                     break
         return {"imbalance": weights.imbalance(initial), "points": points}
 
@@ -167,21 +168,22 @@ class Descent(Measure):
         n, d = _signed(self.towards.problem).shape
         sizes = [d, *self.widths, 1]
         layers = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
-        return self.record[-1] * (4 * n * d + 8 * layers)
+        return self.marks[-1] * (4 * n * d + 8 * layers)
 
     def seconds(self) -> float:
         """Seconds on one thread, from a short measurement: of matrices this small operations tell little."""
-        return self.record[-1] * _seconds_a_step(self.towards.problem, self.widths, self.law)
+        return self.marks[-1] * _seconds_a_step(self.towards.problem, self.widths, self.law)
 
 
 @lru_cache(maxsize=256)
 def _seconds_a_step(problem: Problem, widths: tuple[int, ...], law: Law) -> float:
     signed, steps = _signed(problem), 100
-    begin = time.perf_counter()
-    with torch.inference_mode():
-        for _ in islice(descend(start(law, widths, signed, 0, 1.0), signed, "risk", 1.0), steps):
-            pass
-    return (time.perf_counter() - begin) / steps
+    with one_thread(), torch.inference_mode():
+        points = descend(start(law, widths, signed, 0, 1.0), signed, "risk", 1.0)
+        next(islice(points, steps // 10, None))  # the first steps warm up
+        begin = time.perf_counter()
+        next(islice(points, steps - 1, None))
+        return (time.perf_counter() - begin) / steps
 
 
 def _among_features(signed: Tensor, first: Tensor) -> Tensor | None:

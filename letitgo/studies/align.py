@@ -174,7 +174,7 @@ class Align:
             seed=self._seeds[place],
             rule=case.rule,
             rate=case.rate,
-            record=tuple(step * (2 if half else 1) for step in sorted(marks)),
+            marks=tuple(step * (2 if half else 1) for step in sorted(marks)),
             frozen=() if case.frozen is None else (case.frozen,),
             scale=self.scale,
         )
@@ -199,7 +199,7 @@ class Align:
             "rate": case.rate,
         }
         imbalance = mean([result["imbalance"] for result in results])
-        for step in descents[0].record:
+        for step in descents[0].marks:
             points = [point for result in results for point in result["points"] if point["step"] == step]
             where = {**about, "step": step, "layer": "network", "n": len(points), "imbalance_mean": imbalance}
             nothing = {key: None for name in (*OF_NETWORK, *OF_LAYER) for key in (f"{name}_mean", f"{name}_ci95")}
