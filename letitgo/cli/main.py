@@ -24,6 +24,9 @@ app.command("letitgo.cli.train:train", name="train", help="Train a network once,
 app.command(
     "letitgo.cli.inspect:inspect_model", name="inspect", help="Tell what trains in a network, and what it costs."
 )
+app.command(
+    "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

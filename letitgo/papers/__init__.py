@@ -19,7 +19,7 @@ from letitgo.errors import BadRequest, nearest
 if TYPE_CHECKING:
     from letitgo.studies.compute import Study
 
-PAPERS = ("zbs19",)
+PAPERS = ("zbs19", "jt18")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Align:
     freeze: tuple[int, ...] | None = None
     steps: int = 10_000
     rule: Step = "risk"
-    rate: float = 1.0
+    rate: float = 8.0
     scale: float = 1.0
     seed: int = 0
     seeds: int = 3
@@ -201,6 +201,8 @@ class Align:
         imbalance = mean([result["imbalance"] for result in results])
         for step in descents[0].marks:
             points = [point for result in results for point in result["points"] if point["step"] == step]
+            if results and not points:  # all have ended, their risk below what float64 holds
+                return
             where = {**about, "step": step, "layer": "network", "n": len(points), "imbalance_mean": imbalance}
             nothing = {key: None for name in (*OF_NETWORK, *OF_LAYER) for key in (f"{name}_mean", f"{name}_ci95")}
             whole = _over_seeds({name: [point[name] for point in points] for name in OF_NETWORK})
@@ -314,7 +316,9 @@ class AlignDense:
                 ]
                 for place, layer in enumerate(self.layers(recipe)):
                     kept = {
-                        name: [_at(spectra[name], place) for spectra, _, _ in found] for name in SPECTRA if name != "layers"
+                        name: [_at(spectra[name], place) for spectra, _, _ in found]
+                        for name in SPECTRA
+                        if name != "layers"
                     }
                     kept["train_loss"] = [train["loss"] for _, train, _ in found]
                     kept["accuracy"] = [test["accuracy"] for _, _, test in found]
