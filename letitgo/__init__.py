@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from letitgo.report.finetune import write_finetune_report
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
+    from letitgo.studies.align import Align, AlignDense
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.finetune import FineTune
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from letitgo.studies.sweep import sweep
     from letitgo.studies.train import Train
     from letitgo.weights import (
+        Alignment,
         Cost,
         FixedClassifier,
         Held,
         Part,
         Selection,
         Status,
+        alignment,
         biases,
         copied,
         cost,
@@ -41,8 +44,11 @@ if TYPE_CHECKING:
         frozen,
         graft,
         hold,
+        imbalance,
         initial_state,
+        invariant_drift,
         layers,
+        lemma_2,
         load,
         named_trainable,
         norms,
@@ -69,6 +75,7 @@ _HOMES = (
     "store",
     "plan",
     "studies.classifier",
+    "studies.align",
     "studies.compute",
     "studies.fraction",
     "studies.finetune",
@@ -80,6 +87,9 @@ _HOMES = (
 )
 
 __all__ = [
+    "Align",
+    "AlignDense",
+    "Alignment",
     "BadRequest",
     "Classifier",
     "Cost",
@@ -103,6 +113,7 @@ __all__ = [
     "Status",
     "Train",
     "WorkFailed",
+    "alignment",
     "biases",
     "compute",
     "copied",
@@ -118,8 +129,11 @@ __all__ = [
     "frozen",
     "graft",
     "hold",
+    "imbalance",
     "initial_state",
+    "invariant_drift",
     "layers",
+    "lemma_2",
     "load",
     "named_trainable",
     "norms",

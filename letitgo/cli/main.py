@@ -30,6 +30,9 @@ app.command(
 app.command(
     "letitgo.cli.fraction:learn_fraction", name="fraction", help="Tell how much of a network has to be learned."
 )
+app.command(
+    "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

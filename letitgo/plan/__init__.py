@@ -3,8 +3,9 @@
 from letitgo.plan.choices import Choice, Fraction, Scattered
 from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
+from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
 from letitgo.plan.loaded import Loaded, fitted, open_weights
-from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Track
+from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
 from letitgo.plan.zeroed import Zeroed
@@ -14,6 +15,7 @@ __all__ = [
     "At",
     "Choice",
     "Delta",
+    "Descent",
     "Distance",
     "Evaluation",
     "Fraction",
@@ -21,13 +23,18 @@ __all__ = [
     "Graft",
     "Initial",
     "Loaded",
+    "MaximumMargin",
     "Measure",
     "Perplexity",
+    "Problem",
     "Run",
     "Scattered",
+    "Spectra",
     "State",
     "Stored",
+    "Synthetic",
     "Track",
+    "TwoClasses",
     "Zeroed",
     "fitted",
     "open_weights",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from letitgo import weights
@@ -20,6 +21,8 @@ from letitgo.value import derive
 
 BATCH = 1000
 """Examples evaluated at once."""
+SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
+"""What is kept of an alignment of dense layers."""
 
 
 class Measure(Stored):
@@ -32,6 +35,10 @@ class Measure(Stored):
     def cost(self) -> int:
         """Floating-point operations, counted."""
         raise NotImplementedError
+
+    def seconds(self) -> float | None:
+        """Seconds on one thread, measured; None where they follow from the operations."""
+        return None
 
     def result(self, store: Store) -> dict[str, Any]:
         """The result, read from the store.
@@ -83,6 +90,23 @@ class Evaluation(Measure):
         """Floating-point operations, counted."""
         forward = step_cost(self.state.network, (), "follow", self.dataset.name).forward
         return forward * len(self.dataset.split(self.split))
+
+
+@dataclass(frozen=True, eq=False)
+class Spectra(Measure):
+    """Ratios of norms and alignment of a state's dense layers (JT18, arXiv:1810.02032)."""
+
+    state: State
+
+    def compute(self, store: Store) -> dict[str, Any]:
+        """``layers``, and of each ``ratio``, ``floor``, ``spectral``, ``frobenius``; of each but the last ``adjacent``."""
+        found = weights.alignment(self.state.module(store))
+        return {name: list(getattr(found, name)) for name in SPECTRA}
+
+    def cost(self) -> int:
+        """Of a singular value decomposition of each dense layer, about 14·outputs·inputs·min(outputs, inputs)."""
+        shapes = [part.weight.shape for part in self.state.network().modules() if isinstance(part, nn.Linear)]
+        return sum(14 * a * b * min(a, b) for a, b in shapes)
 
 
 @dataclass(frozen=True, eq=False)

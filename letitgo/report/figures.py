@@ -24,7 +24,7 @@ Row = dict[str, Any]
 COLOURS = {"robust": "#2a7f62", "critical": "#b3362c", "undecided": "#c58b1b"}
 """Of the verdicts, on paper and in the page."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,12 +35,13 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "figure.constrained_layout.use": True,
 }
+"""Of all figures."""
 
 
 def render(figure: Figure, form: str) -> bytes:
     """A figure as ``svg`` or ``png``; the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()
 
@@ -68,7 +69,7 @@ def heatmap(rows: Sequence[Row]) -> Figure:
     top = max([1 - row["accuracy_mean"] for row in acted] + [floor * 10])
     low = max(floor, min(1 - row["accuracy_mean"] for row in [*acted, base]))
     norm = LogNorm(min(low, 0.01), max(top, 0.5))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # The trained network is a last column of its own, as in the paper.
         widths = [len(epochs) + (kind == "reinitialised") for _, epochs, kind in columns]
         figure = Figure(figsize=(2.2 + 0.62 * sum(widths), 1.35 + 0.34 * len(layers)))
@@ -101,7 +102,7 @@ def cost(study: Map, rows: Sequence[Row]) -> Figure:
     frozen = [row for row in rows if row["intervention"] == "frozen" and row["n"]]
     names = [row["layer"] + (f", from epoch {row['epoch']}" if row["epoch"] else "") for row in frozen]
     places = np.arange(len(frozen))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.1 + 0.26 * len(frozen)))
         saves, drops = figure.subplots(1, 2, sharey=True)
         bars = saves.barh(places, [100 * row["saved"] for row in frozen], color="#5b7f9f", height=0.65)
@@ -133,7 +134,7 @@ def generalization(rows: Sequence[Row]) -> Figure:
     shown = [row for row in rows if row["intervention"] in ("baseline", "frozen") and not row["epoch"] and row["n"]]
     singles = [row["layer"] for row in shown if row["scope"] == "layer"]
     colours = dict(zip(singles, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(singles))), strict=True))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         accuracy, gap = figure.subplots(1, 2)
         handles = [
@@ -170,7 +171,7 @@ def distances(rows: Sequence[Row]) -> Figure:
     moved = [row for row in rows if row["intervention"] == "reinitialised" and row["scope"] == "layer" and row["n"]]
     layers = list(dict.fromkeys(row["layer"] for row in moved))
     epochs = sorted({row["epoch"] for row in moved})
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(layers)))
         for ax, key, title in zip(
             figure.subplots(1, 2, sharey=True),
@@ -203,7 +204,7 @@ def swept(study: Map, rows: Sequence[Row]) -> Figure:
         kind for kind in ("frozen", "reinitialised", "rerandomised") if any(r["intervention"] == kind for r in acted)
     ]
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 * len(kinds) + 1.2, 2.9))
         panels = figure.subplots(1, len(kinds), squeeze=False)[0]
         for ax, kind in zip(panels, kinds, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from letitgo import weights
 from letitgo.execute import Executor, Failure, Job, plan_jobs
 from letitgo.execute.executor import OnProgress
-from letitgo.plan import Initial, Run, Stored
+from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
 from letitgo.studies.sweep import with_seed
@@ -25,6 +25,8 @@ RATE = 2e10
 
 SAMPLE = 0.5
 """Seconds of training from which the time of a study is estimated."""
+GUESS = 1e10
+"""Floating-point operations per second of measures in a study that trains no recipe."""
 
 
 class Study(Protocol):
@@ -152,6 +154,17 @@ def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
     quickest = max(rates.values())
     return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
+    rates = {with_seed(recipe, 0): _rate(recipe, SAMPLE / len(recipes)) for recipe in recipes}
+    quickest = max(rates.values(), default=GUESS)
+
+    def of_measure(value: Stored) -> float:
+        assert isinstance(value, Measure)
+        seconds = value.seconds()
+        return value.cost() / quickest if seconds is None else seconds
+
+    return sum(
+        job.cost / rates[with_seed(job.run.recipe, 0)] if job.run else sum(map(of_measure, job.values)) for job in jobs
+    )
 
 
 def _rate(recipe: Recipe, sample: float) -> float:

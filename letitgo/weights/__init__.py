@@ -3,6 +3,7 @@
 Knows of no store and no recipe.
 """
 
+from letitgo.weights.alignment import Alignment, alignment, imbalance, invariant_drift, lemma_2
 from letitgo.weights.classifier import FixedClassifier, Matrix, fix_classifier, fixed_matrix, last_linear
 from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
 from letitgo.weights.delta import load, save
@@ -20,6 +21,7 @@ from letitgo.weights.statistics import re_estimate
 from letitgo.weights.status import LayerStatus, Status, status
 
 __all__ = [
+    "Alignment",
     "Bytes",
     "Cost",
     "Dropout",
@@ -34,6 +36,7 @@ __all__ = [
     "Statistics",
     "Status",
     "StepCost",
+    "alignment",
     "biases",
     "blocks",
     "copied",
@@ -50,9 +53,12 @@ __all__ = [
     "frozen_prefix",
     "graft",
     "hold",
+    "imbalance",
     "initial_state",
+    "invariant_drift",
     "last_linear",
     "layers",
+    "lemma_2",
     "load",
     "load_state",
     "named_trainable",
