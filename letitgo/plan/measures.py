@@ -147,6 +147,7 @@ class Track(Measure):
         return 1
 
 
+@dataclass(frozen=True, eq=False)
 class Gradients(Measure):
     """Gradients and weights of a state on the first batches that a recipe would train it on.
 

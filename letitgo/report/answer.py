@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from letitgo.recipes import Recipe
-from letitgo.studies.finetune import FineTune
 from letitgo.studies.map import Map
 
 Row = dict[str, Any]
@@ -40,7 +39,6 @@ def groups(study: Swept, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row
 
 
 def heading(study: Swept, recipe: Recipe) -> str:
-def heading(study: Map | FineTune, recipe: Recipe) -> str:
     """One line on a recipe: the network, the data, and what a sweep varies."""
     swept = [name for name in study.swept if name not in ("shift", "examples")]
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in swept)

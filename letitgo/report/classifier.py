@@ -15,7 +15,7 @@ from rich.table import Table
 
 from letitgo.recipes import Recipe
 from letitgo.report.answer import points
-from letitgo.report.figures import _STYLE, COLOURS
+from letitgo.report.figures import STYLE, COLOURS
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.report.table import _COLOURS
 from letitgo.studies.classifier import Classifier
@@ -150,7 +150,7 @@ def _change(drop: float, half: float | None) -> str:
 
 def _drops(study: Classifier, labels: Sequence[str], parts: Sequence[Sequence[Row]]) -> Figure:
     places = np.arange(len(parts))[::-1]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 1.3 + 0.55 * len(parts)))
         panels = figure.subplots(1, 2, sharey=True)
         for ax, (name, title) in zip(panels, (("train_drop", "training"), ("drop", "test")), strict=True):
@@ -172,7 +172,7 @@ def _drops(study: Classifier, labels: Sequence[str], parts: Sequence[Sequence[Ro
 def _scales(labels: Sequence[str], parts: Sequence[Sequence[Row]]) -> Figure:
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(parts)))
     kinds = list(dict.fromkeys(row["classifier"] for part in parts for row in part if row["scale"]))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(kinds) + 2.4, 2.8))
         panels = figure.subplots(1, len(kinds), squeeze=False)[0]
         for ax, kind in zip(panels, kinds, strict=True):

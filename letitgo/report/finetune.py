@@ -14,7 +14,7 @@ from rich.table import Table
 
 from letitgo.recipes import Recipe
 from letitgo.report.answer import heading, points
-from letitgo.report.figures import _STYLE
+from letitgo.report.figures import STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.studies.compute import Outcome
 from letitgo.studies.finetune import FineTune, Tuned, told
@@ -182,7 +182,7 @@ def layers(rows: Sequence[Row]) -> Figure:
     """Test accuracy with each layer trained alone or frozen, from either start; and what the adviser sees."""
     single = [row for row in rows if row["intervention"] in ("frozen", "only")]
     names = list(dict.fromkeys((row["scope"], row["layer"]) for row in single))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 1.5 + 0.3 * len(names)))
         norm, only, frozen = figure.subplots(1, 3, sharey=True, width_ratios=(0.8, 1, 1))
         for row in single:
@@ -235,7 +235,7 @@ def cost(rows: Sequence[Row], budget: float) -> Figure:
     own = [row for row in rows if row["start"] == "pretrained"]
     kinds = {"none": ("x", "0.4"), "all": ("s", "black"), "frozen": ("o", "#2a7f62"), "only": ("D", "#b3362c")}
     names = {"none": "not trained", "all": "everything trained", "frozen": "frozen: …", "only": "trained alone: …"}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6))
         ax = figure.subplots()
         seen = set()

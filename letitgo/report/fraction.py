@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from letitgo.report.answer import groups, heading, points
-from letitgo.report.figures import _STYLE, COLOURS
+from letitgo.report.figures import STYLE, COLOURS
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.studies.compute import Outcome
 from letitgo.studies.fraction import LearnedFraction
@@ -225,7 +225,7 @@ def accuracy(rows: Sequence[Row]) -> Figure:
     Args:
         rows: Of one recipe.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2))
         ax = figure.subplots()
         for (name, own), style in zip(_lines(rows), _styles(rows), strict=True):
@@ -245,7 +245,7 @@ def storage(rows: Sequence[Row]) -> Figure:
     Args:
         rows: Of one recipe.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2))
         ax = figure.subplots()
         for (name, own), style in zip(_lines(rows), _styles(rows), strict=True):

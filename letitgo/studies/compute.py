@@ -25,8 +25,6 @@ RATE = 2e10
 
 SAMPLE = 0.5
 """Seconds of training from which the time of a study is estimated."""
-GUESS = 1e10
-"""Floating-point operations per second of measures in a study that trains no recipe."""
 
 
 class Study(Protocol):
@@ -150,12 +148,6 @@ def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(r, 0) for r in recipes}
     rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
     quickest = max(rates.values(), default=RATE)
-    trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(recipe, 0) for recipe in recipes}
-    rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
-    quickest = max(rates.values())
-    return sum(job.cost / (rates[with_seed(job.run.recipe, 0)] if job.run else quickest) for job in jobs)
-    rates = {with_seed(recipe, 0): _rate(recipe, SAMPLE / len(recipes)) for recipe in recipes}
-    quickest = max(rates.values(), default=GUESS)
 
     def of_measure(value: Stored) -> float:
         assert isinstance(value, Measure)
