@@ -171,7 +171,7 @@ def _language_answers(rows: Sequence[Row]) -> list[str]:
         if half is None or abs(ratio - 1) <= half:
             verdict = "not told apart from learning it"
         else:
-            verdict = "a poor output, as the paper finds" if ratio > 1 else "better than learning it"
+            verdict = "worse than learning it" if ratio > 1 else "better than learning it"
         told.append(
             f"A fixed {row['output']} output leaves {_plain(ratio, half)} times the test perplexity of a learned one: "
             f"{verdict}."
@@ -190,7 +190,7 @@ def _perplexities(rows: Sequence[Row]) -> Figure:
                 ax.plot(epochs, curve, marker=_MARKS[kind], ms=4, lw=1, color=_PAINT[kind], label=kind)
                 ax.errorbar(epochs[-1], curve[-1], half, capsize=2, lw=1, color=_PAINT[kind])
         ax.set(xlabel="epoch", ylabel="test perplexity", yscale="log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         ax.yaxis.set_major_formatter(ScalarFormatter())
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
