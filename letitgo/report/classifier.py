@@ -9,34 +9,34 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from letitgo.recipes import Recipe
+from letitgo.recipes.text import open_text
 from letitgo.report.answer import points
 from letitgo.report.figures import STYLE, COLOURS
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.report.table import _COLOURS
-from letitgo.studies.classifier import Classifier
+from letitgo.studies.classifier import FIXED, Classifier
 from letitgo.studies.compute import Outcome
+from letitgo.studies.language import LanguageClassifier
 
 Row = dict[str, Any]
 
-_MARKS = {"hadamard": "o", "orthogonal": "s", "frozen": "^"}
-_PAINT = {"hadamard": "#30638e", "orthogonal": "#c0632b", "frozen": "#6f6f6f"}
+SOURCE = "Hoffer, Hubara and Soudry, Fix your classifier, ICLR 2018, arXiv:1801.04540."
+
+_MARKS = {"hadamard": "o", "orthogonal": "s", "frozen": "^", "learned": "D", "tied": "v"}
+_PAINT = {"hadamard": "#30638e", "orthogonal": "#c0632b", "frozen": "#6f6f6f", "learned": "#2a7f62", "tied": "#7b4f9d"}
 
 
 def show_classifier(console: Console, study: Classifier, rows: Sequence[Row]) -> None:
     """A table per recipe, and the answer in words."""
     for recipe, part in _groups(study, rows):
         console.print(f"\n[bold]{escape(_heading(study, recipe))}[/bold]")
-        table = Table(pad_edge=False)
-        for row in (_shown(row) for row in part):
-            if not table.columns:
-                for name in row:
-                    table.add_column(name, justify="left" if name == "classifier" else "right")
-            table.add_row(*row.values())
+        table = _table([_shown(row) for row in part])
         for i, row in enumerate(part):
             table.rows[i].style = _COLOURS[row["verdict"]]
         console.print(table)
@@ -85,8 +85,117 @@ def write_classifier_report(study: Classifier, outcome: Outcome, folder: str | P
         outcome,
         folder,
         command,
-        "Hoffer, Hubara and Soudry, Fix your classifier, ICLR 2018, arXiv:1801.04540.",
+        SOURCE,
     )
+
+
+def show_language(console: Console, study: LanguageClassifier, rows: Sequence[Row]) -> None:
+    """A table, and the answer in words."""
+    console.print(_table([_shown_output(row) for row in rows]))
+    for sentence in _language_answers(rows):
+        console.print(escape(sentence))
+
+
+def write_language_report(study: LanguageClassifier, outcome: Outcome, folder: str | Path, command: str) -> Path:
+    """Write ``classifier-text.html`` and PNG and SVG of its figure into a folder.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    train, test = open_text(study.text).numbers(study.vocabulary)
+    about = {
+        "text": f"{study.text}: {len(train):,} words for training, the last {len(test):,} for testing",
+        "network": f"embedding, one LSTM layer, classifier; {study.width} units",
+        "vocabulary": f"the {study.vocabulary - 1:,} most frequent words, all others taken for one",
+        "optimizer": f"Adam at {study.lr:g}, falling linearly to nothing; gradients clipped to norm 1",
+        "epochs": study.epochs,
+    }
+    section = Section(
+        "A language model on words",
+        _language_answers(outcome.rows),
+        {
+            "perplexity": (
+                _perplexities(outcome.rows),
+                "Test perplexity after each epoch: mean over seeds; the bars are 95 % intervals. Lower is better.",
+            )
+        },
+        {"": [_shown_output(row) for row in outcome.rows]},
+        about,
+    )
+    return write_report(
+        "classifier-text",
+        "Does the output of a language model need training?",
+        "Perplexity is the exponential of the mean cross-entropy of the next word; training perplexity as met in the "
+        "last epoch. A ratio is the same seed's perplexity over that with a learned output, mean ± half of the 95 % "
+        "interval (Student's t). A tied output shares the weights of the embedding.",
+        [section],
+        outcome,
+        folder,
+        command,
+        SOURCE,
+    )
+
+
+def _table(rows: Sequence[dict[str, str]]) -> Table:
+    table = Table(pad_edge=False)
+    for i, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def _shown_output(row: Row) -> dict[str, str]:
+    scale = row["scale"]
+    return {
+        "output": row["output"],
+        "learned weights": f"{row['parameters']:,}",
+        "test perplexity": _plain(row["perplexity_mean"], row["perplexity_ci95"]),
+        "training perplexity": _plain(row["train_perplexity_mean"], row["train_perplexity_ci95"]),
+        "ratio in test": "" if row["output"] == "learned" else _plain(row["ratio_mean"], row["ratio_ci95"]),
+        "scale": f"{scale[0]:.2f} to {scale[-1]:.2f}" if scale else "",
+        "n": str(row["n"]),
+    }
+
+
+def _plain(mean: float | None, half: float | None) -> str:
+    return "–" if mean is None else f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def _language_answers(rows: Sequence[Row]) -> list[str]:
+    told = []
+    for row in rows:
+        if row["output"] not in FIXED or not row["n"]:
+            continue
+        ratio, half = row["ratio_mean"], row["ratio_ci95"]
+        if half is None or abs(ratio - 1) <= half:
+            verdict = "not told apart from learning it"
+        else:
+            verdict = "worse than learning it" if ratio > 1 else "better than learning it"
+        told.append(
+            f"A fixed {row['output']} output leaves {_plain(ratio, half)} times the test perplexity of a learned one: "
+            f"{verdict}."
+        )
+    return told
+
+
+def _perplexities(rows: Sequence[Row]) -> Figure:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 3.0))
+        ax = figure.subplots()
+        for row in rows:
+            if row["n"]:
+                curve, half = row["perplexities"], row["perplexity_ci95"] or 0
+                epochs, kind = range(1, len(curve) + 1), row["output"]
+                ax.plot(epochs, curve, marker=_MARKS[kind], ms=4, lw=1, color=_PAINT[kind], label=kind)
+                ax.errorbar(epochs[-1], curve[-1], half, capsize=2, lw=1, color=_PAINT[kind])
+        ax.set(xlabel="epoch", ylabel="test perplexity", yscale="log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(frameon=False, fontsize=8, loc="outside right center")
+    return figure
 
 
 def _groups(study: Classifier, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
@@ -181,7 +290,7 @@ def _scales(labels: Sequence[str], parts: Sequence[Sequence[Row]]) -> Figure:
                 if scale:
                     ax.plot(range(len(scale)), scale, "o-", ms=3, lw=1, color=colour, label=label)
             ax.set(title=kind, xlabel="epoch")
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_ylabel("scale")
         figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     return figure

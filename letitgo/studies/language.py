@@ -76,7 +76,7 @@ class LanguageClassifier:
         return [self._row(output, store) for output in OUTPUTS]
 
     def _row(self, output: Output, store: Store) -> dict[str, Any]:
-        tests, trains, ratios, scales = [], [], [], []
+        tests, trains, ratios, scales, curves = [], [], [], [], []
         for seed in range(self.seeds):
             try:
                 result = self.perplexity(output, seed).result(store)
@@ -84,6 +84,7 @@ class LanguageClassifier:
             except Absent:
                 continue
             tests.append(result["test"][-1])
+            curves.append(result["test"])
             trains.append(result["train"][-1])
             ratios.append(result["test"][-1] / base["test"][-1])
             scales += [result["scale"]] if result["scale"] else []
@@ -97,6 +98,7 @@ class LanguageClassifier:
             "train_perplexity_ci95": ci95(trains),
             "ratio_mean": mean(ratios),
             "ratio_ci95": ci95(ratios),
+            "perplexities": [mean(at) for at in zip(*curves, strict=True)],
             "scale": [mean(at) for at in zip(*scales, strict=True)] if scales else None,
             "n": len(tests),
         }
