@@ -180,7 +180,7 @@ def _language_answers(rows: Sequence[Row]) -> list[str]:
 
 
 def _perplexities(rows: Sequence[Row]) -> Figure:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0))
         ax = figure.subplots()
         for row in rows:

@@ -226,7 +226,7 @@ def accuracy(rows: Sequence[Row]) -> Figure:
         rows: Of one recipe.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2))
+        figure = Figure(figsize=(7.2, 2.9 + 0.17 * len(_styles(rows))))
         ax = figure.subplots()
         for (name, own), style in zip(_lines(rows), _styles(rows), strict=True):
             means, halves = ([100 * (row[f"accuracy_{what}"] or 0) for row in own] for what in ("mean", "ci95"))
@@ -234,7 +234,7 @@ def accuracy(rows: Sequence[Row]) -> Figure:
             ax.errorbar(places, means, halves, ms=4, lw=1.2, capsize=2, label=name, **style)
         ax.axhline(100 * rows[0]["accuracy_mean"], color="0.75", lw=0.8, ls=":", zorder=0)
         ax.set(xscale="log", xlabel="learned values", ylabel="test accuracy, %")
-        ax.set_ylim(top=100)
+        ax.set_ylim(max(0, ax.get_ylim()[0]), 101)
         _legend(figure, ax)
     return figure
 
@@ -246,7 +246,7 @@ def storage(rows: Sequence[Row]) -> Figure:
         rows: Of one recipe.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2))
+        figure = Figure(figsize=(7.2, 2.9 + 0.17 * len(_styles(rows))))
         ax = figure.subplots()
         for (name, own), style in zip(_lines(rows), _styles(rows), strict=True):
             sizes = [row["delta_bytes"] / 1000 for row in own]
@@ -268,7 +268,7 @@ def _styles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     styles = []
     for row in lines:
         if row["policy"] == RANDOM:
-            styles.append({"color": "0.55", "marker": "o", "ls": "-", "mfc": "white"})
+            styles.append({"color": "0.55", "marker": "o", "ls": "-", "mfc": "white", "zorder": 1})
         elif row["share"] is not None:
             styles.append({"color": next(colours), "marker": "o", "ls": "-"})
         else:

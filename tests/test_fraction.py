@@ -1,0 +1,444 @@
+"""How much of a network has to be learned: what moves, what it starts from, what it takes to keep, and what is told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from statistics import fmean
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import baseline, bits, python, small_recipe
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import OPTIMIZERS, Case, cases
+from torch import nn
+
+import letitgo
+from letitgo.cli.main import run
+from letitgo.errors import BadRequest
+from letitgo.papers import rt18
+from letitgo.plan import Delta, Evaluation, Fraction, Initial, Run, Scattered, Zeroed
+from letitgo.recipes.networks import fcn, find_network, lenet
+from letitgo.report.fraction import _on_one_base, _together, fraction_answers
+from letitgo.store import Store
+from letitgo.studies.compute import compute
+from letitgo.studies.fraction import LearnedFraction
+from letitgo.studies.map import Map
+from letitgo.studies.sweep import with_seed
+from letitgo.training import train
+from letitgo.weights import copied, initial_state, load, load_state, norms, parameter_names, seeded
+
+
+def smooth(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network in which every value has a gradient."""
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(64, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()),
+        nn.Linear(8, num_classes),
+    )
+
+
+NORMED = small_recipe(widths="8", depth=2, batch_size=256, epochs=1, model_args={"norm": True})
+PLAIN = small_recipe(widths="8", depth=2, batch_size=256, epochs=1)
+SHARES = (1.0, 0.5, 0.1)
+
+
+def part_of(recipe=NORMED, **fields):
+    return LearnedFraction((recipe,), **{"seeds": 2, "shares": SHARES, **fields}).parts[0]
+
+
+def policy_of(part, name, share=None, rest="initial", **fields):
+    [policy] = [
+        policy
+        for policy in part.policies
+        if (policy.name, policy.share, policy.rest) == (name, share, rest)
+        and all(getattr(policy, field) == value for field, value in fields.items())
+    ]
+    return policy
+
+
+def changed(before, after) -> dict[str, torch.Tensor]:
+    """Parameter name → mask of the values whose bytes differ."""
+    masks = {}
+    for name, old in before.items():
+        a, b = (x.contiguous().view(-1).view(torch.uint8).view(x.numel(), -1) for x in (old, after[name]))
+        masks[name] = (a != b).any(1).view(old.shape)
+    return masks
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "Muon"])
+def test_exactly_the_declared_number_of_values_moves(optimizer, store):
+    recipe = small_recipe(model="test_fraction:smooth", widths=None, batch_size=512, epochs=1, optimizer=optimizer)
+    part = part_of(
+        recipe, of=("filters", "weights"), classifier=("learned", "share", "frozen"), norms=("learned", "frozen")
+    )
+    assert len({policy.name for policy in part.policies}) == 9
+    for policy in part.policies:
+        training = part.run(policy, recipe)
+        module = training.start.module(store)
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        training.prepare(module, store)
+        list(train(module, recipe, [recipe.steps]))
+        moved = changed(before, dict(module.named_parameters()))
+        assert sum(int(mask.sum()) for mask in moved.values()) == part.learned(policy), policy
+        if choice := policy.choice(recipe.seed):
+            chosen = choice.part(seeded(recipe.network, 0), store)
+            for name, mask in moved.items():
+                wanted = chosen.entries.get(name, torch.tensor(name in chosen.whole))
+                assert mask.equal(wanted.expand(mask.shape)), (policy, name)
+
+
+def test_with_the_rest_at_zero_nothing_else_moves_either(store):
+    part = part_of(PLAIN, rest=("zero",), of=("filters", "weights"), controls=False, only=())
+    for policy in part.policies[1:]:
+        training = part.run(policy, PLAIN)
+        training.compute(store, [PLAIN.steps])
+        moved = changed(training.start.load(store), training.final.load(store))
+        assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= part.learned(policy)
+        choice = policy.choice(PLAIN.seed)
+        if choice is not None:
+            chosen = choice.part(seeded(PLAIN.network, 0), store)
+            assert not any((moved[name] & ~mask).any() for name, mask in chosen.entries.items())
+
+
+def test_the_rest_starts_at_zero_and_what_is_chosen_at_its_initial_values(store):
+    part = part_of(rest=("zero",), norms=("frozen",), controls=False, only=())
+    start = part.run(policy_of(part, "filters", 0.5, "zero"), NORMED).start
+    assert isinstance(start, Zeroed)
+    state, drawn = start.load(store), initial_state(NORMED.network, 0)
+    mask = start.choice.part(seeded(NORMED.network, 0), store).entries["fc1.weight"]
+    assert mask[:, 0].sum() == 4
+    assert state["fc1.weight"].equal(drawn["fc1.weight"] * mask)
+    for name in ("norm1.weight", "fc3.weight", "fc3.bias"):  # not of the layers learned in part
+        assert state[name].equal(drawn[name])
+
+
+@given(cases(), st.integers(0, 5), st.floats(0.01, 1))
+def test_scattered_values_are_as_many_as_asked_for(case: Case, seed, share):
+    module = case.module()
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    count = max(1, round(share * sum(sizes.values())))
+    choice = Scattered(count, seed, parameter_names(module))
+    part = choice.part(module, Store(None))
+    assert sum(int(mask.sum()) for mask in part.entries.values()) == count
+    assert not part.whole.parameters
+    again = choice.part(case.module(seed=7), Store(None))
+    assert all(mask.equal(again.entries[name]) for name, mask in part.entries.items())
+
+
+def test_scattered_values_are_everywhere_and_other_with_another_seed():
+    module = fcn((1, 8, 8), 10, (32,), norm=True)
+    names = parameter_names(module)
+    a, b = (Scattered(1000, seed, names).part(module, Store(None)).entries for seed in (0, 1))
+    assert not a["fc1.weight"].equal(b["fc1.weight"])
+    total = sum(parameter.numel() for parameter in module.parameters())
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        assert a[name].float().mean() == pytest.approx(1000 / total, rel=0.25)
+    with pytest.raises(BadRequest, match="0 values are to be chosen: give at least 1 and at most"):
+        Scattered(0, 0, names).part(module, Store(None))
+
+
+def test_all_of_everything_is_the_baseline_and_shared_with_the_map():
+    part = part_of(seeds=1)
+    assert part.run(part.everything, NORMED).key == baseline(NORMED).key
+    assert [policy.share for policy in part.policies if policy.name == "filters"] == [0.5, 0.1]  # 1 is everything
+    of_map = {value.key for stage in Map((NORMED,), seeds=1).stages(Store(None)) for value in stage}
+    own = {value.key for value in part.values(part.everything) if isinstance(value, Evaluation)}
+    assert len(own) == 2
+    assert own <= of_map
+
+
+def test_policies_state_norms_and_classifier():
+    part = part_of(norms=("learned", "frozen"), classifier=("learned", "frozen", "share"), shares=(0.5,))
+    half = (8 * 64 + 8 * 8) // 2
+    told = {(p.norms, p.classifier): part.learned(p) for p in part.policies if p.name == "filters"}
+    assert told == {
+        ("learned", "learned"): half + 32 + 90,
+        ("learned", "frozen"): half + 32,
+        ("learned", "share"): half + 32 + 45,
+        ("frozen", "learned"): half + 90,
+        ("frozen", "frozen"): half,
+        ("frozen", "share"): half + 45,
+    }
+    alone = {p.name: (p.norms, p.classifier, part.learned(p)) for p in part.policies if p.name.endswith(" only")}
+    assert alone == {
+        "norms only": ("learned", "frozen", 32),
+        "biases only": ("frozen", "in part", 10),
+        "classifier only": ("frozen", "learned", 90),
+        "fc1 only": ("frozen", "frozen", 512),
+        "fc2 only": ("frozen", "frozen", 64),
+    }
+    assert {p.norms for p in part_of(PLAIN).policies} == {"none"}
+
+
+def test_blocks_are_learned_as_one():
+    recipe = small_recipe(model="helpers:block_net", widths=None, epochs=1)
+    part = part_of(recipe, only=("layers",), blocks=("block*",), controls=False, shares=())
+    assert [policy.name for policy in part.policies] == [
+        "everything",
+        "stem only",
+        "block1 only",
+        "block2 only",
+        "head only",
+    ]
+    assert part.learned(part.policies[2]) == 2 * 72
+    part = part_of(recipe, only=("layers",), layers=("block1.0",), controls=False, shares=())
+    assert [policy.name for policy in part.policies] == ["everything", "block1.0 only"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("fraction"))
+
+
+@pytest.fixture(scope="module")
+def study():
+    return LearnedFraction(
+        (NORMED,), seeds=2, shares=(1.0, 0.5), rest=("initial", "zero"), only=("norms", "classifier")
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(study, folder):
+    outcome = compute(study, folder)
+    assert outcome.failures == []
+    return outcome.rows
+
+
+def test_rows_are_those_of_the_runs(study, rows, folder):
+    names = parameter_names(seeded(NORMED.network, 0))
+    [row] = [row for row in rows if (row["policy"], row["rest"]) == ("filters", "initial")]
+    tests, drops, above, sizes = [], [], [], []
+    for seed in (0, 1):
+        recipe = with_seed(NORMED, seed)
+        half = Fraction(
+            0.5, "filters", seed, ("fc1.weight", "fc2.weight"), tuple(n for n in names if n[:4] in ("norm", "fc3."))
+        )
+        ends = [
+            Run(Initial(recipe.network, seed), trains, recipe).final
+            for trains in (names, half, Scattered(row["learned"], seed, names))
+        ]
+        base, mine, random = (Evaluation(end, recipe.dataset, "test").result(folder)["accuracy"] for end in ends)
+        tests.append(mine)
+        drops.append(base - mine)
+        above.append(mine - random)
+        sizes.append(Delta(ends[1], Initial(recipe.network, seed)).result(folder)["bytes"])
+    assert row["accuracy_mean"] == pytest.approx(fmean(tests))
+    assert row["drop_mean"] == pytest.approx(fmean(drops))
+    assert row["above_random_mean"] == pytest.approx(fmean(above))
+    assert row["delta_bytes"] == pytest.approx(fmean(sizes))
+    assert row["gap_mean"] == pytest.approx(row["train_accuracy_mean"] - row["accuracy_mean"])
+    for row in rows:
+        assert row["n"] == 2
+        assert row["moved"] <= row["learned"] <= row["parameters"] == 698
+
+
+def test_the_size_is_that_of_a_file_from_which_the_network_comes_back(study, folder, rows, tmp_path):
+    part = study.parts[0]
+    for policy in part.policies:
+        training = part.run(policy, NORMED)
+        start, end = training.start.load(folder), training.final.load(folder)
+        module = seeded(NORMED.network, 0)
+        load_state(module, end)
+        letitgo.save(module, tmp_path / "delta", start)
+        told = part.delta(policy, NORMED).result(folder)
+        assert told["bytes"] == (tmp_path / "delta").stat().st_size
+        names = parameter_names(module)
+        assert told["moved"] == sum(int(mask.sum()) for name, mask in changed(start, end).items() if name in names)
+        load_state(module, start)
+        load(module, tmp_path / "delta", start)
+        assert bits(copied(module)) == bits(end)
+
+
+def test_tasks_on_one_base_leave_the_same_rest(folder):
+    """Two tasks, here the labels as they are and shuffled, share all that is not learned."""
+    ends = []
+    for noise in (0.0, 1.0):
+        recipe = small_recipe(widths="8", depth=2, epochs=1, label_noise=noise)
+        part = part_of(recipe, controls=False, only=())
+        training = part.run(policy_of(part, "filters", 0.1), recipe)
+        training.compute(folder, [recipe.steps])
+        ends.append(training.final.load(folder))
+    both = changed(*ends)
+    learned = part.learned(policy_of(part, "filters", 0.1))
+    assert 0 < sum(int(mask.sum()) for mask in both.values()) <= learned < 698
+
+
+BAD = {
+    "share of nothing": ({"shares": (0.0,)}, "shares names 0: each has to be above 0 and at most 1"),
+    "share beyond all": ({"shares": (0.5, 1.5)}, "shares names 1.5: each has to be above 0"),
+    "share that is no number": ({"shares": (float("nan"),)}, "shares names nan"),
+    "share twice": ({"shares": (0.5, 0.5)}, "shares has a value twice"),
+    "of": ({"of": ("filter",)}, "of names 'filter': did you mean filters?"),
+    "rest": ({"rest": ("null",)}, "rest names 'null': there is initial, zero"),
+    "norms": ({"norms": ("none",)}, "norms names 'none'"),
+    "classifier": ({"classifier": ("shared",)}, "did you mean share or learned?"),
+    "only": ({"only": ("norm",)}, "did you mean norms?"),
+    "no seeds": ({"seeds": 0}, "seeds is 0"),
+    "tolerance": ({"tolerance": 2.0}, "tolerance is 200 points"),
+    "norms where there are none": ({"only": ("norms",)}, "only names norms, but 'fcn' has none"),
+    "pattern": ({"layers": ("conv*",)}, "the pattern 'conv*' matches no layer"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_requests(what):
+    fields, sentence = BAD[what]
+    with pytest.raises(BadRequest) as told:
+        LearnedFraction((PLAIN,), **fields).check()
+    assert sentence in str(told.value)
+
+
+def test_a_network_that_is_its_classifier_and_an_optimiser_for_matrices():
+    with pytest.raises(BadRequest, match="no filters but those of its classifier fc1: learn a share of that"):
+        LearnedFraction((small_recipe(widths="8", depth=0),)).check()
+    LearnedFraction((small_recipe(widths="8", depth=0),), classifier=("share",)).check()
+    if hasattr(torch.optim, "Muon"):
+        recipe = small_recipe(model="test_fraction:matrices", widths=None, optimizer="muon")
+        LearnedFraction((recipe,), controls=False).check()
+        with pytest.raises(BadRequest, match=r"random values, .* values: the optimiser 'muon' cannot be used"):
+            LearnedFraction((recipe,)).check()
+
+
+def matrices() -> nn.Module:
+    """A network of matrices alone."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False), nn.Tanh(), nn.Linear(8, 10, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("module", "plain", "normed"),
+    [
+        (lambda norm: fcn((1, 28, 28), 10, norm=norm), 335_114, 335_114 + 3 * 256),
+        (lambda norm: lenet((1, 28, 28), 10, norm=norm), 44_426, 44_426 + 6 + 16 + 120 + 84),
+    ],
+)
+def test_norms_stand_in_the_place_of_biases(module, plain, normed):
+    assert sum(p.numel() for p in module(False).parameters()) == plain
+    assert sum(p.numel() for p in module(True).parameters()) == normed
+    assert len(norms(module(True))) == 2 * sum(isinstance(layer, nn.ReLU) for layer in module(False))
+    with pytest.raises(BadRequest):
+        norms(module(False))
+
+
+def test_networks_without_norms_keep_their_keys():
+    args = {"input_shape": [1, 28, 28], "num_classes": 10}
+    assert find_network("lenet", (1, 28, 28), 10, {}).args == args
+    assert find_network("fcn", (1, 28, 28), 10, {}).args == args
+    state = initial_state(find_network("fcn", (1, 28, 28), 10, {}), 0)
+    with_norms = initial_state(find_network("fcn", (1, 28, 28), 10, {"norm": True}), 0)
+    assert state["fc2.weight"].equal(with_norms["fc2.weight"])
+
+
+QUICK = ("fraction", "--epochs", "1", "--widths", "8", "--depth", "2", "--seeds", "2", "--shares", "1,0.5,0.1")
+
+
+def test_the_program_tells_rows_and_a_page(tmp_path, monkeypatch, capsys):
+    options = (*QUICK, "--workers", "0", "--model-args", '{"norm": true}')
+    script = "from letitgo.cli.main import main; main()"
+    environment = {**os.environ, "LETITGO_STORE": str(tmp_path / "store")}
+    done = python(script, *options, "--format", "json", "--report", "out", cwd=tmp_path, env=environment)
+    told = json.loads(done.stdout)["rows"]
+    assert {row["policy"] for row in told} == {
+        *("everything", "filters", "norms only", "biases only", "classifier only", "fc1 only", "fc2 only"),
+        "random values",
+    }
+    page = (tmp_path / "out" / "fraction.html").read_text()
+    assert page.count("<svg") == 2
+    for outside in ('src="http', "url(http", "<script", "<link"):
+        assert outside not in page
+    for word in ("norms only", "letitgo fraction", "kB", "10 tasks on one base"):
+        assert word in page
+    for figure in ("accuracy", "storage"):
+        assert (tmp_path / "out" / f"fraction-{figure}.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
+
+    def again(*more: str) -> str:
+        assert run([*options, "--report", "none", *more]) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        return said.out
+
+    from_csv = csv.DictReader(io.StringIO(again("--format", "csv")))
+    assert [float(row["drop_mean"]) for row in from_csv] == [row["drop_mean"] for row in told]
+    planned = json.loads(again("--dry-run", "--format", "json"))["dry_run"]
+    assert planned["runs"] == planned["runs_stored"] == 2 * len(told)
+    assert "10 % of filters" in again()
+
+
+WRONG = {
+    "share": (("--shares", "0"), "shares names 0: each has to be above 0 and at most 1"),
+    "share in words": (("--shares", "half"), "shares is 'half': give numbers with commas between them"),
+    "unknown policy": (("--only", "norms,bias"), "only names 'bias': did you mean biases?"),
+    "no norms": (("--only", "norms"), "'fcn' has none (fcn and lenet have them with model-args"),
+    "unknown rest": (("--rest", "zeros"), "rest names 'zeros': did you mean zero?"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_the_program_refuses_in_one_sentence(what, capsys):
+    options, sentence = WRONG[what]
+    assert run(["fraction", *options, "--report", "none"]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_sentences_say_what_the_rows_say(study, rows):
+    said = " ".join(fraction_answers(study, rows))
+    assert "698 values learned, all there are" in said
+    assert "Norms only (norms learned, classifier frozen): 32 values reach" in said
+    assert "50 % of filters (rest initial, norms learned, classifier learned) takes" in said
+
+
+def test_tasks_on_one_base_are_added_up(study, rows, tmp_path):
+    def told(*data: str) -> list:
+        recipes = [SimpleNamespace(data=name, network=NORMED.network) for name in data]
+        return _on_one_base(
+            SimpleNamespace(recipes=recipes, swept=("data",)), [{"data": name, **row} for name in data for row in rows]
+        )
+
+    assert told("digits") == []
+    [tasks] = told("mnist", "fashion_mnist")
+    by_name = {row["learned"]: row for row in _together(tasks)}
+    [alone] = [row for row in rows if row["policy"] == "norms only"]
+    assert by_name["norms only (norms learned, classifier frozen)"]["deltas"] == 2 * alone["delta_bytes"]
+    assert len(by_name) == len([row for row in rows if row["policy"] not in ("everything", "random values")])
+
+
+def claim_row(policy, accuracy, **fields):
+    return {
+        **{
+            "policy": policy,
+            "share": None,
+            "norms": "frozen",
+            "accuracy_mean": accuracy,
+            "accuracy_ci95": 0.01,
+            "n": 3,
+        },
+        **{"drop_mean": 0.9 - accuracy, "drop_ci95": 0.01, "above_random_mean": 0.2, "above_random_ci95": 0.05},
+        **{"learned": 100, "parameters": 1000, "delta_bytes": 450.0, "whole_bytes": 4000.0},
+        **fields,
+    }
+
+
+def test_claims_of_rt18():
+    study = rt18.study(0.1, 2)
+    assert study.recipes[0].epochs == 3
+    told = [
+        claim_row("filters", 0.88, share=0.25, norms="learned"),
+        claim_row("filters", 0.80, share=0.1, norms="learned"),
+        claim_row("norms only", 0.5, norms="learned"),
+        claim_row("conv1 only", 0.5),
+        claim_row("fc1 only", 0.7),
+        claim_row("fc3 only", 0.6),
+    ]
+    assert [claim.within for claim in rt18.claims(study, told)] == [True, False, True, True, True]
+    told[2]["above_random_mean"], told[4]["accuracy_mean"], told[1]["delta_bytes"] = -0.1, 0.55, 700.0
+    assert [claim.within for claim in rt18.claims(study, told)] == [True, False, False, False, False]
+    for row in told:
+        row.update(dict.fromkeys([name for name in row if name.endswith(("_mean", "_ci95", "_bytes"))]), n=0)
+    assert {claim.within for claim in rt18.claims(study, told)} == {None}
