@@ -1,8 +1,8 @@
 """Surgical fine-tuning: the first layer is the one to train under a shift of the inputs, the last under one of labels.
 
 The paper fine-tunes a WideResNet trained on CIFAR-10 on 1,000 examples of CIFAR-10-C for 15 epochs, with a learning
-rate chosen for each block. Here LeNet trained on MNIST stands for it, with one rate for all layers: what is held against
-the measurements is the pattern.
+rate chosen for each block. Here LeNet trained on MNIST stands for it, with one rate for all layers: what is held
+against the measurements is the pattern.
 """
 
 from __future__ import annotations
