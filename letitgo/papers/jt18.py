@@ -36,7 +36,7 @@ def claims(study: Align, rows: list[dict[str, Any]]) -> list[Claim]:
             least = min(
                 (r for r in layers if r[f"{name}_mean"] is not None), key=lambda r: r[f"{name}_mean"], default=None
             )
-            value = least and least[f"{name}_mean"]
+            value: float | None = least[f"{name}_mean"] if least else None
             there = None if value is None else value > 1 - LIMIT or (None if not balanced else False)
             half, n = (least[f"{name}_ci95"], least["n"]) if least else (None, 0)
             told.append(Claim(f"{quantity}, {start} start", "→ 1", value, half, n, there, limit))
@@ -47,9 +47,11 @@ def claims(study: Align, rows: list[dict[str, Any]]) -> list[Claim]:
     for name, quantity in (("rank_excess", "first"), ("adjacent_excess", "second")):
         missed = max((row[f"{name}_max"] for row in pace if row[f"{name}_max"] is not None), default=None)
         drift = max((row["drift_mean"] for row in pace), default=0.0)
-        within = None if missed is None else missed <= drift
+        within = None if missed is None else missed <= max(drift, 1e-12)
         note = "largest over steps and seeds, with the theorem’s step; gradient descent may miss it by the drift"
-        told.append(Claim(f"Lemma 2, {quantity} inequality: missed by", "≤ 0", missed, None, study.seeds, within, note))
+        told.append(
+            Claim(f"Lemma 2, {quantity} inequality: missed by", "at most 0", missed, None, study.seeds, within, note)
+        )
     for start in study.laws:
         ends = [_end(rows, "theorem", start, rate)[0] for rate in (1.0, 0.5)]
         drifts = [end["drift_mean"] for end in ends if end]
@@ -61,7 +63,7 @@ def claims(study: Align, rows: list[dict[str, Any]]) -> list[Claim]:
 
 
 def _angle(quantity: str, network: dict[str, Any] | None) -> Claim:
-    value = network and network["angle_mean"]
+    value: float | None = network["angle_mean"] if network else None
     within = None if value is None else value < DEGREES or None
     note = "" if within or value is None else "a limit, neared with the logarithm of time"
     half, n = (network["angle_ci95"], network["n"]) if network else (None, 0)

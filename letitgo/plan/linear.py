@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from math import atan2, cos, degrees, pi, sin
 from typing import Any
 
@@ -144,8 +144,8 @@ class Descent(Measure):
 
         Each point has ``step``; ``risk`` (nats); ``norm`` of the product; ``angle`` between the product and the
         maximum-margin direction, degrees; ``margin`` of the product, as a share of the largest; ``angle_left``, the
-        angle to the maximum-margin direction among the features of a frozen first layer; ``first``, the alignment of the
-        first layer with the maximum-margin direction; ``ratio``, ``spectral``, ``frobenius`` of each layer;
+        angle to the maximum-margin direction among the outputs of a frozen first layer; ``first``, the alignment of
+        the first layer with the maximum-margin direction; ``ratio``, ``spectral``, ``frobenius`` of each layer;
         ``adjacent`` of each but the last; ``drift`` of the invariants; ``rank_excess`` and ``adjacent_excess``, by
         how much Lemma 2 is missed. None where something is not defined, as for a zero matrix.
         """
@@ -167,7 +167,7 @@ class Descent(Measure):
         """Floating-point operations of the steps, counted: all gradients are outer products of two vectors."""
         n, d = _signed(self.towards.problem).shape
         sizes = [d, *self.widths, 1]
-        layers = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+        layers = sum(a * b for a, b in pairwise(sizes))
         return self.marks[-1] * (4 * n * d + 8 * layers)
 
     def seconds(self) -> float:

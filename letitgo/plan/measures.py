@@ -99,7 +99,7 @@ class Spectra(Measure):
     state: State
 
     def compute(self, store: Store) -> dict[str, Any]:
-        """``layers``, and of each ``ratio``, ``floor``, ``spectral``, ``frobenius``; of each but the last ``adjacent``."""
+        """``layers``; of each ``ratio``, ``floor``, ``spectral``, ``frobenius``; of each but the last ``adjacent``."""
         found = weights.alignment(self.state.module(store))
         return {name: list(getattr(found, name)) for name in SPECTRA}
 

@@ -25,6 +25,8 @@ SOURCE = (
     "Ji and Telgarsky, “Gradient descent aligns the layers of deep linear networks” (arXiv:1810.02032). "
     "Frozen layers are no part of their theorem."
 )
+RATIO = r"$\|W\|_2\,/\,\|W\|_F$"
+ROUNDING = 1e-12
 STEPS = {
     "theorem": "the theorem’s step",
     "risk": "a step in inverse proportion to the risk",
@@ -37,7 +39,8 @@ def number(mean: float | None, half: float | None = None, digits: int = 4) -> st
     """A mean and the half-width of its interval."""
     if mean is None:
         return "–"
-    return f"{mean:.{digits}g}" + ("" if half is None else f" ± {half:.1g}")
+    spread = "" if half is None else f" ± {half:.0f}" if half >= 1 else f" ± {half:.1g}"
+    return f"{mean:.{digits}g}{spread}"
 
 
 def last(rows: Iterable[Row], **where: Any) -> dict[str, Row]:
@@ -116,7 +119,8 @@ def answers(rows: Sequence[Row]) -> list[str]:
         adjacent = [row["adjacent_mean"] for row in layers[:-1] if row["adjacent_mean"] is not None]
         aligned = f", adjacent layers align to at least {min(adjacent):.4f}" if adjacent else ""
         said.append(
-            f"From the {case['start']} start the least ratio ‖W‖₂/‖W‖_F ends at {min(ratios):.4f}{aligned}, and the product is "
+            f"From the {case['start']} start the least ratio ‖W‖₂/‖W‖_F ends at {min(ratios):.4f}{aligned}, and the "
+            "product is "
             f"{number(network['angle_mean'], network['angle_ci95'], 3)}° from the maximum-margin direction, with "
             f"{100 * (network['margin_mean'] or 0):.1f} % of its margin."
         )
@@ -146,6 +150,8 @@ def answers(rows: Sequence[Row]) -> list[str]:
 def _held(excess: float | None, drift: float) -> str:
     if excess is None:
         return "is empty for one layer"
+    if abs(excess) < ROUNDING:
+        return "holds with equality up to rounding"
     if excess <= 0:
         return f"holds, with {-excess:.2g} to spare"
     return f"is missed by {excess:.1g}" + (", within the drift of the invariants" if excess <= drift else "")
@@ -182,15 +188,15 @@ def show_align(console: Console, study: Align, rows: list[Row]) -> None:
         console.print(escape(sentence))
 
 
-def _line(ax: Any, rows: Sequence[Row], name: str, **style: Any) -> None:
-    """A quantity over steps, with its interval over seeds."""
+def _line(ax: Any, rows: Sequence[Row], name: str, band: bool = True, **style: Any) -> None:
+    """A quantity over steps, with its interval over seeds where there is room for it."""
     shown = [row for row in rows if row[f"{name}_mean"] is not None]
     steps = np.array([row["step"] for row in shown]) + 1
     means = np.array([row[f"{name}_mean"] for row in shown])
     halves = np.array([row[f"{name}_ci95"] or 0.0 for row in shown])
     ax.plot(steps, means, lw=1.2, **style)
-    low = np.maximum(means - halves, means / 10 if ax.get_yscale() == "log" else -np.inf)
-    ax.fill_between(steps, low, means + halves, alpha=0.15, lw=0, color=style.get("color"))
+    if band:
+        ax.fill_between(steps, means - halves, means + halves, alpha=0.12, lw=0, color=style.get("color"))
 
 
 def _series(rows: Sequence[Row], layer: str, **where: Any) -> list[Row]:
@@ -218,8 +224,8 @@ def layers_figure(study: Align, rows: Sequence[Row]) -> Figure:
             column[0].axhline(widest**-0.5, color="0.6", lw=0.8, ls=":")
             column[0].set_title(f"{start} start")
             column[1].set_xlabel("step + 1")
-        panels[0, 0].set_ylabel("‖W‖₂ / ‖W‖_F")
-        panels[1, 0].set_ylabel("|⟨v, u⟩| with the layer above")
+        panels[0, 0].set_ylabel(RATIO)
+        panels[1, 0].set_ylabel(r"$|\langle v, u\rangle|$ with the layer above")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     return figure
 
@@ -234,17 +240,16 @@ def direction_figure(rows: Sequence[Row]) -> Figure:
             ("angle", "angle to maximum margin, °"),
             ("margin", "margin / maximum margin"),
         )
-        for ax, (name, label) in zip(panels, wanted, strict=True):
+        for ax, (name, title) in zip(panels, wanted, strict=True):
             ax.set_xscale("log")
             if name != "margin":
                 ax.set_yscale("log")
             for case in cases(row for row in rows if row["case"] in ("far", "one layer")):
                 single = case["case"] == "one layer"
                 style = {"color": "0.45", "ls": "--"} if single else {"color": COLOURS[case["start"]]}
-                _line(
-                    ax, _series(rows, "network", **case), name, label="one layer" if single else case["start"], **style
-                )
-            ax.set(xlabel="step + 1", ylabel=label)
+                label = "one layer" if single else case["start"]
+                _line(ax, _series(rows, "network", **case), name, band=name == "margin", label=label, **style)
+            ax.set(xlabel="step + 1", ylabel=title)
         panels[1].axhline(2, color="0.6", lw=0.8, ls=":")
         panels[2].set_ylim(-0.05, 1.05)
         figure.legend(
@@ -260,21 +265,18 @@ def drift_figure(rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(7.6, 2.8))
         drift, first, second = figure.subplots(1, 3)
         drift.set(xscale="log", yscale="log", ylabel="drift of the invariants", xlabel="step × factor + 1")
-        for ax, name, title in (
-            (first, "rank_excess", "Lemma 2, first"),
-            (second, "adjacent_excess", "Lemma 2, second"),
-        ):
+        for ax, title in ((first, "Lemma 2, first"), (second, "Lemma 2, second")):
             ax.set(xscale="log", xlabel="step × factor + 1", title=title)
             ax.axhline(0, color="0.6", lw=0.8)
-            ax.set_ylabel("left side − right side" if name == "rank_excess" else "right side − left side")
+            ax.set_ylabel("missed by")
         for case in cases(pace):
             series = [{**row, "step": row["step"] * row["rate"]} for row in _series(pace, "network", **case)]
-            series = [row for row in series if row["drift_mean"]] or series
             style = {"color": COLOURS[case["start"]], "ls": "-" if case["rate"] == 1 else "--"}
-            _line(drift, series, "drift", label=f"{case['start']}, step × {case['rate']:g}", **style)
-            if case["rate"] == 1:
-                _line(first, series, "rank_excess", **style)
-                _line(second, series, "adjacent_excess", **style)
+            moved = [row for row in series if row["drift_mean"]]
+            _line(drift, moved, "drift", band=False, label=f"{case['start']}, step × {case['rate']:g}", **style)
+            for ax, name in ((first, "rank_excess_max"), (second, "adjacent_excess_max")):
+                told = [row for row in series if row[name] is not None and case["rate"] == 1]
+                ax.plot([row["step"] + 1 for row in told], [row[name] for row in told], lw=1.2, **style)
         figure.legend(
             *drift.get_legend_handles_labels(), frameon=False, fontsize=7.5, ncols=3, loc="outside upper center"
         )
@@ -291,8 +293,8 @@ def frozen_figure(study: Align, rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(8.4, 1.4 + 0.36 * max(4, len(compared))))
         *tables, angle = figure.subplots(1, 3, width_ratios=[study.depth, max(1, study.depth - 1), 4])
         for ax, name, columns, title in (
-            (tables[0], "ratio", study.depth, "‖W‖₂ / ‖W‖_F"),
-            (tables[1], "adjacent", study.depth - 1, "|⟨v, u⟩|"),
+            (tables[0], "ratio", study.depth, RATIO),
+            (tables[1], "adjacent", study.depth - 1, r"$|\langle v, u\rangle|$"),
         ):
             ends = [last(rows, **case) for case in compared]
             grid = np.array(
@@ -323,7 +325,7 @@ def frozen_figure(study: Align, rows: Sequence[Row]) -> Figure:
         colours = ["black", *mpl.colormaps["viridis"](np.linspace(0, 0.9, max(1, len(compared))))]
         for case, name in zip(compared, names, strict=True):
             colour = colours[case["frozen"] or 0]
-            _line(angle, _series(rows, "network", **case), "angle", color=colour, label=name)
+            _line(angle, _series(rows, "network", **case), "angle", band=False, color=colour, label=name)
         angle.legend(frameon=False, fontsize=7.5, title="frozen", title_fontsize=7.5)
     return figure
 
@@ -338,18 +340,20 @@ def write_align_report(study: Align, outcome: Outcome, folder: str | Path, comma
     if "far" in kinds:
         drawn["layers"] = (
             layers_figure(study, rows),
-            "Each layer along training, with its interval over seeds. Dotted: the least ratio that the widest hidden layers could have.",
+            "Each layer along training, with its interval over seeds. Dotted: the least ratio that the widest hidden "
+            "layers could have.",
         )
         drawn["direction"] = (
             direction_figure(rows),
-            f"With {STEPS[study.rule]}, which is not the theorem’s: with the theorem’s own, convergence of the direction goes "
-            "with the logarithm of time. Dotted: 2°.",
+            f"With {STEPS[study.rule]}, which is not the theorem’s: with the theorem’s own, convergence of the "
+            "direction goes with the logarithm of time. Dotted: 2°.",
         )
     if "theorem" in kinds:
         drawn["drift"] = (
             drift_figure(rows),
-            "With the theorem’s step. Left: largest spectral norm by which W_{k+1}ᵀW_{k+1} − W_kW_kᵀ has moved; half the step, "
-            "twice as many. Right: by how much each inequality of Lemma 2 is missed; below 0 it holds.",
+            "With the theorem’s step. Left: largest spectral norm by which W_{k+1}ᵀW_{k+1} − W_kW_kᵀ has moved; half "
+            "the step, twice as many. Right: by how much each inequality of Lemma 2 is missed at worst, over seeds and "
+            "layers; below 0 it holds.",
         )
     if "frozen" in kinds:
         drawn["frozen"] = (
@@ -367,8 +371,8 @@ def write_align_report(study: Align, outcome: Outcome, folder: str | Path, comma
     }
     section = Section(heading(study), answers(rows), drawn, {"Where each case ends": summary(rows)}, about)
     note = (
-        f"Mean over {study.seeds} seeds; ± is the half-width of the 95 % interval (Student’s t). Margin: of the product, as a share of "
-        "the largest. Drift: of the invariants; a frozen layer breaks those it takes part in."
+        f"Mean over {study.seeds} seeds; ± is the half-width of the 95 % interval (Student’s t). Margin: of the "
+        "product, as a share of the largest. Drift: of the invariants; a frozen layer breaks those it takes part in."
     )
     return write_report("align", "Do the layers align?", note, [section], outcome, folder, command, SOURCE)
 
@@ -416,8 +420,8 @@ def dense_answers(rows: Sequence[Row]) -> list[str]:
     ]
     return [
         f"‖W‖₂/‖W‖_F over {end} epochs: {'; '.join(told)}.",
-        "These layers have activations between them and the network several outputs: the theorem says nothing of them, and they "
-        "need not reach 1.",
+        "These layers have activations between them and the network several outputs: the theorem says nothing of them, "
+        "and they need not reach 1.",
     ]
 
 
@@ -469,9 +473,9 @@ def dense_figure(rows: Sequence[Row]) -> Figure:
                     lw=1,
                     color=colour,
                 )
-        ratio.set(ylabel="‖W‖₂ / ‖W‖_F", xlabel="epoch", ylim=(0, None))
-        adjacent.set(ylabel="|⟨v, u⟩| with the layer above", xlabel="epoch", ylim=(0, 1.03))
-        loss.set(ylabel="‖W‖₂ / ‖W‖_F", xlabel="training loss, nats", xscale="log", ylim=(0, None))
+        ratio.set(ylabel=RATIO, xlabel="epoch", ylim=(0, None))
+        adjacent.set(ylabel=r"$|\langle v, u\rangle|$ with the layer above", xlabel="epoch", ylim=(0, 1.03))
+        loss.set(ylabel=RATIO, xlabel="training loss, nats", xscale="log", ylim=(0, None))
         loss.invert_xaxis()
         figure.legend(*ratio.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     return figure

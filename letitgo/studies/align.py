@@ -1,8 +1,8 @@
 """Do layers align? JT18 (arXiv:1810.02032) asked it of deep linear networks and of the dense layers of others.
 
-:class:`Align` trains deep linear networks with one output on separable data of two classes: from several starts, with the
-step of the theorem and with a longer one, and once more with each layer frozen at its initialization, which the theorem
-does not cover. :class:`AlignDense` measures the dense layers of any network along its training.
+:class:`Align` trains deep linear networks with one output on separable data of two classes: from several starts, with
+the step of the theorem and with a longer one, and once more with each layer frozen at its initialization, which the
+theorem does not cover. :class:`AlignDense` measures the dense layers of any network along its training.
 """
 
 from __future__ import annotations

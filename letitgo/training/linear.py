@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite, log
 from typing import Literal
 
@@ -43,7 +44,7 @@ def start(law: Law, widths: Sequence[int], signed: Tensor, seed: int, scale: flo
         return [scale * matrix for matrix in _balanced(sizes, signed, seed)]
 
     def network() -> nn.Module:
-        return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)))
+        return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)))
 
     matrices = [scale * matrix.double() for matrix in weights.initial_state(network, seed).values()]
     if law == "zero first layer":
@@ -60,7 +61,7 @@ def _balanced(sizes: Sequence[int], signed: Tensor, seed: int) -> list[Tensor]:
     if float(signed.mean(0) @ units[0]) < 0:
         units[0] = -units[0]
     units.append(torch.ones(1, dtype=torch.float64))
-    matrices = [torch.outer(left, right) for right, left in zip(units, units[1:], strict=False)]
+    matrices = [torch.outer(left, right) for right, left in pairwise(units)]
     while risk_of(matrices, signed) > log(2):
         matrices = [matrix / 2 for matrix in matrices]
     return matrices

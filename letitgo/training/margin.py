@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from letitgo.errors import WorkFailed
+
 
 class NotSeparable(ValueError):
     """No plane through the origin has all points on the right side."""
@@ -39,6 +41,7 @@ def max_margin(signed: Tensor) -> Margin:
 
     Raises:
         NotSeparable: There is no such plane.
+        WorkFailed: The machine has not come to its end.
     """
     from sklearn.svm import SVC
 
@@ -53,7 +56,7 @@ def max_margin(signed: Tensor) -> Margin:
     support = torch.from_numpy(np.unique(machine.support_ % len(rows)).astype(np.int64))
     least = float((signed @ direction).min())
     if least < bound * (1 - 1e-6):  # the linear program has found a better one
-        raise ArithmeticError(f"the support vector machine gives a margin of {least}, and {bound} can be had")
+        raise WorkFailed(f"the support vector machine finds a margin of {least:.6g}, and {bound:.6g} can be had")
     return Margin(direction, least, support, int(torch.linalg.matrix_rank(signed[support])))
 
 
