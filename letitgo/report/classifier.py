@@ -17,7 +17,7 @@ from rich.table import Table
 from letitgo.recipes import Recipe
 from letitgo.recipes.text import open_text
 from letitgo.report.answer import points
-from letitgo.report.figures import STYLE, COLOURS
+from letitgo.report.figures import COLOURS, STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.report.table import _COLOURS
 from letitgo.studies.classifier import FIXED, Classifier

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from letitgo.report.answer import groups, heading, points
-from letitgo.report.figures import STYLE, COLOURS
+from letitgo.report.figures import COLOURS, STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.studies.compute import Outcome
 from letitgo.studies.fraction import LearnedFraction
