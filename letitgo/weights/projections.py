@@ -7,7 +7,7 @@ arithmetic and a table of normal quantiles: the same seed is the same P, to the 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -45,15 +45,14 @@ class Projection:
 
 
 def draw(kind: Kind, size: int, d: int, seed: int) -> Projection:
-    """The projection of d numbers onto ``size`` weights that a seed stands for.
+    """The projection of d numbers onto ``size`` weights that a seed stands for."""
+    return {"dense": Dense, "sparse": Sparse, "fastfood": Fastfood}[kind](size, d, seed)
 
-    Raises:
-        BadRequest: There is no such kind.
-    """
-    kinds: dict[str, Any] = {"dense": Dense, "sparse": Sparse, "fastfood": Fastfood}
-    if kind not in kinds:
+
+def check_kind(kind: str) -> None:
+    """Refuse what is no kind of projection."""
+    if kind not in get_args(Kind):
         raise BadRequest(f"the kind is {kind!r}: it can be {', '.join(map(repr, get_args(Kind)))}")
-    return kinds[kind](size, d, seed)
 
 
 class Dense(Projection):
