@@ -13,7 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import OPTIMIZERS, Case, behaviour, cases, inputs, portrait, step
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_pre_hook,
+)
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights import (
@@ -99,6 +103,7 @@ def test_letting_go_gives_the_module_back(drawn, training, data):
     for parameter in module.parameters():
         parameter.requires_grad_(data.draw(st.booleans()))
     before, behaved = portrait(module), behaviour(module)
+    hold(small(), some(small())).release()  # torch keeps two hooks once anything was held, and no more
     hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     held = hold(module, part, statistics="frozen", dropout="off")
     held.release()
@@ -331,6 +336,7 @@ def test_another_type_and_back():
 
 def test_a_held_network_is_let_go_with_its_last_reference():
     gc.collect()
+    hold(small(), some(small())).release()
     hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     module = small()
     hold(module, some(module))
@@ -541,3 +547,22 @@ def test_a_part_in_words():
     part = entries(module, {"0.weight": torch.eye(8, 6)}) | select(module, "2.bias")
     assert str(part) == "2.bias, 6 of 48 of 0.weight"
     assert str(Part(select(module, "2.bias") - select(module, "2.bias"), {})) == "nothing"
+
+
+def test_a_network_collected_in_the_middle_of_a_step_breaks_none():
+    """Torch goes through its hooks at each step, and collecting can come at any time, as in the midst of those."""
+    module, other = small(), [small()]
+    hold(other[0], some(other[0]))
+
+    def collect(*_: object) -> None:
+        other.clear()
+        gc.collect()
+
+    with hold(module, some(module)) as held:
+        optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+        optimizer.register_step_pre_hook(collect)
+        handle = register_optimizer_step_pre_hook(collect)
+        try:
+            step(module, optimizer)
+        finally:
+            handle.remove()

@@ -1,7 +1,7 @@
 """The fast Walsh-Hadamard transform as products with small Hadamard matrices, on any device.
 
-A Hadamard matrix of order 2ᵏ is the Kronecker product of small ones, so the transform is k / 4 batched products with the
-16 × 16 matrix. On a CPU the work goes in pieces that stay in the cache.
+A Hadamard matrix of order 2ᵏ is the Kronecker product of small ones, so the transform is k / 4 batched products with
+the 16 × 16 matrix. On a CPU the work goes in pieces that stay in the cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIECE = 2**17
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """The orthonormal Walsh-Hadamard transform of the last dimension, in the natural order of ``scipy.linalg.hadamard``.
+    """The orthonormal Walsh-Hadamard transform of the last dimension, in the order of ``scipy.linalg.hadamard``.
 
     It is its own inverse. Gradients of any order go through. Numbers of 16 bits are computed in 32.
 
@@ -36,7 +36,7 @@ def walsh_hadamard(x: Tensor) -> Tensor:
         BadRequest: ``x`` is empty in its last dimension, has none, or holds no floating-point numbers.
     """
     if not x.is_floating_point() or not x.ndim or not x.shape[-1]:
-        raise BadRequest(f"the transform is of floating-point numbers along a dimension: got {x.dtype}, {tuple(x.shape)}")
+        raise BadRequest(f"{x.dtype} of shape {tuple(x.shape)}: give floating-point numbers along a dimension")
     work = x if x.dtype == torch.float64 else x.float()
     return _WalshHadamard.apply(pad(work, (0, power_of_two(x.shape[-1]) - x.shape[-1]))).to(x.dtype)
 

@@ -10,7 +10,7 @@ is cut down to the moving entries and let go; after ``optimizer.step()`` they ar
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -65,8 +65,8 @@ def hold(
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that may move, in the module's order: what to hand to an optimiser.
 
-    Where the module is held, the moving entries of a parameter stand in for it, and the coordinates of a subspace, which
-    come first, for all that are projected.
+    Where the module is held, the moving entries of a parameter stand in for it, and the coordinates of a subspace,
+    which come first, for all that are projected.
     """
     return [parameter for _, parameter in named_trainable(module)]
 
@@ -119,15 +119,9 @@ class Held:
         self._hooks: list[Any] = []
         if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
-            steps = [
-                register_optimizer_step_pre_hook(_weakly(self._before_step)),
-                register_optimizer_step_post_hook(_weakly(self._after_step)),
-            ]
-            for hook in steps:
-                weakref.finalize(self, hook.remove)  # these two lie with torch, and must not outlive the network
+            _watch(self)
             self._hooks = [
                 *(hook for mover in self._movers for hook in mover.hooks),
-                *steps,
                 module.register_forward_pre_hook(self),
                 module.register_state_dict_pre_hook(self),
             ]
@@ -152,6 +146,7 @@ class Held:
         self(self._module)
         for hook in self._hooks:
             hook.remove()
+        _alive.discard(self)
         del vars(self._module)[_HELD]
         vars(self._module).pop("zero_grad", None)
         self._freezing.__exit__(None, None, None)
@@ -176,7 +171,8 @@ class Held:
     def __reduce__(self) -> str:
         return "_let_go"
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def before_step(self) -> None:
+        """Refuse to go on where a gradient would be lost."""
         for mover in self._movers:
             if (name := mover.late()) is not None:
                 raise WorkFailed(
@@ -184,7 +180,8 @@ class Held:
                     "DistributedDataParallel, which a module held in part cannot be trained with"
                 )
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write what the optimiser moved into the network."""
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for mover in self._movers:
             if not stepped.isdisjoint(map(id, mover.own)):
@@ -259,14 +256,32 @@ class Moving:
             tensor.masked_scatter_(self._mask.to(tensor.device), values)
 
 
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    ref = weakref.WeakMethod(method)
+_alive: weakref.WeakSet[Held] = weakref.WeakSet()
 
-    def call(*args: Any) -> None:
-        if (found := ref()) is not None:
-            found(*args)
 
-    return call
+def _watch(held: Held) -> None:
+    """Have a network told of the steps of optimisers, for as long as it lives.
+
+    Torch keeps the two hooks for good once there was a held network: taking one away when a network is collected, which
+    can be while torch goes through them, would break the step of an optimiser that has nothing to do with it.
+    """
+    if not _hooked:
+        _hooked.append(register_optimizer_step_pre_hook(_before_steps))
+        _hooked.append(register_optimizer_step_post_hook(_after_steps))
+    _alive.add(held)
+
+
+_hooked: list[Any] = []
+
+
+def _before_steps(*_: object) -> None:
+    for held in tuple(_alive):
+        held.before_step()
+
+
+def _after_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    for held in tuple(_alive):
+        held.after_step(optimizer)
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:

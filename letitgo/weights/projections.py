@@ -21,6 +21,7 @@ Kind = Literal["dense", "sparse", "fastfood"]
 
 _PIECE_ON_DEVICE = 2**24  # bounds the passing memory on a GPU to some hundred megabytes
 
+
 class Projection:
     """One matrix P, shape (D, d), by what it does.
 
@@ -104,16 +105,16 @@ class Sparse(Projection):
 
 
 class Fastfood(Projection):
-    """Blocks S H G Π H B of the least power of two L ≥ d; memory O(D), time O(D log d) (Le et al., arXiv:1408.3060).
+    """Blocks S H G Π H B; memory O(D), time O(D log d) (Le, Sarlós and Smola, arXiv:1408.3060).
 
-    Each block of L rows of P is the first d columns of one such product: B random signs, H the orthonormal Hadamard
-    matrix, Π a permutation, G normal and S the one number that makes all columns and rows equally long. The D mod L
-    rows that are left over are as many rows of Π H B, since those too leave all columns equally long, and so every
-    column of P has norm 1 exactly, not only in expectation.
+    L is the least power of two that is neither below d nor below 64. Each block of L rows of P is the first d columns of
+    one such product: B random signs, H the orthonormal Hadamard matrix, Π a permutation, G normal, and S the one number
+    that makes all columns and rows equally long. The D mod L rows that are left over are as many rows of Π H B, since
+    those too leave all columns equally long, and so every column of P has norm 1 exactly, not only in expectation.
     """
 
     def __init__(self, size: int, d: int, seed: int) -> None:
-        words, length = _words(seed, "fastfood"), power_of_two(d)
+        words, length = _words(seed, "fastfood"), power_of_two(max(d, 64))
         full, self._rest = divmod(size, length)
         blocks = full + bool(self._rest)
         signs = _signs(words, blocks * length).reshape(blocks, length)

@@ -64,19 +64,27 @@ def subspace(
         raise BadRequest("exclude is no selection of this network: choose with select(module, ...)")
     trains = {name for name in names if module.get_parameter(name).requires_grad}
     projected = Selection(tuple(name for name in names if name in trains and name not in exclude), names)
-    if not projected:
+    part = Subspace(d, kind, seed, projected, exclude, said)
+    check(module, part)
+    return part
+
+
+def check(module: nn.Module, part: Subspace) -> int:
+    """Refuse a subspace that the network has not; returns how many of its d numbers are scales."""
+    if not part.projected:
         raise BadRequest("no weights that train are left to project: thaw some, or exclude fewer")
-    for name in projected:
-        if not module.get_parameter(name).is_floating_point():
-            raise BadRequest(f"{name} is {module.get_parameter(name).dtype}: exclude it, only real numbers are projected")
-    check_kind(kind)
-    size = sum(module.get_parameter(name).numel() for name in projected)
-    if not isinstance(d, int) or not 1 <= d <= size:
-        raise BadRequest(f"d is {d}: give a whole number from 1 to {size:,}, the weights that are projected")
-    scales = len(_layers(module, projected))
-    if said and d <= scales:
-        raise BadRequest(f"d is {d}: the {scales} layers take a scale each, so give {scales + 1} or more")
-    return Subspace(d, kind, seed, projected, exclude, said)
+    parameters = {name: module.get_parameter(name) for name in part.projected}
+    for name, parameter in parameters.items():
+        if not parameter.is_floating_point():
+            raise BadRequest(f"{name} holds {parameter.dtype}, and only real numbers are projected: exclude it")
+    check_kind(part.kind)
+    size = sum(parameter.numel() for parameter in parameters.values())
+    if not isinstance(part.d, int) or not 1 <= part.d <= size:
+        raise BadRequest(f"d is {part.d}: give a whole number from 1 to {size:,}, the weights that are projected")
+    scales = len(_layers(module, part.projected)) if part.said else 0
+    if part.said and part.d <= scales:
+        raise BadRequest(f"d is {part.d}: the {scales} layers take a scale each, so give {scales + 1} or more")
+    return scales
 
 
 class Projected:
