@@ -558,11 +558,12 @@ def test_a_network_collected_in_the_middle_of_a_step_breaks_none():
         other.clear()
         gc.collect()
 
-    with hold(module, some(module)) as held:
-        optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
-        optimizer.register_step_pre_hook(collect)
-        handle = register_optimizer_step_pre_hook(collect)
-        try:
-            step(module, optimizer)
-        finally:
-            handle.remove()
+    handle = register_optimizer_step_pre_hook(collect)
+    last = register_optimizer_step_pre_hook(lambda *_: None)
+    try:
+        with hold(module, some(module)) as held:
+            step(module, torch.optim.SGD(held.parameters(), lr=0.1))
+    finally:
+        handle.remove()
+        last.remove()
+    assert not other

@@ -107,8 +107,8 @@ class Sparse(Projection):
 class Fastfood(Projection):
     """Blocks S H G Π H B; memory O(D), time O(D log d) (Le, Sarlós and Smola, arXiv:1408.3060).
 
-    L is the least power of two that is neither below d nor below 64. Each block of L rows of P is the first d columns of
-    one such product: B random signs, H the orthonormal Hadamard matrix, Π a permutation, G normal, and S the one number
+    L is the least power of two that is neither below d nor below 64. Each block of L rows of P is the first d columns
+    of one such product: B random signs, H the orthonormal Hadamard matrix, Π a permutation, G normal, S one number
     that makes all columns and rows equally long. The D mod L rows that are left over are as many rows of Π H B, since
     those too leave all columns equally long, and so every column of P has norm 1 exactly, not only in expectation.
     """
