@@ -13,6 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import OPTIMIZERS, Case, behaviour, cases, inputs, portrait, step
 from torch import nn
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_pre_hook,
+)
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights import (
@@ -31,7 +36,6 @@ from letitgo.weights import (
     trainable,
     zero_out,
 )
-from letitgo.weights.hold import _HOLDING
 
 
 @st.composite
@@ -99,6 +103,8 @@ def test_letting_go_gives_the_module_back(drawn, training, data):
     for parameter in module.parameters():
         parameter.requires_grad_(data.draw(st.booleans()))
     before, behaved = portrait(module), behaviour(module)
+    hold(small(), some(small())).release()  # torch keeps two hooks once anything was held, and no more
+    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     held = hold(module, part, statistics="frozen", dropout="off")
     held.release()
     held.release()
@@ -106,7 +112,7 @@ def test_letting_go_gives_the_module_back(drawn, training, data):
     assert behaviour(module) == behaved
     assert not module._forward_pre_hooks
     assert not module._state_dict_pre_hooks
-    assert held not in _HOLDING
+    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
     (module(inputs()) - 1).square().mean().backward() if any(p.requires_grad for p in module.parameters()) else None
     for parameter in module.parameters():
         assert parameter.requires_grad or parameter.grad is None
@@ -329,11 +335,15 @@ def test_another_type_and_back():
 
 
 def test_a_held_network_is_let_go_with_its_last_reference():
+    gc.collect()
+    hold(small(), some(small())).release()
+    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
     module = small()
     ghosts = weakref.ref(module), weakref.ref(hold(module, some(module)))
     del module
     gc.collect()
     assert [ghost() for ghost in ghosts] == [None, None]
+    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
 
 
 def test_a_held_network_may_be_collected_in_the_middle_of_a_step():
@@ -582,3 +592,23 @@ def test_a_part_in_words():
     part = entries(module, {"0.weight": torch.eye(8, 6)}) | select(module, "2.bias")
     assert str(part) == "2.bias, 6 of 48 of 0.weight"
     assert str(Part(select(module, "2.bias") - select(module, "2.bias"), {})) == "nothing"
+
+
+def test_a_network_collected_in_the_middle_of_a_step_breaks_none():
+    """Torch goes through its hooks at each step, and collecting can come at any time, as in the midst of those."""
+    module, other = small(), [small()]
+    hold(other[0], some(other[0]))
+
+    def collect(*_: object) -> None:
+        other.clear()
+        gc.collect()
+
+    handle = register_optimizer_step_pre_hook(collect)
+    last = register_optimizer_step_pre_hook(lambda *_: None)
+    try:
+        with hold(module, some(module)) as held:
+            step(module, torch.optim.SGD(held.parameters(), lr=0.1))
+    finally:
+        handle.remove()
+        last.remove()
+    assert not other

@@ -9,6 +9,7 @@ from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
 from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
 from letitgo.weights.graft import distance, graft
+from letitgo.weights.hadamard import walsh_hadamard
 from letitgo.weights.hold import Held, hold, named_trainable, trainable
 from letitgo.weights.hub import from_pretrained, push_to_hub
 from letitgo.weights.layers import layers, owner, parameter_names, ties
@@ -19,6 +20,8 @@ from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
 from letitgo.weights.statistics import re_estimate
 from letitgo.weights.status import LayerStatus, Status, status
+from letitgo.weights.subspace import Subspace, subspace
+from letitgo.weights.subspace_file import load_subspace, save_subspace
 
 __all__ = [
     "Alignment",
@@ -36,6 +39,7 @@ __all__ = [
     "Statistics",
     "Status",
     "StepCost",
+    "Subspace",
     "alignment",
     "biases",
     "blocks",
@@ -61,6 +65,7 @@ __all__ = [
     "lemma_2",
     "load",
     "load_state",
+    "load_subspace",
     "named_trainable",
     "norms",
     "owner",
@@ -69,13 +74,16 @@ __all__ = [
     "re_estimate",
     "robustness",
     "save",
+    "save_subspace",
     "seeded",
     "select",
     "status",
     "step_cost",
+    "subspace",
     "thaw",
     "ties",
     "train_only",
     "trainable",
+    "walsh_hadamard",
     "zero_out",
 ]

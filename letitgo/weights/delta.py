@@ -218,12 +218,12 @@ def _versions() -> dict[str, str]:
     return {"letitgo": __version__, "torch": str(torch.__version__)}
 
 
-def _write(path: Path, tensors: State, about: str) -> None:
+def _write(path: Path, tensors: State, about: str, key: str = _ABOUT) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode  # some versions of safetensors make files that only their owner can read
-        save_file(tensors, partial, metadata={_ABOUT: about})
+        save_file(tensors, partial, metadata={key: about})
         partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:

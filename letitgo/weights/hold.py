@@ -1,9 +1,10 @@
-"""Training a part of a network, down to single weights, with the rest frozen by construction.
+"""Training a part of a network, down to single weights or a random subspace, with the rest frozen by construction.
 
 Where only some entries of a parameter may move, they are a small Parameter of their own, which is what an optimiser is
 handed: nothing else is there for decay or momentum to act on, and the optimiser's state is as small. The network keeps
 its Parameter objects, its modules and its ``state_dict`` keys. After ``backward()`` the gradient of the whole parameter
-is cut down to the moving entries and let go; after ``optimizer.step()`` they are written back in place.
+is cut down to the moving entries and let go; after ``optimizer.step()`` they are written back in place. In a subspace
+(:mod:`letitgo.weights.subspace`) its coordinates are what the optimiser is handed.
 """
 
 from __future__ import annotations
@@ -22,21 +23,19 @@ from letitgo.weights.freeze import Dropout, Statistics, frozen
 from letitgo.weights.layers import parameter_names
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
+from letitgo.weights.subspace import Projected, Subspace
 
 _HELD = "_letitgo_held"
 """Attribute of a module that is held: its :class:`Held`."""
 
-_HOLDING: weakref.WeakSet[Held] = weakref.WeakSet()
-"""What is held in part now."""
-
-_watching: list[object] = []
-"""Handles of the hooks on optimisers, once there are any."""
-
 
 def hold(
-    module: nn.Module, part: Part | Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+    module: nn.Module,
+    part: Part | Selection | Subspace,
+    statistics: Statistics = "follow",
+    dropout: Dropout = "follow",
 ) -> Held:
-    """Let only a part of a network move, down to single weights, until it is let go of.
+    """Let only a part of a network move, down to single weights or a random subspace, until it is let go of.
 
     Hand ``held.parameters()`` (or ``trainable(module)``, the same) to the optimiser and to gradient clipping, and train
     as ever. The parameters outside the part are frozen as by :func:`freeze`. A copy of a held module is not held.
@@ -53,12 +52,12 @@ def hold(
     Raises:
         BadRequest: The module is held already, or the part is none or of another network.
     """
-    if not isinstance(part, (Part, Selection)):
-        raise BadRequest(f"{part!r} is no part: choose with select, fraction or entries")
-    part = part if isinstance(part, Part) else Part(part, {})
-    if part.whole.of != parameter_names(module):
-        raise BadRequest("the part is of another network: choose with select, fraction or entries of this one")
-    if isinstance(vars(module).get(_HELD), Held):
+    if not isinstance(part, (Part, Selection, Subspace)):
+        raise BadRequest(f"{part!r} is no part: choose with select, fraction, entries or subspace")
+    part = Part(part, {}) if isinstance(part, Selection) else part
+    if (part.excluded if isinstance(part, Subspace) else part.whole).of != parameter_names(module):
+        raise BadRequest("the part is of another network: choose one of this network")
+    if held_of(module):
         raise BadRequest("the module is held already: release() it first")
     return Held(module, part, statistics, dropout)
 
@@ -66,18 +65,30 @@ def hold(
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that may move, in the module's order: what to hand to an optimiser.
 
-    Where the module is held, the moving entries of a parameter stand in for it.
+    Where the module is held, the moving entries of a parameter stand in for it, and the coordinates of a subspace,
+    which come first, for all that are projected.
     """
     return [parameter for _, parameter in named_trainable(module)]
 
 
 def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """:func:`trainable`, each with the name of the module's parameter."""
-    held = vars(module).get(_HELD)
-    moving = held.moving if isinstance(held, Held) else {}
+    """:func:`trainable`, each with the name of the module's parameter.
+
+    The coordinates of a subspace are called ``"subspace.z"``, its learned scales ``"subspace.scales"``.
+    """
+    held = held_of(module)
+    moving, projected = (held.moving, held.projected) if held else ({}, None)
+    if projected:
+        yield from zip(("subspace.z", "subspace.scales"), projected.own, strict=False)
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and not (projected and name in projected.origin):
             yield name, moving[name].values if name in moving else parameter
+
+
+def held_of(module: nn.Module) -> Held | None:
+    """What holds a module, if anything does."""
+    held = vars(module).get(_HELD)
+    return held if isinstance(held, Held) else None
 
 
 class Held:
@@ -85,13 +96,17 @@ class Held:
 
     Attributes:
         moving: Parameter name → the entries that move, of the parameters that do so in part.
+        projected: The parameters that move in a subspace, if any do.
     """
 
-    def __init__(self, module: nn.Module, part: Part, statistics: Statistics, dropout: Dropout) -> None:
+    def __init__(self, module: nn.Module, part: Part | Subspace, statistics: Statistics, dropout: Dropout) -> None:
         self._module = module
-        partly = {name: mask for name, mask in part.entries.items() if mask.any() and not mask.all()}
-        moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
-        names = part.whole.of
+        names = parameter_names(module)
+        if isinstance(part, Subspace):
+            partly, moves = {}, {*part.projected, *part.excluded}
+        else:
+            partly = {name: mask for name, mask in part.entries.items() if mask.any() and not mask.all()}
+            moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
         rest = Selection(tuple(name for name in names if name not in moves), names)
         self._freezing = frozen(module, rest, statistics, dropout)
         self._flags = {name: module.get_parameter(name).requires_grad for name in names if name in moves}
@@ -99,17 +114,22 @@ class Held:
         for name in self._flags:
             module.get_parameter(name).requires_grad_(True)
         self.moving = {name: Moving(name, module.get_parameter(name), mask) for name, mask in partly.items()}
+        self.projected = Projected(module, part) if isinstance(part, Subspace) else None
         vars(module)[_HELD] = self
         self._hooks: list[Any] = []
-        if self.moving:
+        if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
+            _watch(self)
             self._hooks = [
-                *(moving.hook for moving in self.moving.values()),
+                *(hook for mover in self._movers for hook in mover.hooks),
                 module.register_forward_pre_hook(self),
                 module.register_state_dict_pre_hook(self),
             ]
-            _watch_optimizers()
-            _HOLDING.add(self)
+
+    @property
+    def _movers(self) -> list[Moving | Projected]:
+        """What stands between the network's parameters and those of the optimiser."""
+        return [*self.moving.values(), *([self.projected] if self.projected else [])]
 
     def parameters(self) -> list[nn.Parameter]:
         """What may move, in the module's order: what to hand to an optimiser and to gradient clipping."""
@@ -126,7 +146,7 @@ class Held:
         self(self._module)
         for hook in self._hooks:
             hook.remove()
-        _HOLDING.discard(self)
+        _alive.discard(self)
         del vars(self._module)[_HELD]
         vars(self._module).pop("zero_grad", None)
         self._freezing.__exit__(None, None, None)
@@ -142,14 +162,30 @@ class Held:
     def __call__(self, *_: object) -> None:
         """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
         if not torch.compiler.is_compiling():
-            for moving in self.moving.values():
-                moving.meet()
+            for mover in self._movers:
+                mover.meet()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _let_go
 
     def __reduce__(self) -> str:
         return "_let_go"
+
+    def before_step(self) -> None:
+        """Refuse to go on where a gradient would be lost."""
+        for mover in self._movers:
+            if (name := mover.late()) is not None:
+                raise WorkFailed(
+                    f"a gradient of {name} came after what moves of it had its own, as under "
+                    "DistributedDataParallel, which a module held in part cannot be trained with"
+                )
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write what the optimiser moved into the network."""
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for mover in self._movers:
+            if not stepped.isdisjoint(map(id, mover.own)):
+                mover.meet(stepped=True)
 
 
 class Moving:
@@ -162,7 +198,7 @@ class Moving:
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
-        self.parameter = parameter
+        self.name, self.parameter = name, parameter
         rows = mask.reshape(len(mask), -1)
         self._by_rows = bool((rows == rows[:, :1]).all())
         self._mask = mask
@@ -170,7 +206,16 @@ class Moving:
         self.values = nn.Parameter(self._read(parameter.data))
         self._seen = (parameter._version, self.values._version)
         parameter.grad = None
-        self.hook = parameter.register_post_accumulate_grad_hook(self._collect)
+        self.hooks = [parameter.register_post_accumulate_grad_hook(self._collect)]
+
+    @property
+    def own(self) -> list[nn.Parameter]:
+        """What the optimiser gets."""
+        return [self.values]
+
+    def late(self) -> str | None:
+        """The parameter's name if a gradient of it came after the values had theirs."""
+        return self.name if self.parameter.grad is not None and self.values.grad is not None else None
 
     def meet(self, stepped: bool = False) -> None:
         """Write the values into the parameter where they changed; read them from it where it was changed by others."""
@@ -211,45 +256,43 @@ class Moving:
             tensor.masked_scatter_(self._mask.to(tensor.device), values)
 
 
-def _watch_optimizers() -> None:
-    """Have every optimiser's steps told to what is held then.
+_alive: weakref.WeakSet[Held] = weakref.WeakSet()
 
-    Once for the process: hooks of their own could not be removed with a network that is collected in the middle of a
-    step.
+
+def _watch(held: Held) -> None:
+    """Have a network told of the steps of optimisers, for as long as it lives.
+
+    Torch keeps the two hooks for good once there was a held network: taking one away when a network is collected, which
+    can be while torch goes through them, would break the step of an optimiser that has nothing to do with it.
     """
-    if not _HOLDING and not _watching:
-        _watching.append(register_optimizer_step_pre_hook(_before_step))
-        _watching.append(register_optimizer_step_post_hook(_after_step))
+    if not _hooked:
+        _hooked.append(register_optimizer_step_pre_hook(_before_steps))
+        _hooked.append(register_optimizer_step_post_hook(_after_steps))
+    _alive.add(held)
 
 
-def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    for held in list(_HOLDING):
-        for name, moving in held.moving.items():
-            if moving.parameter.grad is not None and moving.values.grad is not None:
-                raise WorkFailed(
-                    f"a gradient of {name} came after its moving entries had theirs, as under "
-                    "DistributedDataParallel, which a module held in part cannot be trained with"
-                )
+_hooked: list[Any] = []
 
 
-def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    if _HOLDING:
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for held in list(_HOLDING):
-            for moving in held.moving.values():
-                if id(moving.values) in stepped:
-                    moving.meet(stepped=True)
+def _before_steps(*_: object) -> None:
+    for held in tuple(_alive):
+        held.before_step()
+
+
+def _after_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    for held in tuple(_alive):
+        held.after_step(optimizer)
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:
     """``zero_grad()`` of a held module: it reaches the moving entries too."""
     nn.Module.zero_grad(module, set_to_none)
     if isinstance(held, Held):
-        for moving in held.moving.values():
+        for parameter in (parameter for mover in held._movers for parameter in mover.own):
             if set_to_none:
-                moving.values.grad = None
-            elif moving.values.grad is not None:
-                moving.values.grad.zero_()
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
 
 
 def _let_go(*_: object) -> None:

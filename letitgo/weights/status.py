@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from letitgo.weights.hold import named_trainable
+from letitgo.weights.hold import held_of, named_trainable
 from letitgo.weights.layers import layers, owner, ties
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class LayerStatus:
         layer: Its name.
         type: The class of its module; ``Parameter`` where a container owns it.
         parameters: How many weights it has.
-        trainable: How many of them train.
+        trainable: How many of them train; in a subspace, all that move.
         status: ``irregular`` where some train and some do not.
         statistics: ``followed`` or ``frozen`` running statistics of a normalization layer, or ``none``.
         ties: Other names of its parameters, as in ``"lm_head.weight is wte.weight"``.
@@ -48,9 +48,11 @@ class Status:
 
     Attributes:
         rows: The layers, in the module's order.
+        dimensions: How many numbers are learned in place of the weights that move in a subspace; None where none do.
     """
 
     rows: tuple[LayerStatus, ...]
+    dimensions: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -69,10 +71,11 @@ class Status:
 
     @property
     def summary(self) -> str:
-        """The totals in a line, and a line for each tied parameter."""
+        """The totals in a line, one on the subspace if there is one, and one for each tied parameter."""
         share = f" ({100 * self.trainable / self.parameters:.1f} %)" if self.parameters else ""
         total = f"{self.parameters:,} parameters in {len(self.rows)} layers, {self.trainable:,} of them train{share}"
-        return "\n".join((total, *self.ties))
+        learned = [] if self.dimensions is None else [f"in a subspace: {self.dimensions:,} numbers are learned there"]
+        return "\n".join((total, *learned, *self.ties))
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -123,7 +126,12 @@ def status(module: nn.Module) -> Status:
     for name, first in ties(module).items():
         told.setdefault(first, []).append(f"{name} is {first}")
     moving = {name: parameter.numel() for name, parameter in named_trainable(module)}
-    return Status(tuple(_row(module, layer, names, moving, told) for layer, names in layers(module).items()))
+    held = held_of(module)
+    projected = held.projected if held else None
+    if projected:
+        moving |= {name: parameter.numel() for name, parameter in projected.origin.items()}
+    rows = tuple(_row(module, layer, names, moving, told) for layer, names in layers(module).items())
+    return Status(rows, projected.part.d if projected else None)
 
 
 def _row(

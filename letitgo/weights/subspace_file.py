@@ -1,0 +1,154 @@
+"""Saving a network trained in a subspace: z and the seed, for a reader who has θ₀.
+
+One safetensors file: ``z``, ``scales``, and under ``rest.<name>`` what trained outside the subspace and the buffers.
+The metadata holds, as JSON, what draws P and the digest of what was drawn, the digest of θ₀ and of all that was frozen,
+versions, and a digest of all this and the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from letitgo.errors import BadRequest
+from letitgo.value import canonical
+from letitgo.weights.delta import _bad, _check_base, _kind, _open, _seal, _summary, _tensors, _versions, _write
+from letitgo.weights.hold import Held, held_of, hold
+from letitgo.weights.layers import parameter_names
+from letitgo.weights.select import Selection
+from letitgo.weights.state import State
+from letitgo.weights.subspace import Projected, Subspace, check
+
+FORMAT = 1
+_ABOUT = "letitgo-subspace"
+_REST = "rest."
+
+
+def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write what was learned in a subspace and beside it, and the buffers; θ₀ and P by their digests alone.
+
+    Args:
+        module: Held in a :func:`subspace`.
+        path: The file, replaced as a whole once it is written.
+
+    Raises:
+        BadRequest: The module is not held in a subspace, or the file cannot be written.
+    """
+    held = held_of(module)
+    projected = held.projected if held else None
+    if projected is None:
+        raise BadRequest("the module is not held in a subspace: hold(module, subspace(module, d)) first")
+    projected.meet()
+    stored = {"z": projected.z.detach().cpu()}
+    if projected.scales is not None:
+        stored["scales"] = projected.scales.detach().cpu()
+    rest = _rest(module, projected.part)
+    stored |= {_REST + name: tensor.detach().cpu().contiguous().clone() for name, tensor in rest.items()}
+    part = projected.part
+    about = {
+        "format": FORMAT,
+        "subspace": {"d": part.d, "kind": part.kind, "seed": part.seed, "said": part.said},
+        "projected": list(part.projected),
+        "excluded": list(part.excluded),
+        "projection": _summary(projected.projection.arrays)["digest"],
+        "base": _summary(_base(module, part, projected)),
+        "versions": _versions(),
+    }
+    _write(Path(path), stored, canonical([about, _seal(about, stored)]), _ABOUT)
+
+
+def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
+    """Hold a network in the subspace of a file, with what was learned there.
+
+    Train on, or ``release()`` it, which leaves the weights θ₀ + P z.
+
+    Args:
+        module: With the weights θ₀ that training started from, in the same dtypes; on any device.
+        path: What :func:`save_subspace` wrote.
+
+    Raises:
+        BadRequest: The file is damaged or of another network, the weights are not those that training started from, or
+            another projection is drawn here. The module is left as it was.
+    """
+    about, stored = _read(path)
+    names = parameter_names(module)
+    for name in (*about["projected"], *about["excluded"]):
+        if name not in names:
+            raise BadRequest(f"{path} is of another network: {name!r} is not in the module")
+    chosen = [set(about[key]) for key in ("projected", "excluded")]
+    selections = [Selection(tuple(name for name in names if name in some), names) for some in chosen]
+    part = Subspace(**about["subspace"], projected=selections[0], excluded=selections[1])
+    scales = check(module, part)
+    shapes = [("z", part.d - scales), *([("scales", scales)] if scales else [])]
+    if any(name not in stored or stored[name].shape != (count,) for name, count in shapes):
+        raise _bad(path, "what was learned is not of the subspace it names")
+    own = _tensors(module)[0]
+    _check_base(path, about, _base(module, part), own)
+    rest = _rest(module, part)
+    saved = {name.removeprefix(_REST): tensor for name, tensor in stored.items() if name.startswith(_REST)}
+    for name in rest.keys() | saved.keys():
+        ours, theirs = (_form(tensors.get(name)) for tensors in (rest, saved))
+        if ours != theirs:
+            raise BadRequest(f"{path} is of another network: {name!r} is {theirs} there and {ours} in the module")
+    held = hold(module, part)
+    projected = held.projected
+    assert projected is not None
+    learned = dict(zip(("z", "scales"), projected.own, strict=False))
+    if _summary(projected.projection.arrays)["digest"] != about["projection"]:
+        held.release()
+        raise BadRequest(
+            f"the projection drawn here is not the one {path} was trained with: it was written with "
+            + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        )
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(stored[name])
+        for name, tensor in rest.items():
+            tensor.copy_(saved[name])
+    held()
+    return held
+
+
+def _base(module: nn.Module, part: Subspace, projected: Projected | None = None) -> State:
+    """What the reader has: θ₀ and the frozen parameters, by name."""
+    origin = projected.origin if projected else {}
+    return {
+        name: origin.get(name, parameter.detach())
+        for name, parameter in module.named_parameters()
+        if name not in part.excluded
+    }
+
+
+def _rest(module: nn.Module, part: Subspace) -> State:
+    """What is stored whole: the parameters outside the subspace that train, and the buffers."""
+    parameters = set(parameter_names(module)) - set(part.excluded)
+    return {name: tensor for name, tensor in _tensors(module)[0].items() if name not in parameters}
+
+
+def _form(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{_kind(tensor)} {tuple(tensor.shape)}"
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
+    metadata, stored = _open(path)
+    if _ABOUT not in metadata:
+        raise BadRequest(f"{path} is a safetensors file, but not one that save_subspace wrote")
+    try:
+        about, seal = json.loads(metadata[_ABOUT])
+        if about["format"] > FORMAT:
+            raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
+        kinds = {"projected": list, "excluded": list, "projection": str, "subspace": dict, "base": dict}
+        if seal != _seal(about, stored) or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
+            raise _bad(path, "its contents are not what its digest says")
+        if about["subspace"].keys() != {"d", "kind", "seed", "said"}:
+            raise KeyError
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, BadRequest):
+            raise
+        raise _bad(path, "its metadata cannot be read") from error
+    return about, stored
