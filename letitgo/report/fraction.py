@@ -133,7 +133,8 @@ def fraction_answers(study: LearnedFraction, rows: Sequence[Row]) -> list[str]:
 def _beyond_random(row: Row) -> str:
     if row["above_random_mean"] is None:
         return ""
-    return f" ({points(row['above_random_mean'], row['above_random_ci95'])} above as many random values)"
+    mean, half = row["above_random_mean"], row["above_random_ci95"]
+    return f" ({points(abs(mean), half)} points {'below' if mean < 0 else 'above'} as many random values)"
 
 
 def _size(number: float) -> str:
