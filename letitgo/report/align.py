@@ -104,7 +104,7 @@ def heading(study: Align) -> str:
         else f"classes {study.classes[0]} and {study.classes[1]} of {study.data}"
     )
     hidden = "×".join(map(str, study.widths)) or "none"
-    return f"Linear network of {study.depth} layers (hidden: {hidden}), one output, on {data}"
+    return f"Linear network of {study.depth} layer{'s' * (study.depth > 1)} (hidden: {hidden}), one output, on {data}"
 
 
 def answers(rows: Sequence[Row]) -> list[str]:
