@@ -2,8 +2,8 @@
 
 The paper fine-tunes a WideResNet trained on CIFAR-10 on 1,000 examples of CIFAR-10-C for 15 epochs. Here the fully
 connected network trained on MNIST stands for it, under noise and with labels permuted: what is held against the
-measurements is the pattern. As in the paper the learning rate is chosen for each way to fine-tune, here by test accuracy
-and of two.
+measurements is the pattern. As in the paper the learning rate is chosen for each way to fine-tune, here of two and by
+test accuracy.
 """
 
 from __future__ import annotations
