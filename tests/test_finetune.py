@@ -379,27 +379,30 @@ def test_a_file_that_train_saved_is_a_start(tmp_path, capsys, monkeypatch):
     assert {row["n"] for row in rows} == {1}
 
 
-def claim_row(shift, layer, lead, half, verdict):
+def claim_row(shift, kind, layer, accuracy, lr=0.001):
     return {
-        **{"shift": shift, "layer": layer, "start": "pretrained", "intervention": "only", "n": 5},
-        **{"lead_mean": lead, "lead_ci95": half, "drop_mean": -lead, "drop_ci95": half, "verdict": verdict},
+        **{"shift": shift, "layer": layer, "start": "pretrained", "intervention": kind, "n": 5, "lr": lr},
+        **{"accuracy_mean": accuracy, "accuracy_ci95": 0.01},
     }
 
 
-def test_claims_of_lee23():
+def test_claims_of_lee23_take_the_better_rate_of_each_way():
     rows = [
-        claim_row("noise", "conv1", 0.02, 0.01, "robust"),
-        claim_row("noise", "fc3", -0.02, 0.01, "critical"),
-        claim_row("permute-labels", "conv1", 0.02, 0.01, "robust"),
-        claim_row("permute-labels", "fc3", -0.02, 0.03, "undecided"),
+        claim_row("noise", "all", "all", 0.90),
+        claim_row("noise", "only", "fc1", 0.80),
+        claim_row("noise", "only", "fc1", 0.91, lr=0.01),
+        claim_row("noise", "only", "fc4", 0.85),
+        claim_row("permute-labels", "all", "all", 0.90),
+        claim_row("permute-labels", "only", "fc1", 0.91),
+        claim_row("permute-labels", "only", "fc4", 0.80),
     ]
 
     class Study:
         tolerance = 0.01
 
-    assert [claim.within for claim in lee23.claims(Study(), rows)] == [True, True, None, None]
-    rows[0], rows[3] = (
-        claim_row("noise", "conv1", -0.02, 0.01, "critical"),
-        claim_row("permute-labels", "fc3", 0.02, 0.01, "robust"),
-    )
-    assert [claim.within for claim in lee23.claims(Study(), rows)] == [False, False, True, True]
+    claims = lee23.claims(Study(), rows)
+    assert [claim.within for claim in claims] == [True, True, False, False]
+    assert claims[0].measured == pytest.approx(0.06)
+    assert "rates 0.01 and 0.001" in claims[0].note
+    rows[-1] = claim_row("permute-labels", "only", "fc4", 0.915)
+    assert [claim.within for claim in lee23.claims(Study(), rows)] == [True, True, None, True]

@@ -251,7 +251,9 @@ def cost(rows: Sequence[Row], budget: float) -> Figure:
                 ax.plot(x, y, "o", ms=13, mfc="none", mec="black", mew=0.9, label="recommended")
         low, high = ax.get_ylim()
         ax.set_ylim(max(low, -3), min(high, 103))
-        _label(ax, [row for row in own if row["intervention"] in ("frozen", "only")])
+        _label(
+            ax, [row for row in own if row["intervention"] in ("frozen", "only")], {k: c for k, (_, c) in kinds.items()}
+        )
         if budget < 1:
             ax.axvline(100 * budget, color="0.5", lw=0.9, ls="--")
             ax.annotate(
@@ -264,25 +266,41 @@ def cost(rows: Sequence[Row], budget: float) -> Figure:
                 fontsize=8,
                 color="0.4",
             )
-        ax.set(xlabel="training arithmetic, % of full fine-tuning", ylabel="test accuracy, %", xlim=(-4, 108))
+        ax.set(
+            xlabel="training arithmetic, % of full fine-tuning",
+            ylabel="test accuracy, %",
+            xlim=(-4, 122),
+            xticks=range(0, 101, 20),
+        )
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
-def _label(ax: Any, rows: Sequence[Row]) -> None:
-    """Names beside the points, alternately right and left where points of like cost crowd."""
-    order = sorted(rows, key=lambda row: (round(row["share"], 1), row["accuracy_mean"]))
-    for i, row in enumerate(order):
-        right = i % 2 == 0
-        ax.annotate(
-            row["layer"],
-            (100 * row["share"], 100 * row["accuracy_mean"]),
-            (5 if right else -5, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=7,
-        )
+def _label(ax: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    """Names beside the points; where points crowd, one above the other, each with a line to its own."""
+    low, high = ax.get_ylim()
+    crowds: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row["share"]):
+        if crowds and row["share"] - crowds[-1][-1]["share"] < 0.1:
+            crowds[-1].append(row)
+        else:
+            crowds.append([row])
+    for crowd in crowds:
+        x, apart = 100 * max(row["share"] for row in crowd) + 3, 0.045 * (high - low)
+        order = sorted(crowd, key=lambda row: row["accuracy_mean"])
+        # What is near the top has to make room downwards, so the lowest begins low enough for all.
+        y = min(100 * order[0]["accuracy_mean"], high - apart * len(order)) - apart
+        for row in order:
+            y = max(y + apart, min(100 * row["accuracy_mean"], high - apart * (len(order) - order.index(row))))
+            ax.annotate(
+                row["layer"],
+                (100 * row["share"], 100 * row["accuracy_mean"]),
+                (x, y),
+                va="center",
+                fontsize=7,
+                color=colours[row["intervention"]],
+                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 2},
+            )
 
 
 def write_finetune_report(study: FineTune, outcome: Outcome, folder: str | Path, command: str) -> Path:
