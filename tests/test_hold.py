@@ -29,10 +29,13 @@ from letitgo.weights import (
     everything,
     fraction,
     freeze,
+    frozen,
     hold,
     norms,
     parameter_names,
     select,
+    step_cost,
+    thaw,
     trainable,
     zero_out,
 )
@@ -208,15 +211,30 @@ def test_the_optimizers_state_is_as_small_as_the_part():
         assert kept == 2 * (4 * (3 * 9 + 1) + 5 * (40 * 9 + 1))
 
 
-def test_an_optimizer_given_everything_by_mistake_moves_nothing_outside():
+@pytest.mark.parametrize("early", [True, False])
+def test_an_optimizer_given_everything_by_mistake_is_told(early):
     module = small()
-    part = some(module)
-    with hold(module, part):
-        before = outside(module, part)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-        for _ in range(2):
-            step(module, optimizer)
-        assert outside(module, part) == before
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    with hold(module, some(module)):
+        before = bits(copied(module))
+        with pytest.raises(WorkFailed, match=r"given 0\.weight itself, .* make it of held\.parameters\(\)"):
+            step(module, optimizer if early else torch.optim.AdamW(module.parameters(), lr=0.1))
+        assert bits(copied(module)) == before
+
+
+def test_freezing_what_is_held_is_refused():
+    module = small()
+    with hold(module, some(module)):
+        for call in (freeze, thaw, lambda *args: frozen(*args).__enter__()):
+            with pytest.raises(BadRequest, match="the module is held"):
+                call(module, select(module, "0"))
+
+
+def test_counting_what_is_held_counts_whole_gradients():
+    module = small()
+    full = step_cost(module, inputs())
+    with hold(module, some(module)):
+        assert step_cost(module, inputs()) == full
 
 
 def test_trainable_gives_what_is_held():
@@ -525,6 +543,9 @@ def test_norms_and_biases():
     assert set(norms(module)) == {"1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "4.weight", "4.bias"}
     assert set(biases(module)) == {"0.bias"}
     assert set(biases(small())) == {"0.bias", "2.bias"}
+    unbiased = nn.ModuleDict({"debias": nn.Linear(2, 2, bias=False), "out": nn.Linear(2, 2)})
+    assert set(biases(unbiased)) == {"out.bias"}
+    assert repr(Part(biases(unbiased), {})) == "Part(out.bias)"
     with pytest.raises(BadRequest):
         norms(small())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from helpers import NormNet, bits, own_law
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from networks import OPTIMIZERS, behaviour, build, cases, inputs, portrait, step
 from torch import nn
 
+from letitgo.errors import BadRequest
 from letitgo.recipes.networks import fcn
 from letitgo.weights import (
     copied,
@@ -421,3 +424,34 @@ def test_drawing_leaves_the_random_state_alone(case):
     initial_state(case.module, 3)
     initial_state(lambda: build(case.tree), 3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_a_factory_draws_by_other_means_is_a_function_of_the_seed_too():
+    def factory() -> nn.Module:
+        module = nn.Linear(3, 3)
+        module.weight.data.fill_(random.random())
+        module.bias.data.fill_(float(np.random.rand()))
+        return module
+
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    one, again, other = (initial_state(factory, seed) for seed in (0, 0, 1))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert bits(one) == bits(again)
+    assert not {name for name in one if torch.equal(one[name], other[name])}
+
+
+def test_a_factory_that_cannot_be_repeated_is_refused():
+    def factory() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.full((3,), float(next(counter))))
+        return module
+
+    counter = iter(range(9))
+    with pytest.raises(BadRequest, match="'weight' other values each time"):
+        initial_state(factory, 0)
+
+
+@pytest.mark.parametrize("pattern", [["0", "1"], 1, None])
+def test_patterns_that_are_no_strings(pattern):
+    with pytest.raises(BadRequest, match="is no pattern: give strings"):
+        select(nn.Linear(2, 2), pattern)

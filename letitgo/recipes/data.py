@@ -305,6 +305,11 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
         raise BadRequest(
             f"the data set {name!r} needs a column of images and one of class labels: it has {', '.join(features)}"
         )
+    if not str(getattr(features[labels[0]], "dtype", "")).startswith(("int", "uint")):
+        raise BadRequest(
+            f"the labels of {name!r} are {getattr(features[labels[0]], 'dtype', 'no numbers')}: give class numbers, "
+            "a ClassLabel or an integer column"
+        )
     splits = {
         split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0])
         for split, source in (("train", "train"), ("test", test))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -92,7 +93,7 @@ def heatmap(rows: Sequence[Row]) -> Figure:
             ax.set_yticks(range(len(layers)), layers)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
-            ax.set_title(title if len(title) < 9 * error.shape[1] else title.replace(", ", ",\n", 1), fontsize=8.5)
+            ax.set_title(fill(title, max(11, 9 * error.shape[1])), fontsize=8.5)
         figure.supxlabel("test error, %", fontsize=9)
     return figure
 

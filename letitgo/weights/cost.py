@@ -166,7 +166,8 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
         outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
     if not any(output.is_floating_point() or output.is_complex() for output in outputs):
         raise BadRequest("the network returns no floating-point tensor: nothing can be trained on its outputs")
-    ends, weights = [output for output in outputs if output.requires_grad], trainable(module)
+    ends = [output for output in outputs if output.requires_grad]
+    weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
     _refuse_reentrant(ends)
     with _counter() as backward:
         if ends and weights:

@@ -219,6 +219,8 @@ def _versions() -> dict[str, str]:
 
 
 def _write(path: Path, tensors: State, about: str, key: str = _ABOUT) -> None:
+    if path.exists() and not path.is_file():
+        raise BadRequest(f"{path} is no ordinary file: name another")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.touch()

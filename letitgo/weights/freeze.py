@@ -17,6 +17,9 @@ from letitgo.weights.select import Selection
 Statistics = Literal["follow", "frozen"]
 Dropout = Literal["follow", "off"]
 
+HELD = "_letitgo_held"
+"""Attribute of a module that :func:`letitgo.hold` holds."""
+
 _RECORD = "_letitgo_frozen"
 """Attribute of a module with something frozen: parameter name → whether it asked for a gradient before."""
 
@@ -119,6 +122,8 @@ def frozen(
 
 
 def _check(module: nn.Module, selection: Selection) -> None:
+    if hasattr(vars(module).get(HELD), "release"):
+        raise BadRequest("the module is held, which says what is frozen: release() it first")
     if not isinstance(selection, Selection):
         raise BadRequest(f"{selection!r} is no selection: choose with select(module, {selection!r})")
     if selection.of != parameter_names(module):

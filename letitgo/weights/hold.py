@@ -19,14 +19,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from letitgo.errors import BadRequest, WorkFailed
-from letitgo.weights.freeze import Dropout, Statistics, frozen
+from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen
 from letitgo.weights.layers import parameter_names
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
 from letitgo.weights.subspace import Projected, Subspace
-
-_HELD = "_letitgo_held"
-"""Attribute of a module that is held: its :class:`Held`."""
 
 
 def hold(
@@ -38,7 +35,7 @@ def hold(
     """Let only a part of a network move, down to single weights or a random subspace, until it is let go of.
 
     Hand ``held.parameters()`` (or ``trainable(module)``, the same) to the optimiser and to gradient clipping, and train
-    as ever. The parameters outside the part are frozen as by :func:`freeze`. A copy of a held module is not held.
+    as ever. The parameters outside the part are frozen as by :func:`freeze`; what was frozen and lies in it moves meanwhile. A copy of a held module is not held.
 
     Args:
         module: The network, changed in place.
@@ -87,7 +84,7 @@ def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def held_of(module: nn.Module) -> Held | None:
     """What holds a module, if anything does."""
-    held = vars(module).get(_HELD)
+    held = vars(module).get(HELD)
     return held if isinstance(held, Held) else None
 
 
@@ -115,7 +112,7 @@ class Held:
             module.get_parameter(name).requires_grad_(True)
         self.moving = {name: Moving(name, module.get_parameter(name), mask) for name, mask in partly.items()}
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
-        vars(module)[_HELD] = self
+        vars(module)[HELD] = self
         self._hooks: list[Any] = []
         if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
@@ -141,13 +138,13 @@ class Held:
 
     def release(self) -> None:
         """Let go: the network is as it was before, but for what was trained. A second time does nothing."""
-        if vars(self._module).get(_HELD) is not self:
+        if vars(self._module).get(HELD) is not self:
             return
         self(self._module)
         for hook in self._hooks:
             hook.remove()
         _alive.discard(self)
-        del vars(self._module)[_HELD]
+        del vars(self._module)[HELD]
         vars(self._module).pop("zero_grad", None)
         self._freezing.__exit__(None, None, None)
         for name, flag in self._flags.items():
@@ -171,8 +168,15 @@ class Held:
     def __reduce__(self) -> str:
         return "_let_go"
 
-    def before_step(self) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse to go on where a gradient would be lost."""
+        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for name, moving in self.moving.items():
+            if id(moving.parameter) in given and id(moving.values) not in given:
+                raise WorkFailed(
+                    f"the optimiser was given {name} itself, of which only some entries move: make it of "
+                    "held.parameters(), or of trainable(module), after hold()"
+                )
         for mover in self._movers:
             if (name := mover.late()) is not None:
                 raise WorkFailed(
@@ -274,9 +278,9 @@ def _watch(held: Held) -> None:
 _hooked: list[Any] = []
 
 
-def _before_steps(*_: object) -> None:
+def _before_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
     for held in tuple(_alive):
-        held.before_step()
+        held.before_step(optimizer)
 
 
 def _after_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:

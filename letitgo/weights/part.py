@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import derive
 from letitgo.weights.layers import is_container, owner, parameter_names
-from letitgo.weights.select import Selection, select
+from letitgo.weights.select import Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,9 @@ class Part:
     def __str__(self) -> str:
         some = [f"{int(mask.sum()):,} of {mask.numel():,} of {name}" for name, mask in self.entries.items()]
         return ", ".join([*self.whole, *some]) or "nothing"
+
+    def __repr__(self) -> str:
+        return f"Part({self})"
 
 
 def entries(module: nn.Module, masks: Mapping[str, Tensor]) -> Part:
@@ -135,21 +138,31 @@ def norms(module: nn.Module) -> Selection:
     Raises:
         BadRequest: There is none.
     """
-    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-    return select(module, where=lambda _, part: isinstance(part, kinds) or "Norm" in type(part).__name__)
+    names = parameter_names(module)
+    chosen = tuple(name for name in names if _is_norm(module.get_submodule(owner(module, name))))
+    if not chosen:
+        raise BadRequest("the network has no normalization layers with weights")
+    return Selection(chosen, names)
 
 
 def biases(module: nn.Module) -> Selection:
-    """All parameters called a bias, those of norms left out (Zaken, Goldberg and Ravfogel, arXiv:2106.10199).
+    """All vectors called a bias, those of norms left out (Zaken, Goldberg and Ravfogel, arXiv:2106.10199).
 
     Raises:
         BadRequest: There is none.
     """
-    chosen = select(module, "*bias*")
-    try:
-        return chosen - norms(module)
-    except BadRequest:
-        return chosen
+    names = parameter_names(module)
+    called = [name for name in names if "bias" in name.rpartition(".")[2] and module.get_parameter(name).ndim == 1]
+    normed = {name for name in names if _is_norm(module.get_submodule(owner(module, name)))}
+    chosen = tuple(name for name in called if name not in normed)
+    if not chosen:
+        raise BadRequest("the network has no biases besides those of norms")
+    return Selection(chosen, names)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+    return isinstance(module, kinds) or "Norm" in type(module).__name__
 
 
 @torch.no_grad()

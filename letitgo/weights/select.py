@@ -119,6 +119,9 @@ def select(
         BadRequest: A pattern, the types, the index or the predicate match nothing, or a pattern matches only the
             second name of a tied parameter: freezing it would freeze the first too.
     """
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise BadRequest(f"{pattern!r} is no pattern: give strings, each by itself, as in select(module, '0', '1')")
     owned = layers(module)
     names = parameter_names(module)
     chosen: set[str] = set(names) if not patterns or patterns[0].startswith("!") else set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,10 +47,17 @@ def load_state(module: nn.Module, state: State) -> None:
 
 
 def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
-    """``factory()`` under a seed derived from ``parts``; the caller's random state is left as it was."""
+    """``factory()`` under a seed derived from ``parts``; torch, NumPy and ``random`` are left as they were."""
+    seed, of_numpy, of_python = derive(*parts), np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(*parts))
-        return factory()
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            return factory()
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
 
 
 def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
@@ -60,8 +69,12 @@ def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
     parameter (``torch.nn.init.orthogonal_`` makes one on the side) is seeded by its place among those.
 
     Args:
-        factory: Builds the network on the CPU, drawing from torch's default generator.
+        factory: Builds the network on the CPU, drawing from torch's default generator. What it draws with NumPy or
+            ``random`` is a function of the seed and of what was drawn before.
         seed: Any integer.
+
+    Raises:
+        BadRequest: The factory builds another network each time.
     """
     drawn: list[Any] = []  # keeps all results alive, so that no address is used twice
     with _Draws(after=drawn.append):
@@ -76,7 +89,15 @@ def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
         torch.default_generator.manual_seed(derive(seed, name, draws[name]))
 
     with _Draws(before=reseed):
-        return copied(seeded(factory, seed, ""))
+        state = copied(seeded(factory, seed, ""))
+    undrawn = [name for name, tensor in _named(module) if name in state and name not in draws]
+    for name in undrawn:
+        if not _same(state[name], module.state_dict()[name]) and not draws[""]:
+            raise BadRequest(
+                f"the network's factory gives {name!r} other values each time: it has to draw from torch's default "
+                "generator, NumPy or random"
+            )
+    return state
 
 
 class _Draws(TorchDispatchMode):
@@ -96,6 +117,10 @@ class _Draws(TorchDispatchMode):
         if random:
             self._after(result)
         return result
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.detach().nan_to_num()))
 
 
 def _address(tensor: Tensor) -> int:
