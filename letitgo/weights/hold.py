@@ -34,8 +34,9 @@ def hold(
 ) -> Held:
     """Let only a part of a network move, down to single weights or a random subspace, until it is let go of.
 
-    Hand ``held.parameters()`` (or ``trainable(module)``, the same) to the optimiser and to gradient clipping, and train
-    as ever. The parameters outside the part are frozen as by :func:`freeze`; what was frozen and lies in it moves meanwhile. A copy of a held module is not held.
+    Hand ``held.parameters()`` (or ``trainable(module)``, the same) to the optimiser and to gradient clipping, and
+    train as ever. The parameters outside the part are frozen as by :func:`freeze`; what was frozen and lies in it
+    moves meanwhile. A copy of a held module is not held.
 
     Args:
         module: The network, changed in place.
