@@ -80,19 +80,22 @@ def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
     with _Draws(after=drawn.append):
         module = seeded(factory, seed, "")
     names = {_address(tensor): name for name, tensor in _named(module)}
-    order = iter([names.get(_address(result), "") if isinstance(result, Tensor) else "" for result in drawn])
-    draws: Counter[str] = Counter()
+    order = [names.get(_address(result), "") if isinstance(result, Tensor) else "" for result in drawn]
 
-    def reseed() -> None:
-        name = next(order, "")
-        draws[name] += 1
-        torch.default_generator.manual_seed(derive(seed, name, draws[name]))
+    def build() -> State:
+        places, draws = iter(order), Counter[str]()
 
-    with _Draws(before=reseed):
-        state = copied(seeded(factory, seed, ""))
-    undrawn = [name for name, tensor in _named(module) if name in state and name not in draws]
-    for name in undrawn:
-        if not _same(state[name], module.state_dict()[name]) and not draws[""]:
+        def reseed() -> None:
+            name = next(places, "")
+            draws[name] += 1
+            torch.default_generator.manual_seed(derive(seed, name, draws[name]))
+
+        with _Draws(before=reseed):
+            return copied(seeded(factory, seed, ""))
+
+    state, again = build(), build()
+    for name, tensor in state.items():
+        if not _same(tensor, again[name]):
             raise BadRequest(
                 f"the network's factory gives {name!r} other values each time: it has to draw from torch's default "
                 "generator, NumPy or random"
@@ -120,7 +123,7 @@ class _Draws(TorchDispatchMode):
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.detach().nan_to_num()))
+    return a.is_meta or torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _address(tensor: Tensor) -> int:
