@@ -76,6 +76,13 @@ class Evaluation(Measure):
     noise_seed: int = 0
     statistics: Literal["as is", "re-estimated"] = "as is"
 
+    @classmethod
+    def under(cls, recipe: Recipe, state: State, split: Literal["train", "test"], **fields: Any) -> Evaluation:
+        """Of a state, on the data of a recipe; the training split with the labels that the recipe trains on."""
+        if split == "train" and recipe.label_noise:
+            fields |= {"label_noise": recipe.label_noise, "noise_seed": recipe.seed}
+        return cls(state, recipe.dataset, split, **fields)
+
     def compute(self, store: Store) -> dict[str, Any]:
         """``accuracy`` (fraction), ``loss`` (nats), ``n`` (examples)."""
         module = self.state.module(store)

@@ -282,11 +282,10 @@ class AlignDense:
 
     def values(self, recipe: Recipe, state: State) -> tuple[Spectra, Evaluation, Evaluation]:
         """What is read off a state: spectra, and loss and accuracy on the training data and the test data."""
-        noisy = {"label_noise": recipe.label_noise, "noise_seed": recipe.seed} if recipe.label_noise else {}
         return (
             Spectra(state),
-            Evaluation(state, recipe.dataset, "train", **noisy),
-            Evaluation(state, recipe.dataset, "test"),
+            Evaluation.under(recipe, state, "train"),
+            Evaluation.under(recipe, state, "test"),
         )
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:

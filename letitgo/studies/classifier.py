@@ -107,14 +107,7 @@ class Classifier:
 
     def evaluation(self, recipe: Recipe, kind: Kind, split: Literal["train", "test"]) -> Evaluation:
         """The accuracy it ends with, on one of the splits; the training split with the labels it was trained on."""
-        noisy = split == "train" and recipe.label_noise > 0
-        return Evaluation(
-            self.run(recipe, kind).final,
-            recipe.dataset,
-            split,
-            label_noise=recipe.label_noise if noisy else 0.0,
-            noise_seed=recipe.seed if noisy else 0,
-        )
+        return Evaluation.under(recipe, self.run(recipe, kind).final, split)
 
     def scale(self, recipe: Recipe, kind: Kind) -> Track:
         """The learned scale at the beginning and after each epoch."""

@@ -335,14 +335,7 @@ class Fractioned:
 
     def evaluation(self, policy: Policy, recipe: Recipe, split: Literal["train", "test"]) -> Evaluation:
         """The accuracy a policy ends with, on one of the splits; training labels as they were trained on."""
-        noisy = split == "train" and recipe.label_noise > 0
-        return Evaluation(
-            self.run(policy, recipe).final,
-            recipe.dataset,
-            split,
-            label_noise=recipe.label_noise if noisy else 0.0,
-            noise_seed=recipe.seed if noisy else 0,
-        )
+        return Evaluation.under(recipe, self.run(policy, recipe).final, split)
 
     def delta(self, policy: Policy, recipe: Recipe) -> Delta:
         """What it takes to keep the trained network beside its start."""

@@ -236,14 +236,8 @@ class Mapped:
     def evaluation(self, item: Intervention, recipe: Recipe, split: Literal["train", "test"]) -> Evaluation:
         """The accuracy an intervention leaves, on one of the splits."""
         grafted = item.kind in ("reinitialised", "rerandomised")
-        return Evaluation(
-            self.state(item, recipe),
-            recipe.dataset,
-            split,
-            label_noise=recipe.label_noise if split == "train" else 0.0,
-            noise_seed=recipe.seed if split == "train" and recipe.label_noise else 0,
-            statistics="re-estimated" if grafted and self.study.re_estimate else "as is",
-        )
+        statistics = "re-estimated" if grafted and self.study.re_estimate else "as is"
+        return Evaluation.under(recipe, self.state(item, recipe), split, statistics=statistics)
 
     def distance(self, item: Intervention, recipe: Recipe) -> Distance:
         """From the trained weights to those the unit has under an intervention."""

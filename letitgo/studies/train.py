@@ -70,14 +70,7 @@ class Train:
 
     def evaluation(self, recipe: Recipe, split: Literal["train", "test"]) -> Evaluation:
         """The accuracy it ends with, on one of the splits; the training split with the labels it was trained on."""
-        noisy = split == "train" and recipe.label_noise > 0
-        return Evaluation(
-            self.final(recipe),
-            recipe.dataset,
-            split,
-            label_noise=recipe.label_noise if noisy else 0.0,
-            noise_seed=recipe.seed if noisy else 0,
-        )
+        return Evaluation.under(recipe, self.final(recipe), split)
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
         """The values to compute."""
