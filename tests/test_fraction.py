@@ -80,12 +80,12 @@ def test_exactly_the_declared_number_of_values_moves(optimizer, store):
         training = part.run(policy, recipe)
         module = training.start.module(store)
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        training.prepare(module, store)
+        training.prepare(module)
         list(train(module, recipe, [recipe.steps]))
         moved = changed(before, dict(module.named_parameters()))
         assert sum(int(mask.sum()) for mask in moved.values()) == part.learned(policy), policy
         if choice := policy.choice(recipe.seed):
-            chosen = choice.part(seeded(recipe.network, 0), store)
+            chosen = choice.part(seeded(recipe.network, 0))
             for name, mask in moved.items():
                 wanted = chosen.entries.get(name, torch.tensor(name in chosen.whole))
                 assert mask.equal(wanted.expand(mask.shape)), (policy, name)
@@ -100,7 +100,7 @@ def test_with_the_rest_at_zero_nothing_else_moves_either(store):
         assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= part.learned(policy)
         choice = policy.choice(PLAIN.seed)
         if choice is not None:
-            chosen = choice.part(seeded(PLAIN.network, 0), store)
+            chosen = choice.part(seeded(PLAIN.network, 0))
             assert not any((moved[name] & ~mask).any() for name, mask in chosen.entries.items())
 
 
@@ -109,7 +109,7 @@ def test_the_rest_starts_at_zero_and_what_is_chosen_at_its_initial_values(store)
     start = part.run(policy_of(part, "filters", 0.5, "zero"), NORMED).start
     assert isinstance(start, Zeroed)
     state, drawn = start.load(store), initial_state(NORMED.network, 0)
-    mask = start.choice.part(seeded(NORMED.network, 0), store).entries["fc1.weight"]
+    mask = start.choice.part(seeded(NORMED.network, 0)).entries["fc1.weight"]
     assert mask[:, 0].sum() == 4
     assert state["fc1.weight"].equal(drawn["fc1.weight"] * mask)
     for name in ("norm1.weight", "fc3.weight", "fc3.bias"):  # not of the layers learned in part
@@ -122,23 +122,23 @@ def test_scattered_values_are_as_many_as_asked_for(case: Case, seed, share):
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
     count = max(1, round(share * sum(sizes.values())))
     choice = Scattered(count, seed, parameter_names(module))
-    part = choice.part(module, Store(None))
+    part = choice.part(module)
     assert sum(int(mask.sum()) for mask in part.entries.values()) == count
     assert not part.whole.parameters
-    again = choice.part(case.module(seed=7), Store(None))
+    again = choice.part(case.module(seed=7))
     assert all(mask.equal(again.entries[name]) for name, mask in part.entries.items())
 
 
 def test_scattered_values_are_everywhere_and_other_with_another_seed():
     module = fcn((1, 8, 8), 10, (32,), norm=True)
     names = parameter_names(module)
-    a, b = (Scattered(1000, seed, names).part(module, Store(None)).entries for seed in (0, 1))
+    a, b = (Scattered(1000, seed, names).part(module).entries for seed in (0, 1))
     assert not a["fc1.weight"].equal(b["fc1.weight"])
     total = sum(parameter.numel() for parameter in module.parameters())
     for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
         assert a[name].float().mean() == pytest.approx(1000 / total, rel=0.25)
     with pytest.raises(BadRequest, match="0 values are to be chosen: give at least 1 and at most"):
-        Scattered(0, 0, names).part(module, Store(None))
+        Scattered(0, 0, names).part(module)
 
 
 def test_all_of_everything_is_the_baseline_and_shared_with_the_map():

@@ -208,7 +208,7 @@ def test_outputs_of_a_frozen_prefix_computed_once_change_nothing_of_note(layers,
     for layer in layers:
         run = freezing(run, layer)
     module = run.start.module(store)
-    run.prepare(module, store)
+    run.prepare(module)
     parts = frozen_prefix(module)
     assert parts is not None
     assert {id(p) for p in parts[0].parameters()} == {id(p) for p in module.parameters() if not p.requires_grad}
@@ -371,7 +371,7 @@ def test_a_run_of_a_fraction_moves_that_and_nothing_else(of, store):
     failures = Executor(store).compute([run.final])
     assert not failures
     before, after = run.start.load(store), run.final.load(store)
-    part = run.trains.part(run.start.module(store), store)
+    part = run.trains.part(run.start.module(store))
     for name, mask in part.entries.items():
         assert torch.equal(after[name][~mask], before[name][~mask])
         assert (after[name] != before[name])[mask].float().mean() > 0.5

@@ -11,24 +11,21 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes.networks import Network
-from letitgo.store import Store
 from letitgo.value import Value, derive
 
 
 class Choice(Value):
     """What may move of a network, down to single weights."""
 
-    def part(self, module: nn.Module, store: Store) -> weights.Part:
-        """The part of a live network.
-
-        Raises:
-            Absent: It rests on a result that is not in the store.
-        """
+    def part(self, module: nn.Module) -> weights.Part:
+        """The part of a live network."""
         raise NotImplementedError
 
     def parameters(self, network: Network) -> tuple[str, ...]:
         """Names of the parameters that move at least in part, in the network's order."""
-        raise NotImplementedError
+        part = self.part(weights.seeded(network, 0))
+        moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
+        return tuple(name for name in part.whole.of if name in moves)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +46,7 @@ class Fraction(Choice):
     within: tuple[str, ...]
     besides: tuple[str, ...] = ()
 
-    def part(self, module: nn.Module, store: Store) -> weights.Part:
-        return self._of(module)
-
-    def parameters(self, network: Network) -> tuple[str, ...]:
-        part = self._of(weights.seeded(network, 0))
-        return tuple(name for name in part.whole.of if name in part.whole or name in part.entries)
-
-    def _of(self, module: nn.Module) -> weights.Part:
+    def part(self, module: nn.Module) -> weights.Part:
         names = weights.parameter_names(module)
         chosen = weights.fraction(module, self.share, self.of, self.seed, weights.Selection(self.within, names))
         return chosen | weights.Selection(self.besides, names)
@@ -78,14 +68,7 @@ class Scattered(Choice):
     seed: int
     within: tuple[str, ...]
 
-    def part(self, module: nn.Module, store: Store) -> weights.Part:
-        return self._of(module)
-
-    def parameters(self, network: Network) -> tuple[str, ...]:
-        part = self._of(weights.seeded(network, 0))
-        return tuple(name for name, mask in part.entries.items() if mask.any())
-
-    def _of(self, module: nn.Module) -> weights.Part:
+    def part(self, module: nn.Module) -> weights.Part:
         own = [(name, parameter) for name, parameter in module.named_parameters() if name in self.within]
         sizes = [parameter.numel() for _, parameter in own]
         if not 0 < self.count <= sum(sizes):

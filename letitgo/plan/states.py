@@ -140,10 +140,10 @@ class Run(Value):
         """Names of the parameters that may move at least in part, in the network's order."""
         return self.trains.parameters(self.recipe.network) if isinstance(self.trains, Choice) else self.trains
 
-    def prepare(self, module: nn.Module, store: Store) -> None:
+    def prepare(self, module: nn.Module) -> None:
         """Freeze in the module what this run leaves alone."""
         if isinstance(self.trains, Choice):
-            weights.hold(module, self.trains.part(module, store), self.statistics)
+            weights.hold(module, self.trains.part(module), self.statistics)
         else:
             weights.train_only(module, weights.Selection(self.trains, weights.parameter_names(module)), self.statistics)
 
@@ -189,7 +189,7 @@ class Run(Value):
         begin, state, optimizer_state = self._latest(store, before=min(wanted))
         module = weights.seeded(self.recipe.network, 0)
         weights.load_state(module, state)
-        self.prepare(module, store)
+        self.prepare(module)
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if optimizer_state is not None:
             fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -31,9 +30,6 @@ Norms = Literal["learned", "frozen"]
 Classifier = Literal["learned", "frozen", "share"]
 Only = Literal["norms", "biases", "classifier", "layers"]
 Row = dict[str, Any]
-
-NOWHERE = Store(Path())
-"""Stands for a store where nothing is read: what moves here rests on no results."""
 
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.01)
 
@@ -308,7 +304,7 @@ class Fractioned:
                 raise BadRequest(f"only names {what}, but {recipe.model!r} has none{hint}")
         for policy in self.policies:
             module = weights.seeded(recipe.network, recipe.seed)
-            self.run(policy, recipe).prepare(module, NOWHERE)
+            self.run(policy, recipe).prepare(module)
             try:
                 recipe.make_optimizer(weights.trainable(module))
             except BadRequest as error:
@@ -319,7 +315,7 @@ class Fractioned:
         choice = policy.choice(self.recipe.seed)
         if choice is None:
             return sum(self._sizes[name] for name in policy.names)
-        part = choice.part(self._module, NOWHERE)
+        part = choice.part(self._module)
         return sum(self._sizes[name] for name in part.whole) + sum(int(mask.sum()) for mask in part.entries.values())
 
     def run(self, policy: Policy, recipe: Recipe) -> Run:

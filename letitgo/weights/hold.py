@@ -169,9 +169,8 @@ class Held:
     def __reduce__(self) -> str:
         return "_let_go"
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse to go on where a gradient would be lost."""
-        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    def before_step(self, given: set[int]) -> None:
+        """Refuse to go on where a gradient would be lost; ``given`` are the ids of the optimiser's parameters."""
         for name, moving in self.moving.items():
             if id(moving.parameter) in given and id(moving.values) not in given:
                 raise WorkFailed(
@@ -185,11 +184,10 @@ class Held:
                     "DistributedDataParallel, which a module held in part cannot be trained with"
                 )
 
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, given: set[int]) -> None:
         """Write what the optimiser moved into the network."""
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for mover in self._movers:
-            if not stepped.isdisjoint(map(id, mover.own)):
+            if not given.isdisjoint(map(id, mover.own)):
                 mover.meet(stepped=True)
 
 
@@ -281,12 +279,16 @@ _hooked: list[Any] = []
 
 def _before_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
     for held in tuple(_alive):
-        held.before_step(optimizer)
+        held.before_step(_ids(optimizer))
 
 
 def _after_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
     for held in tuple(_alive):
-        held.after_step(optimizer)
+        held.after_step(_ids(optimizer))
+
+
+def _ids(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:

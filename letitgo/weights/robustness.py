@@ -18,7 +18,7 @@ from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, parameter_names
 from letitgo.weights.select import Selection, select
-from letitgo.weights.state import State, initial_state, seeded
+from letitgo.weights.state import State, drawing_from, initial_state, seeded
 from letitgo.weights.statistics import re_estimate
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def robustness(
             layer's parameters are chosen, only those change.
         draws: Fresh draws of each layer; 0 for none.
         seed: A draw without a factory is a function of (seed, layer, draw) alone, on whatever device the model is.
-        init: Draws the parameters of a module in place from torch's default generator. Without a factory as donor a
+        init: Draws the parameters of a module in place. Without a factory as donor a
             layer is redrawn by its module's ``reset_parameters``, then by ``init``, as in ``network.apply(init)``.
             Where networks initialise themselves in another way, as those of ``transformers`` do, ``reset_parameters``
             is not their law: give a factory or ``init``.
@@ -84,7 +84,7 @@ def robustness(
     restore = _remembered(model)
 
     def drawn(layer: str, draw: int) -> tuple[State, list[str]]:
-        with _drawing_from(seed, layer, draw):
+        with drawing_from(seed, layer, draw):
             fresh = _redrawn(model, moved[layer], chosen[layer], init)
         restore()
         return fresh
@@ -107,7 +107,7 @@ def robustness(
                 tensors[name].copy_(source[name])
         apart = distance(trained, {name: tensors[name].detach().cpu() for name in names}, names)
         if source and batches is not None:
-            with _drawing_from(seed, "statistics"):
+            with drawing_from(seed, "statistics"):
                 re_estimate(model, batches)
         score = _number(evaluate(model))
         restore()
@@ -178,7 +178,7 @@ def _check(donor: Any, draws: int, init: Any, statistics: str, batches: Iterable
     if isinstance(batches, Tensor):
         raise BadRequest("batches is one tensor: give a list of batches, as in [inputs]")
     if batches is not None:
-        with _drawing_from("first batch"):  # a loader that shuffles draws
+        with drawing_from("first batch"):  # a loader that shuffles draws
             again = iter(batches)
             first = next(again, None)
         if again is batches:
@@ -247,14 +247,6 @@ def _tensors(model: nn.Module) -> State:
 
 def _holds_nan(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-@contextmanager
-def _drawing_from(*parts: object) -> Iterator[None]:
-    """Torch's default generator under a seed derived from the parts; then the caller's random state again."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(*parts))
-        yield
 
 
 def _remembered(model: nn.Module) -> Callable[[], None]:

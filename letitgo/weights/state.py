@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,18 +47,25 @@ def load_state(module: nn.Module, state: State) -> None:
             own[name].copy_(tensor)
 
 
-def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
-    """``factory()`` under a seed derived from ``parts``; torch, NumPy and ``random`` are left as they were."""
+@contextmanager
+def drawing_from(*parts: object) -> Iterator[None]:
+    """The generators of torch, NumPy and ``random`` under a seed derived from ``parts``; then as they were again."""
     seed, of_numpy, of_python = derive(*parts), np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
-            return factory()
+            yield
         finally:
             np.random.set_state(of_numpy)
             random.setstate(of_python)
+
+
+def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
+    """``factory()`` under a seed derived from ``parts``; the caller's random state is left as it was."""
+    with drawing_from(*parts):
+        return factory()
 
 
 def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
