@@ -5,6 +5,7 @@ from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
 from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
 from letitgo.plan.loaded import Loaded, fitted, open_weights
+from letitgo.plan.masks import Apart, Complement, Curve, Density, Kept, Mask, Masked, Pruned, Scrambled
 from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
@@ -12,9 +13,13 @@ from letitgo.plan.zeroed import Zeroed
 
 __all__ = [
     "Absent",
+    "Apart",
     "At",
     "Choice",
+    "Complement",
+    "Curve",
     "Delta",
+    "Density",
     "Descent",
     "Distance",
     "Evaluation",
@@ -22,13 +27,18 @@ __all__ = [
     "Gradients",
     "Graft",
     "Initial",
+    "Kept",
     "Loaded",
+    "Mask",
+    "Masked",
     "MaximumMargin",
     "Measure",
     "Perplexity",
     "Problem",
+    "Pruned",
     "Run",
     "Scattered",
+    "Scrambled",
     "Spectra",
     "State",
     "Stored",

@@ -11,14 +11,15 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes.networks import Network
+from letitgo.store import Store
 from letitgo.value import Value, derive
 
 
 class Choice(Value):
     """What may move of a network, down to single weights."""
 
-    def part(self, module: nn.Module) -> weights.Part:
-        """The part of a live network."""
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
+        """The part of a live network; ``store`` is asked for by choices that rest on results."""
         raise NotImplementedError
 
     def parameters(self, network: Network) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ class Fraction(Choice):
     within: tuple[str, ...]
     besides: tuple[str, ...] = ()
 
-    def part(self, module: nn.Module) -> weights.Part:
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
         names = weights.parameter_names(module)
         chosen = weights.fraction(module, self.share, self.of, self.seed, weights.Selection(self.within, names))
         return chosen | weights.Selection(self.besides, names)
@@ -68,7 +69,7 @@ class Scattered(Choice):
     seed: int
     within: tuple[str, ...]
 
-    def part(self, module: nn.Module) -> weights.Part:
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
         own = [(name, parameter) for name, parameter in module.named_parameters() if name in self.within]
         sizes = [parameter.numel() for _, parameter in own]
         if not 0 < self.count <= sum(sizes):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from letitgo import weights
-from letitgo.plan.states import State, step_cost, versions
+from letitgo.plan.states import BATCH, State, step_cost, versions
 from letitgo.plan.stored import Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, noisy
@@ -19,8 +19,6 @@ from letitgo.training import evaluate, one_thread
 from letitgo.training.loop import data_order
 from letitgo.value import derive
 
-BATCH = 1000
-"""Examples evaluated at once."""
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
 """What is kept of an alignment of dense layers."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -20,12 +21,25 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
+from letitgo.training import evaluate
 from letitgo.training.loop import one_thread, train
 from letitgo.training.optimizer_state import pack, unpack
 from letitgo.value import Value, canonical, sha256
 
 PAUSE = 100
 """Steps between the moments at which a run may be saved to be resumed."""
+
+
+LOOK = 100
+"""Steps between looks at the held-out examples, as in FC18 (arXiv:1803.03635)."""
+
+BATCH = 1000
+"""Examples evaluated at once."""
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+Point = dict[str, Any]
+"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` where they are best."""
 
 
 class State(Value):
@@ -140,10 +154,10 @@ class Run(Value):
         """Names of the parameters that may move at least in part, in the network's order."""
         return self.trains.parameters(self.recipe.network) if isinstance(self.trains, Choice) else self.trains
 
-    def prepare(self, module: nn.Module) -> None:
+    def prepare(self, module: nn.Module, store: Store | None = None) -> None:
         """Freeze in the module what this run leaves alone."""
         if isinstance(self.trains, Choice):
-            weights.hold(module, self.trains.part(module), self.statistics)
+            weights.hold(module, self.trains.part(module, store), self.statistics)
         else:
             weights.train_only(module, weights.Selection(self.trains, weights.parameter_names(module)), self.statistics)
 
@@ -186,24 +200,28 @@ class Run(Value):
     def _train(
         self, store: Store, wanted: set[int], on_step: Callable[[int], None] | None, checkpoint_every: float
     ) -> None:
-        begin, state, optimizer_state = self._latest(store, before=min(wanted))
+        begin, state, optimizer_state, curve = self._latest(store, before=min(wanted))
         module = weights.seeded(self.recipe.network, 0)
         weights.load_state(module, state)
-        self.prepare(module)
+        self.prepare(module, store)
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if optimizer_state is not None:
             fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()
             optimizer_state = unpack(*optimizer_state, fresh, names)
 
-        stops = sorted(wanted | set(range(begin + PAUSE, max(wanted), PAUSE)))
+        looks = self._looks(begin, max(wanted))
+        held_out = list(self.recipe.dataset.split("validation").batches(BATCH)) if looks else []
+        stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
         started = saved = time.monotonic()
         for moment in train(module, self.recipe, stops, begin, optimizer_state, on_step):
             now = time.monotonic()
+            if moment.step in looks:
+                curve = [*curve, self._look(module, held_out, moment.step, curve)]
             if moment.step not in wanted and now - saved < checkpoint_every:
                 continue
             old = list(store.under(self._partial))
             point = At(self, moment.step) if moment.step in wanted else Partial(self, moment.step)
-            point.write(store, module, pack(moment.optimizer, names), seconds=now - started)
+            point.write(store, module, pack(moment.optimizer, names), curve, seconds=now - started)
             for address in old:
                 store.remove(address)
             saved = now
@@ -212,17 +230,31 @@ class Run(Value):
     def _partial(self) -> str:
         return f"{self.folder}/partial"
 
+    def _looks(self, begin: int, end: int) -> range:
+        """The steps at which the held-out examples are looked at: every 100, or every epoch where that is shorter."""
+        every = min(LOOK, self.recipe.steps_per_epoch)
+        return range((begin // every + 1) * every, end + 1, every) if self.recipe.validation else range(0)
+
+    def _look(self, module: nn.Module, held_out: Batches, step: int, curve: list[Point]) -> Point:
+        """Look at the held-out examples; and at the test split, where they have never looked better."""
+        found = evaluate(module, held_out)
+        least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
+        best = not curve or (found["loss"] is not None and found["loss"] < least)
+        test = evaluate(module, self.recipe.dataset.split("test").batches(BATCH))["accuracy"] if best else None
+        module.train()
+        return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}
+
     def _latest(
         self, store: Store, before: int
-    ) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None]:
-        """The latest point to go on from: its step, its weights and the optimiser's state."""
+    ) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None, list[Point]]:
+        """The latest point to go on from: its step, its weights, the optimiser's state and the curve so far."""
         points = [At(self, _step(address)) for address in store.under(self.folder)]
         points += [Partial(self, _step(address)) for address in store.under(self._partial)]
         for point in sorted(points, key=lambda point: point.step, reverse=True):
             if point.step < before and store.intact(point.address, point.key):
-                return point.step, point.load(store), point.optimizer(store)
+                return point.step, point.load(store), point.optimizer(store), point.record(store).get("curve", [])
         optimizer = self.start.optimizer(store) if self.resume and isinstance(self.start, At) else None
-        return self.begin, self.start.load(store), optimizer
+        return self.begin, self.start.load(store), optimizer, []
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,9 +291,14 @@ class At(Stored, State):
         return of_optimizer, body["optimizer"]
 
     def write(
-        self, store: Store, module: nn.Module, optimizer: tuple[weights.State, dict[str, Any]], seconds: float
+        self,
+        store: Store,
+        module: nn.Module,
+        optimizer: tuple[weights.State, dict[str, Any]],
+        curve: list[Point],
+        seconds: float,
     ) -> None:
-        """Write the module's state, and the optimiser's, as this point."""
+        """Write the module's state, the optimiser's, and the curve up to here, as this point."""
         state = weights.copied(module)
         frozen = {name: state.pop(name) for name, p in module.named_parameters() if not p.requires_grad}
         tensors = {f"weights/{name}": tensor for name, tensor in state.items()}
@@ -273,6 +310,7 @@ class At(Stored, State):
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),
             "optimizer": optimizer[1],
+            **({"curve": curve} if curve else {}),
             "seconds": round(seconds, 3),
             "versions": versions(),
         }

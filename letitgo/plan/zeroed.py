@@ -32,6 +32,6 @@ class Zeroed(State):
 
     def load(self, store: Store) -> weights.State:
         module = self.base.module(store)
-        rest = ~self.choice.part(module)
+        rest = ~self.choice.part(module, store)
         weights.zero_out(module, weights.Part(weights.Selection((), rest.whole.of), rest.entries))
         return weights.copied(module)

@@ -24,6 +24,7 @@ HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist
 """Short names and the hub's."""
 
 Shift = Literal["none", "invert", "noise", "permute-labels"]
+Half = Literal["none", "a", "b"]
 NOISE = 0.6
 """Standard deviation of the noise, as a share of the range of pixels: small networks lose 25 to 35 points on MNIST."""
 
@@ -38,6 +39,8 @@ class Data(Value):
         shift: What is done to both splits, as :func:`shifted` tells.
         examples: How many training examples are kept, chosen at random; all if not given.
         seed: Chooses them.
+        half: Which half of the training examples is there at all; the halves are the same for everyone.
+        validation: How many of those are held out, in a split of their own; the same for everyone.
     """
 
     name: str
@@ -45,11 +48,15 @@ class Data(Value):
     shift: Shift = "none"
     examples: int | None = None
     seed: int = 0
+    half: Half = "none"
+    validation: int = 0
 
     def identity(self) -> dict[str, Any]:
         shift = {} if self.shift == "none" else {"shift": self.shift}
         kept = {} if self.examples is None else {"examples": self.examples, "seed": self.seed}
-        return {"digest": self.digest, **shift, **kept}
+        half = {} if self.half == "none" else {"half": self.half}
+        validation = {"validation": self.validation} if self.validation else {}
+        return {"digest": self.digest, **shift, **kept, **half, **validation}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,13 +68,15 @@ class Data(Value):
         return _content(self.name).classes
 
     def split(self, name: str) -> Split:
-        """``"train"`` or ``"test"``."""
+        """``"train"``, ``"test"``, or what is held out for ``"validation"``."""
         content = _content(self.name)
         chosen = self.examples if name == "train" else None
-        if self.shift == "none" and chosen is None:
+        half, held_out = (self.half, self.validation) if name != "test" else ("none", 0)
+        if self.shift == "none" and chosen is None and half == "none" and not held_out:
             inputs, labels = content.tensors[f"{name}_inputs"], content.tensors[f"{name}_labels"]
         else:
-            inputs, labels = _split(self.name, self.shift, name, chosen, 0 if chosen is None else self.seed)
+            seed = 0 if chosen is None else self.seed
+            inputs, labels = _split(self.name, self.shift, name, chosen, seed, half, held_out)
         return Split(inputs, labels, content.mean, content.deviation)
 
 
@@ -153,7 +162,14 @@ def shifted(
 
 
 @lru_cache
-def open_data(name: str, shift: Shift = "none", examples: int | None = None, seed: int = 0) -> Data:
+def open_data(
+    name: str,
+    shift: Shift = "none",
+    examples: int | None = None,
+    seed: int = 0,
+    half: Half = "none",
+    validation: int = 0,
+) -> Data:
     """The data set of a name; decoded on its first use on this machine.
 
     Args:
@@ -163,6 +179,8 @@ def open_data(name: str, shift: Shift = "none", examples: int | None = None, see
         shift: What is done to both splits, as :func:`shifted` tells.
         examples: How many training examples are kept, chosen at random; all if not given.
         seed: Chooses them.
+        half: Only one half of the training examples, ``a`` or ``b``.
+        validation: How many of the training examples are held out in a split ``"validation"``.
 
     Raises:
         BadRequest: There is no such data set, it is none of images with labels in a training and a test split, or it
@@ -176,9 +194,12 @@ def open_data(name: str, shift: Shift = "none", examples: int | None = None, see
         name = str(Path(name).resolve())
     content = _content(name)
     there = len(content.tensors["train_labels"])
-    if examples is not None and examples > there:
-        raise BadRequest(f"examples is {examples:,}: {name!r} has {there:,} for training")
-    return Data(name, content.digest, shift, examples, 0 if examples is None else seed)
+    there = there if half == "none" else (there + (half == "a")) // 2
+    if validation and validation >= there:
+        raise BadRequest(f"validation is {validation:,}: {name!r} has {there:,} for training, and some have to be left")
+    if examples is not None and examples > there - validation:
+        raise BadRequest(f"examples is {examples:,}: {name!r} has {there - validation:,} for training")
+    return Data(name, content.digest, shift, examples, 0 if examples is None else seed, half, validation)
 
 
 @dataclass(frozen=True)
@@ -203,11 +224,23 @@ def _content(name: str) -> _Content:
 
 
 @lru_cache(maxsize=8)
-def _split(name: str, shift: Shift, split: str, examples: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Inputs and labels; the shift comes first, so that examples are chosen from one data set."""
+def _split(
+    name: str, shift: Shift, split: str, examples: int | None, seed: int, half: Half, validation: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels; the shift comes first, then the half, what is held out, and last the examples chosen."""
     content = _content(name)
+    if validation and examples is None:
+        inputs, labels = _split(name, shift, "train", None, 0, half, 0)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive("validation")))
+        rows = (order[:validation] if split == "validation" else order[validation:]).sort().values
+        return inputs[rows], labels[rows]
+    if half != "none" and examples is None:
+        inputs, labels = _split(name, shift, split, None, 0, "none", 0)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive("halves")))
+        rows = order[half == "b" :: 2].sort().values
+        return inputs[rows], labels[rows]
     if examples is not None:
-        inputs, labels = _split(name, shift, split, None, 0)
+        inputs, labels = _split(name, shift, split, None, 0, half, validation)
         generator = torch.Generator().manual_seed(derive(seed, "examples"))
         rows = torch.randperm(len(labels), generator=generator)[:examples]
         return inputs[rows], labels[rows]

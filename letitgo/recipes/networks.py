@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -16,6 +16,8 @@ from letitgo.recipes.imports import arguments, import_object, source_digest
 from letitgo.value import Value
 from letitgo.weights import Matrix, fix_classifier, last_linear
 
+Init = Literal["torch", "glorot"]
+
 
 def fcn(
     input_shape: tuple[int, ...],
@@ -23,6 +25,7 @@ def fcn(
     widths: tuple[int, ...] = (256,),
     depth: int | None = None,
     norm: bool = False,
+    init: Init = "torch",
 ) -> nn.Sequential:
     """A fully connected network with ReLU: by default 3 hidden layers of 256 units, as ZBS19 (arXiv:1902.01996).
 
@@ -32,6 +35,7 @@ def fcn(
         widths: Units of each hidden layer, or of all of them where there is one number.
         depth: Number of hidden layers, for a single width (3 if not given).
         norm: BatchNorm in each hidden layer, before the ReLU and in the place of the bias.
+        init: ``"torch"``: PyTorch's own; ``"glorot"``: weights from Glorot's normal law and biases zero, as FC18.
     """
     if len(widths) == 1:
         widths = widths * (3 if depth is None else depth)
@@ -46,21 +50,28 @@ def fcn(
         modules[f"relu{i}"] = nn.ReLU()
         units = width
     modules[f"fc{len(widths) + 1}"] = nn.Linear(units, num_classes)
-    return nn.Sequential(modules)
+    return _drawn(nn.Sequential(modules), init)
 
 
-def lenet_300_100(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-    """The fully connected network of FC18 (arXiv:1803.03635): hidden layers of 300 and 100 units."""
-    return fcn(input_shape, num_classes, widths=(300, 100))
+def lenet_300_100(input_shape: tuple[int, ...], num_classes: int, init: Init = "torch") -> nn.Sequential:
+    """The fully connected network of FC18 (arXiv:1803.03635): hidden layers of 300 and 100 units.
+
+    Args:
+        input_shape: Shape of one input.
+        num_classes: Number of outputs.
+        init: As in :func:`fcn`; the paper's is ``"glorot"``.
+    """
+    return fcn(input_shape, num_classes, widths=(300, 100), init=init)
 
 
-def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False) -> nn.Sequential:
+def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False, init: Init = "torch") -> nn.Sequential:
     """LeNet-5 as LFLY18 (arXiv:1804.08838) uses it: valid padding, ReLU, max-pooling; 44,426 parameters on MNIST.
 
     Args:
         input_shape: Channels, height, width.
         num_classes: Number of outputs.
         norm: BatchNorm in each convolution and hidden layer, before the ReLU and in the place of the bias.
+        init: As in :func:`fcn`.
     """
     if len(input_shape) != 3:
         raise BadRequest(f"lenet takes images (channels, height, width); the data has shape {input_shape}")
@@ -86,7 +97,25 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False) ->
         relu4=nn.ReLU(),
         fc3=nn.Linear(84, num_classes),
     )
-    return nn.Sequential(OrderedDict((k, part) for k, part in modules.items() if norm or not k.startswith("norm")))
+    chosen: OrderedDict[str, nn.Module] = OrderedDict(
+        (k, part) for k, part in modules.items() if norm or not k.startswith("norm")
+    )
+    return _drawn(nn.Sequential(chosen), init)
+
+
+def _with_norms(modules: Mapping[str, nn.Module], norm: bool) -> OrderedDict[str, nn.Module]:
+    return OrderedDict((name, part) for name, part in modules.items() if norm or not name.startswith("norm"))
+
+
+def _drawn(module: nn.Sequential, init: Init) -> nn.Sequential:
+    if init not in get_args(Init):
+        raise BadRequest(f"init is {init!r}: {nearest(init, get_args(Init))}")
+    for part in module if init == "glorot" else ():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
 
 
 def fixed_classifier(

@@ -48,6 +48,12 @@ class Recipe(Value):
     examples: Annotated[
         int | None, Field(ge=1, description="number of training examples, chosen at random [default: all]")
     ] = None
+    half: Annotated[
+        Literal["none", "a", "b"], Field(description="only one half of the training examples: a, b or none")
+    ] = "none"
+    validation: Annotated[
+        int, Field(ge=0, description="training examples held out, to tell when the loss on them is least")
+    ] = 0
     label_noise: Annotated[
         float, Field(ge=0, le=1, description="share of the training labels replaced by random ones")
     ] = 0.0
@@ -99,7 +105,7 @@ class Recipe(Value):
     def dataset(self) -> Data:
         from letitgo.recipes.data import open_data
 
-        return open_data(self.data, self.shift, self.examples, self.seed)
+        return open_data(self.data, self.shift, self.examples, self.seed, self.half, self.validation)
 
     @cached_property
     def network(self) -> Network:

@@ -15,6 +15,17 @@ from letitgo.weights.hub import from_pretrained, push_to_hub
 from letitgo.weights.layers import layers, owner, parameter_names, ties
 from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
 from letitgo.weights.prefix import frozen_prefix
+from letitgo.weights.prune import (
+    Masks,
+    Scope,
+    magnitude_masks,
+    pack_masks,
+    prunable,
+    random_masks,
+    torch_masks,
+    unpack_bits,
+    unpack_masks,
+)
 from letitgo.weights.robustness import robustness
 from letitgo.weights.select import Selection, blocks, everything, select
 from letitgo.weights.state import State, copied, initial_state, load_state, seeded
@@ -32,8 +43,10 @@ __all__ = [
     "FixedClassifier",
     "Held",
     "LayerStatus",
+    "Masks",
     "Matrix",
     "Part",
+    "Scope",
     "Selection",
     "State",
     "Statistics",
@@ -66,11 +79,15 @@ __all__ = [
     "load",
     "load_state",
     "load_subspace",
+    "magnitude_masks",
     "named_trainable",
     "norms",
     "owner",
+    "pack_masks",
     "parameter_names",
+    "prunable",
     "push_to_hub",
+    "random_masks",
     "re_estimate",
     "robustness",
     "save",
@@ -82,8 +99,11 @@ __all__ = [
     "subspace",
     "thaw",
     "ties",
+    "torch_masks",
     "train_only",
     "trainable",
+    "unpack_bits",
+    "unpack_masks",
     "walsh_hadamard",
     "zero_out",
 ]

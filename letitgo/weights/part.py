@@ -139,7 +139,7 @@ def norms(module: nn.Module) -> Selection:
         BadRequest: There is none.
     """
     names = parameter_names(module)
-    chosen = tuple(name for name in names if _is_norm(module.get_submodule(owner(module, name))))
+    chosen = tuple(name for name in names if is_norm(module.get_submodule(owner(module, name))))
     if not chosen:
         raise BadRequest("the network has no normalization layers with weights")
     return Selection(chosen, names)
@@ -153,14 +153,15 @@ def biases(module: nn.Module) -> Selection:
     """
     names = parameter_names(module)
     called = [name for name in names if "bias" in name.rpartition(".")[2] and module.get_parameter(name).ndim == 1]
-    normed = {name for name in names if _is_norm(module.get_submodule(owner(module, name)))}
+    normed = {name for name in names if is_norm(module.get_submodule(owner(module, name)))}
     chosen = tuple(name for name in called if name not in normed)
     if not chosen:
         raise BadRequest("the network has no biases besides those of norms")
     return Selection(chosen, names)
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization layer."""
     kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
     return isinstance(module, kinds) or "Norm" in type(module).__name__
 

@@ -1,0 +1,337 @@
+"""Lottery tickets: which weights could have been trained alone? (FC18, arXiv:1803.03635; FDRC19, arXiv:1903.01611)
+
+A network is trained, its smallest weights are pruned, and what is left is put back to where it was at the beginning,
+or at an early step, and trained again; and so on, level by level. Beside each ticket stand its controls: the same mask
+with fresh weights, a random mask with as many weights in each layer, and both; and what this project asks besides: the
+pruned weights frozen at their initial values instead of zero, and the pruned weights trained instead of the ticket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from letitgo import weights
+from letitgo.errors import BadRequest, nearest
+from letitgo.plan import (
+    Absent,
+    Apart,
+    Complement,
+    Curve,
+    Density,
+    Evaluation,
+    Initial,
+    Kept,
+    Mask,
+    Masked,
+    Measure,
+    Pruned,
+    Run,
+    Scrambled,
+    State,
+    Stored,
+)
+from letitgo.plan.states import At
+from letitgo.recipes import Recipe
+from letitgo.store import Store
+from letitgo.studies.check import check_recipe
+from letitgo.studies.statistics import ci95, mean
+from letitgo.studies.sweep import with_seed
+from letitgo.value import derive
+
+Variant = Literal["ticket", "fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement"]
+Row = dict[str, Any]
+
+DENSE = "everything"
+CONTROLS: tuple[Variant, ...] = ("fresh weights", "random mask", "random mask and fresh weights")
+STABLE: tuple[Variant, ...] = ("ticket", "random mask")
+"""What stability is told of."""
+
+
+@dataclass(frozen=True)
+class Lottery:
+    """The study, as a value: nothing is computed before its values are.
+
+    Args:
+        recipes: One recipe, or those of a sweep. With ``validation`` examples held out, the early-stop step is told.
+        swept: Names of the recipe fields that differ; they become columns.
+        seeds: Number of seeds, counted up from the recipe's.
+        levels: How often is pruned.
+        rate: Share of the weights still there that is pruned each time, in (0, 1).
+        output_rate: The same of the last layer; half the rate by default, as FC18, and none where the scope is global.
+            0: it is not pruned.
+        rates: Pattern of layers → their own rate.
+        scope: Whether the smallest of each ``layer`` are pruned, or of all layers together (``global``).
+        rewind: Where the weights are put back to: ``0``, or as in ``500it`` or ``1ep``.
+        one_shot: Prune the trained network once to each level's density, instead of level by level.
+        variants: What is trained under each mask, besides the ticket.
+        at: The levels at which those are trained; all if not given.
+        stability: Also train under another order of the data, to tell the stability of FDRC19.
+
+    Raises:
+        BadRequest: A rate is outside (0, 1), or something is none of what there is.
+    """
+
+    recipes: tuple[Recipe, ...]
+    swept: tuple[str, ...] = ()
+    seeds: int = 3
+    levels: int = 5
+    rate: float = 0.2
+    output_rate: float | None = None
+    rates: tuple[tuple[str, float], ...] = ()
+    scope: weights.Scope = "layer"
+    rewind: str = "0"
+    one_shot: bool = False
+    variants: tuple[Variant, ...] = CONTROLS
+    at: tuple[int, ...] | None = None
+    stability: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipes, Recipe) or not self.recipes:
+            raise BadRequest("recipes is to be a tuple of at least one recipe, as in Lottery((Recipe(),))")
+        if self.seeds < 1:
+            raise BadRequest(f"seeds is {self.seeds}: at least 1 is needed, and 2 for intervals")
+        if self.levels < 1:
+            raise BadRequest(f"levels is {self.levels}: at least 1 is needed")
+        for name, rate in (("rate", self.rate), *((f"the rate of {pattern}", rate) for pattern, rate in self.rates)):
+            if not 0 < rate < 1:
+                raise BadRequest(f"{name} is {rate:g}: give a share above 0 and below 1")
+        self._check_scope()
+        if not re.fullmatch(r"0|\d+(it|ep)", self.rewind):
+            raise BadRequest(f"rewind is {self.rewind!r}: give 0, or steps as in 500it, or epochs as in 1ep")
+        for variant in self.variants:
+            if variant not in get_args(Variant):
+                raise BadRequest(f"variants names {variant!r}: {nearest(variant, get_args(Variant))}")
+        for level in self.at or ():
+            if not 1 <= level <= self.levels:
+                raise BadRequest(f"at names level {level}: give levels of 1 to {self.levels}")
+
+    def _check_scope(self) -> None:
+        if self.output_rate is not None and not 0 <= self.output_rate < 1:
+            raise BadRequest(f"output-rate is {self.output_rate:g}: give a share below 1, or 0 not to prune it")
+        if self.scope not in get_args(weights.Scope):
+            raise BadRequest(f"scope is {self.scope!r}: it can be layer or global")
+        if self.scope == "global" and (self.rates or self.output_rate not in (None, 0, self.rate)):
+            raise BadRequest("one scope for all weights has one rate: leave rates out, and output-rate 0 or the rate")
+
+    def check(self) -> None:
+        """Make sure that every recipe can be trained and pruned.
+
+        Raises:
+            BadRequest: One cannot, a pattern matches nothing, or the rewinding goes past the end of training.
+        """
+        for part in self.parts:
+            check_recipe(part.recipe)
+            part.check()
+
+    @cached_property
+    def parts(self) -> list[Drawn]:
+        """One part of the study per recipe."""
+        return [Drawn(self, recipe) for recipe in self.recipes]
+
+    def stages(self, store: Store) -> Iterator[list[Stored]]:
+        """The values to compute."""
+        yield [value for part in self.parts for value in part.values()]
+
+    def rows(self, store: Store) -> list[Row]:
+        """One row for each level and variant, from what the store holds."""
+        return [
+            {**{name: getattr(part.recipe, name) for name in self.swept}, **part.row(level, variant, store)}
+            for part in self.parts
+            for level, variant in part.cells
+        ]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The study of one recipe."""
+
+    study: Lottery
+    recipe: Recipe
+
+    @cached_property
+    def seeds(self) -> list[Recipe]:
+        """The recipe under each seed."""
+        return [with_seed(self.recipe, self.recipe.seed + i) for i in range(self.study.seeds)]
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        return weights.seeded(self.recipe.network, self.recipe.seed)
+
+    @cached_property
+    def _all(self) -> tuple[str, ...]:
+        return tuple(name for name, parameter in self._module.named_parameters() if parameter.requires_grad)
+
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        """Parameter name → share pruned at each level; of those that are pruned."""
+        study = self.study
+        names = tuple(name for name in weights.prunable(self._module) if name in self._all)
+        rates = dict.fromkeys(names, study.rate)
+        if names:
+            default = 0.0 if study.scope == "global" else study.rate / 2
+            rates[names[-1]] = default if study.output_rate is None else study.output_rate
+        for pattern, rate in study.rates:
+            chosen = weights.select(self._module, pattern)
+            rates |= {name: rate for name in names if name in chosen}
+        return {name: rate for name, rate in rates.items() if rate}
+
+    @cached_property
+    def begin(self) -> int:
+        """The step that the weights are put back to."""
+        number, unit = re.fullmatch(r"(\d+)(it|ep)?", self.study.rewind).groups()  # type: ignore[union-attr]
+        return int(number) * (self.recipe.steps_per_epoch if unit == "ep" else 1)
+
+    def check(self) -> None:
+        """Make sure that there is something to prune, and training left after rewinding.
+
+        Raises:
+            BadRequest: There is not, or a pattern matches nothing.
+        """
+        if not self.rates:
+            raise BadRequest(f"{self.recipe.model!r} has nothing to prune besides its last layer: set output-rate")
+        if self.begin >= self.recipe.steps:
+            raise BadRequest(
+                f"rewind is {self.study.rewind}: training ends at step {self.recipe.steps}, so go back to one before"
+            )
+
+    @cached_property
+    def cells(self) -> list[tuple[int, str]]:
+        """Level and variant of each row."""
+        study = self.study
+        at = range(1, study.levels + 1) if study.at is None else study.at
+        return [(0, DENSE)] + [
+            (level, variant)
+            for level in range(1, study.levels + 1)
+            for variant in ("ticket", *(study.variants if level in at else ()))
+        ]
+
+    def dense(self, recipe: Recipe) -> Run:
+        """Everything trained."""
+        return Run(Initial(recipe.network, recipe.seed), self._all, recipe)
+
+    def mask(self, level: int, recipe: Recipe) -> Mask:
+        """The mask of a level."""
+        study = self.study
+        if study.one_shot:
+            rates = {name: 1 - (1 - rate) ** level for name, rate in self.rates.items()}
+            return Pruned(self.dense(recipe).final, rates, study.scope)
+        run = self.dense(recipe) if level == 1 else self.run(level - 1, "ticket", recipe)
+        return Pruned(run.final, self.rates, study.scope, self.mask(level - 1, recipe) if level > 1 else None)
+
+    def run(self, level: int, variant: str, recipe: Recipe, order: int | None = None) -> Run:
+        """The run of a cell; ``order``: the seed of another order of the data."""
+        if level == 0:
+            return self.dense(recipe)
+        start: State = self.dense(recipe).at(self.begin)
+        mask, begin = self.mask(level, recipe), self.begin
+        if variant.startswith("random mask"):
+            mask = Scrambled(mask, derive(recipe.seed, "random mask", level))
+        if variant.endswith("fresh weights"):
+            start, begin = Initial(recipe.network, derive(recipe.seed, "fresh weights", level)), 0
+        if variant == "complement":
+            mask = Complement(mask)
+        if variant not in ("frozen", "complement"):
+            start = Masked(start, mask)
+        besides = tuple(name for name in self._all if name not in self.rates)
+        return Run(start, Kept(mask, besides), recipe if order is None else with_seed(recipe, order), begin)
+
+    def measures(self, level: int, variant: str, recipe: Recipe) -> dict[str, Measure]:
+        """What the row of a cell is read from, of one seed."""
+        final = self.run(level, variant, recipe).final
+        assert isinstance(final, At)
+        found: dict[str, Measure] = {
+            split: Evaluation.under(recipe, final, split)  # type: ignore[arg-type]
+            for split in ("test", "train")
+        }
+        if recipe.validation:
+            found["curve"] = Curve(final)
+        trains = self.run(level, variant, recipe).trains
+        if isinstance(trains, Kept):
+            found["density"] = Density(trains.mask)
+            if self.study.stability and variant in STABLE:
+                again = self.run(level, variant, recipe, derive(recipe.seed, "another order")).final
+                found["pruning"] = Apart(self.dense(recipe).final, final, trains.mask)
+                found["order"] = Apart(again, final, trains.mask)
+        return found
+
+    def values(self) -> list[Stored]:
+        """The measures of all cells."""
+        return [
+            measure
+            for recipe in self.seeds
+            for level, variant in self.cells
+            for measure in self.measures(level, variant, recipe).values()
+        ]
+
+    def row(self, level: int, variant: str, store: Store) -> Row:
+        """One tidy row; over the seeds that the store holds. Accuracies and drops are fractions."""
+        found: list[dict[str, Any]] = []
+        for recipe in self.seeds:
+            try:
+                one = {name: m.result(store) for name, m in self.measures(level, variant, recipe).items()}
+                base = {name: m.result(store) for name, m in self.measures(0, DENSE, recipe).items()}
+            except Absent:
+                continue
+            found.append({**one, "base": base})
+        sizes = {name: self._module.get_parameter(name).numel() for name in weights.prunable(self._module)}
+        density = found[0].get("density") if found else None
+        kept = {name: density[name]["kept"] if density and name in density else size for name, size in sizes.items()}
+        accuracies = [one["test"]["accuracy"] for one in found]
+        drops = [one["base"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
+        looked = [one for one in found if "curve" in one]
+        return {
+            "level": level,
+            "variant": variant,
+            "weights_left": sum(kept.values()) if found else None,
+            "density": sum(kept.values()) / sum(sizes.values()) if found else None,
+            "layers": ", ".join(f"{name} {n / sizes[name]:.4g}" for name, n in kept.items()) if found else "",
+            "empty": ", ".join(name for name, n in kept.items() if n == 0) if found else "",
+            "accuracy_mean": mean(accuracies),
+            "accuracy_ci95": ci95(accuracies),
+            "accuracy_min": min(accuracies, default=None),
+            "accuracy_max": max(accuracies, default=None),
+            "train_accuracy_mean": mean([one["train"]["accuracy"] for one in found]),
+            "drop_mean": mean(drops),
+            "drop_ci95": ci95(drops),
+            **_early([one["curve"] for one in looked], [one["base"]["curve"] for one in looked]),
+            **{
+                f"{kind}_{measure}_{of}": value
+                for kind in ("pruning", "order")
+                for measure in ("l2", "angle")
+                for of, value in _spread([one[kind][measure] for one in found if kind in one]).items()
+            },
+            "n": len(found),
+        }
+
+
+def _early(curves: list[dict[str, Any]], bases: list[dict[str, Any]]) -> Row:
+    """When the loss on the held-out examples was least, and the accuracy then."""
+    stops = [float(curve["stop"]) for curve in curves]
+    accuracies = [curve["test_accuracy"] for curve in curves]
+    pairs = list(zip(curves, bases, strict=True))
+    ratios = [curve["stop"] / base["stop"] for curve, base in pairs]
+    drops = [base["test_accuracy"] - curve["test_accuracy"] for curve, base in pairs]
+    return {
+        "stop_mean": mean(stops),
+        "stop_ci95": ci95(stops),
+        "stop_min": min(stops, default=None),
+        "stop_max": max(stops, default=None),
+        "stop_ratio_mean": mean(ratios),
+        "stop_ratio_ci95": ci95(ratios),
+        "stop_accuracy_mean": mean(accuracies),
+        "stop_accuracy_ci95": ci95(accuracies),
+        "stop_accuracy_min": min(accuracies, default=None),
+        "stop_accuracy_max": max(accuracies, default=None),
+        "stop_drop_mean": mean(drops),
+        "stop_drop_ci95": ci95(drops),
+    }
+
+
+def _spread(values: list[float]) -> Row:
+    return {"mean": mean(values), "min": min(values, default=None), "max": max(values, default=None)}
