@@ -215,14 +215,21 @@ class Drawn:
         """Everything trained."""
         return Run(Initial(recipe.network, recipe.seed), self._all, recipe)
 
+    @cached_property
+    def _masks(self) -> dict[Recipe, list[Mask]]:
+        return {recipe: [] for recipe in self.seeds}
+
     def mask(self, level: int, recipe: Recipe) -> Mask:
         """The mask of a level."""
-        study = self.study
-        if study.one_shot:
-            rates = {name: 1 - (1 - rate) ** level for name, rate in self.rates.items()}
-            return Pruned(self.dense(recipe).final, rates, study.scope)
-        run = self.dense(recipe) if level == 1 else self.run(level - 1, "ticket", recipe)
-        return Pruned(run.final, self.rates, study.scope, self.mask(level - 1, recipe) if level > 1 else None)
+        study, known = self.study, self._masks[recipe]  # each is made once: it holds all those before
+        while len(known) < level:
+            if study.one_shot:
+                rates = {name: 1 - (1 - rate) ** (len(known) + 1) for name, rate in self.rates.items()}
+                known.append(Pruned(self.dense(recipe).final, rates, study.scope))
+            else:
+                run = self.run(len(known), "ticket", recipe)
+                known.append(Pruned(run.final, self.rates, study.scope, known[-1] if known else None))
+        return known[level - 1]
 
     def run(self, level: int, variant: str, recipe: Recipe, order: int | None = None) -> Run:
         """The run of a cell; ``order``: the seed of another order of the data."""
