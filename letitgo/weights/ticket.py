@@ -106,6 +106,8 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
             _check(shapes, module, path)
         masks = {name: unpack_bits(_inflated(packed[name], shape), shape) for name, shape in shapes.items()}
         return Ticket(masks, dict(about["start"]))
+    except BadRequest:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, zlib.error) as error:
         raise _bad(path, "its metadata or masks cannot be read") from error
 
