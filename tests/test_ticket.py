@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,22 +44,7 @@ from letitgo.weights import (
 )
 
 RECIPE = small_recipe(widths="16", depth=2, batch_size=256, epochs=2, validation=100)
-OPTIONS = [
-    *[
-        "--widths",
-        "16",
-        "--depth",
-        "2",
-        "--batch-size",
-        "256",
-        "--validation",
-        "100",
-        "--schedule",
-        "constant",
-        "--workers",
-    ],
-    "0",
-]
+OPTIONS = shlex.split("--widths 16 --depth 2 --batch-size 256 --validation 100 --schedule constant --workers 0")
 """RECIPE on the command line, but for its epochs."""
 
 EVERY = ("fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement")
@@ -379,12 +365,11 @@ def test_rates_by_pattern_and_an_output_layer_left_alone():
 
 
 def test_a_killed_lottery_goes_on_and_ends_with_the_same_rows(tmp_path):
-    options = "ticket --widths 64 --depth 2 --batch-size 8 --epochs 4 --validation 100 --seeds 1 --levels 2 --rate 0.5"
-    command = [
-        *options.split(),
-        *["--variants", "fresh-weights", "--report", "none", "--workers", "1", "--format", "csv", "--store"],
-    ]
-    program = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *command.split()]
+    options = shlex.split(
+        "ticket --widths 64 --depth 2 --batch-size 8 --epochs 4 --validation 100 --seeds 1 --levels 2 --rate 0.5 "
+        "--variants fresh-weights --report none --workers 0 --format csv --store"
+    )
+    program = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *options]
     whole = subprocess.run([*program, str(tmp_path / "a")], capture_output=True, check=True).stdout
     store = tmp_path / "b"
     process = subprocess.Popen([*program, str(store)], stdout=subprocess.PIPE, start_new_session=True)
