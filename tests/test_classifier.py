@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import subprocess
 import sys
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ from hypothesis import strategies as st
 from networks import OPTIMIZERS, portrait
 from scipy.linalg import hadamard
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear, normalize
 
 from letitgo.errors import BadRequest
 from letitgo.execute import plan_jobs
@@ -104,6 +102,90 @@ def test_outputs_are_those_of_the_formula(kind, sign, scale):
     torch.testing.assert_close(layer(x), sign * layer.scale * cosines + layer.bias)
     torch.testing.assert_close(layer(5 * x), layer(x))
     assert torch.isfinite(layer.half()(torch.zeros(2, 12, dtype=torch.float16))).all()
+
+
+def multiplied_out(layer: FixedClassifier, x: torch.Tensor) -> torch.Tensor:
+    return linear(-layer.scale * normalize(x, dim=-1), layer.matrix, layer.bias)
+
+
+class TestTransform:
+    """Where logits are transformed and not multiplied out they are the same, and so are gradients."""
+
+    @given(
+        features=st.integers(1, 40),
+        more=st.integers(0, 90),
+        lead=st.lists(st.integers(1, 3), max_size=2),
+        seed=st.integers(0, 3),
+    )
+    def test_it_is_the_product_with_the_matrix(self, features, more, lead, seed):
+        layer = FixedClassifier(features, 8 + more, seed=seed).double()  # at least as many as the small matrices have
+        x = torch.randn(*lead, features, dtype=torch.float64)
+        torch.testing.assert_close(layer._transformed(x), x @ layer.matrix.T)
+
+    SHAPES = ((512, 1000, (16,)), (512, 1000, (2, 9)), (700, 3000, (3,)), (1024, 600, (8,)), (600, 9000, ()))
+
+    @pytest.mark.parametrize(("features", "classes", "lead"), SHAPES)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_logits_and_gradients(self, features, classes, lead, dtype, training):
+        layer = FixedClassifier(features, classes, seed=1).to(dtype).train(training)
+        x = torch.randn(*lead, features, dtype=dtype, requires_grad=True)
+        assert layer._is_faster_transformed(x)
+        towards = torch.randn(*lead, classes, dtype=dtype)
+        inputs = [x, layer.scale, layer.bias]
+        found, wanted = layer(x), multiplied_out(layer, x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, wanted)
+        for one, other in zip(
+            *(torch.autograd.grad((y * towards).sum(), inputs) for y in (found, wanted)), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-5)
+
+    def test_where_it_is_not_faster_it_is_not_used(self):
+        few, many = FixedClassifier(512, 100), FixedClassifier(512, 1000)
+        x = torch.randn(64, 512)
+        assert not few._is_faster_transformed(x)
+        assert many._is_faster_transformed(x)
+        assert not many._is_faster_transformed(x[:1])
+        assert not many._is_faster_transformed(torch.empty(4096, 512))
+        assert not many._is_faster_transformed(x.bfloat16())
+        assert not many._is_faster_transformed(x.to("meta"))
+        assert not FixedClassifier(512, 1000, "orthogonal")._is_faster_transformed(x)
+        with torch.autocast("cpu"):
+            assert not many._is_faster_transformed(x)
+            assert many(x).dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_in_16_bits_logits_are_near(self, dtype):
+        layer = FixedClassifier(512, 1000)
+        x = torch.randn(16, 512)
+        torch.testing.assert_close(
+            layer.to(dtype)(x.to(dtype)).float(), multiplied_out(layer.float(), x), atol=0.01, rtol=0.02
+        )
+
+    def test_it_is_undone_saved_and_loaded_as_ever(self):
+        module, other = (nn.Sequential(nn.Linear(4, 512), nn.Linear(512, 1000)) for _ in range(2))
+        x, before = torch.randn(16, 4), module[1]
+        wanted = module(x)
+        undo = fix_classifier(module, "1", seed=2)
+        fix_classifier(other, "1", seed=2)
+        other.load_state_dict(module.state_dict())
+        assert torch.equal(other(x), module(x))
+        undo()
+        assert module[1] is before
+        assert torch.equal(module(x), wanted)
+
+    def test_torch_func_and_the_compiler_see_plain_products(self):
+        layer = FixedClassifier(512, 1000)
+        x = torch.randn(3, 16, 512)
+        torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+        _, along = torch.func.jvp(layer, (x,), (x,))
+        torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-5, rtol=0)  # lengths do not count
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), layer(x))
+        batch = torch.export.Dim("batch", min=2)
+        exported = torch.export.export(layer, (x[0],), dynamic_shapes=({0: batch},)).module()
+        torch.testing.assert_close(exported(x[1]), layer(x[1]))
 
 
 def small() -> nn.Sequential:
@@ -528,9 +610,3 @@ class TestLanguage:
             2,
             "letitgo: data means nothing with text: that takes seeds, epochs and lr\n",
         )
-
-
-def test_the_example_of_the_page(tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "classifier.md").read_text()
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(block, {})

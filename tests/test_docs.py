@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/guides/*.md"))
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    if "```python" in page.read_text()
+)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/library.md", *PAGES])
+@pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
