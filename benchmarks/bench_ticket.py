@@ -76,7 +76,5 @@ if __name__ == "__main__":
         print(f"one core: {alone:.2f} s per epoch; open_lth's {OPEN_LTH} s are {OPEN_LTH / alone:.1f} times that")
         both = lottery(2, 2)
         told = 2 * runs * EPOCHS * OPEN_LTH
-        print(
-            f"two seeds on two cores: {both:.1f} s; one after the other at {OPEN_LTH} s an epoch {told / both:.1f} times that"
-        )
+        print(f"two seeds on two cores: {both:.1f} s; at {OPEN_LTH} s an epoch {told / both:.1f} times that")
     masked()
