@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from letitgo.recipes.imports import arguments, import_object, source_digest
 from letitgo.value import Value
 from letitgo.weights import Matrix, fix_classifier, last_linear
 
+Init = Literal["torch", "he"]
+"""How initial weights are drawn: as PyTorch does, or normal for ReLU (He et al., arXiv:1502.01852)."""
+
 
 def fcn(
     input_shape: tuple[int, ...],
@@ -23,6 +26,7 @@ def fcn(
     widths: tuple[int, ...] = (256,),
     depth: int | None = None,
     norm: bool = False,
+    init: Init = "torch",
 ) -> nn.Sequential:
     """A fully connected network with ReLU: by default 3 hidden layers of 256 units, as ZBS19 (arXiv:1902.01996).
 
@@ -32,6 +36,7 @@ def fcn(
         widths: Units of each hidden layer, or of all of them where there is one number.
         depth: Number of hidden layers, for a single width (3 if not given).
         norm: BatchNorm in each hidden layer, before the ReLU and in the place of the bias.
+        init: ``"torch"``, or ``"he"``: weights normal with variance 2 / inputs, biases zero (arXiv:1502.01852).
     """
     if len(widths) == 1:
         widths = widths * (3 if depth is None else depth)
@@ -46,7 +51,7 @@ def fcn(
         modules[f"relu{i}"] = nn.ReLU()
         units = width
     modules[f"fc{len(widths) + 1}"] = nn.Linear(units, num_classes)
-    return nn.Sequential(modules)
+    return _drawn(nn.Sequential(modules), init)
 
 
 def lenet_300_100(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
@@ -54,13 +59,14 @@ def lenet_300_100(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequenti
     return fcn(input_shape, num_classes, widths=(300, 100))
 
 
-def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False) -> nn.Sequential:
+def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False, init: Init = "torch") -> nn.Sequential:
     """LeNet-5 as LFLY18 (arXiv:1804.08838) uses it: valid padding, ReLU, max-pooling; 44,426 parameters on MNIST.
 
     Args:
         input_shape: Channels, height, width.
         num_classes: Number of outputs.
         norm: BatchNorm in each convolution and hidden layer, before the ReLU and in the place of the bias.
+        init: As in :func:`fcn`.
     """
     if len(input_shape) != 3:
         raise BadRequest(f"lenet takes images (channels, height, width); the data has shape {input_shape}")
@@ -86,7 +92,20 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False) ->
         relu4=nn.ReLU(),
         fc3=nn.Linear(84, num_classes),
     )
-    return nn.Sequential(OrderedDict((k, part) for k, part in modules.items() if norm or not k.startswith("norm")))
+    kept: Any = OrderedDict((k, part) for k, part in modules.items() if norm or not k.startswith("norm"))
+    return _drawn(nn.Sequential(kept), init)
+
+
+def _drawn(module: nn.Sequential, init: Init) -> nn.Sequential:
+    """The network with its weights drawn by a law."""
+    if init not in get_args(Init):
+        raise BadRequest(f"init is {init!r}: it can be {' or '.join(map(repr, get_args(Init)))}")
+    for part in module if init == "he" else ():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
 
 
 def fixed_classifier(
