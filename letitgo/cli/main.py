@@ -33,6 +33,9 @@ app.command(
 app.command(
     "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
 )
+app.command(
+    "letitgo.cli.dimension:dimension", name="dimension", help="Tell how few dimensions a network needs to learn in."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 
