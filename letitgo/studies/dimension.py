@@ -131,7 +131,7 @@ class Dimension:
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
         """The values to compute: baselines, then round after round the dimensions that the searches ask for."""
-        yield [value for part in self.parts for value in part.baselines()]
+        yield [value for part in self.parts for value in (*part.baselines(), *part.known(store))]
         tried: set[tuple[int, int]] = set()
         while asked := {(i, d) for i, part in enumerate(self.parts) for d in part.wanted(store)} - tried:
             tried |= asked
@@ -289,6 +289,11 @@ class Searched:
         last = self.recipe.epochs
         kinds = [self.baseline, lambda recipe: self.evaluation(0, recipe, last), *([self.frozen] if self.layer else [])]
         return [kind(recipe) for recipe in self._seeds for kind in kinds]
+
+    def known(self, store: Store) -> list[Stored]:
+        """What the search came by already, so that a dry run counts it."""
+        means, _ = self._replayed(store)
+        return [self.evaluation(d, recipe, self.accuracies(d, store)[0]) for d in means for recipe in self._seeds]
 
     def looks(self, d: int, store: Store) -> Iterator[list[Stored]]:
         """The values of one d, look after look; no more of them once nothing is left to reach."""
