@@ -424,9 +424,9 @@ def test_a_sweep_over_widths_and_depths_is_a_grid(tmp_path):
 
 def test_claims_of_lfly18():
     study = lfly18.study(0.1, 2)
-    assert {(recipe.epochs, recipe.lr) for recipe in study.recipes} == {(10, 0.01)}
-    assert {(recipe.epochs, recipe.lr) for recipe in lfly18.study(0.01, 2).recipes} == {(1, 0.01)}
-    assert {recipe.lr for recipe in lfly18.study(1, 2).recipes} == {0.001}
+    for scale, wanted in ((0.1, (10, 0.01, "cosine")), (0.5, (50, 0.004, "cosine")), (1, (100, 0.001, "constant"))):
+        recipes = lfly18.study(scale, 2).recipes
+        assert {(recipe.epochs, recipe.lr, recipe.schedule) for recipe in recipes} == {wanted}
 
     def row(model, baseline, low, d):
         return {"row": "answer", "model": model, "baseline": baseline, "low": low, "d": d, "n": 2}

@@ -82,13 +82,14 @@ def named(row: Row) -> str:
 
 
 def _answer(study: Dimension, row: Row) -> str:
-    of = f" of {row['layer']}, others {row['others']}," if row["layer"] else ""
-    what = f"{named(row)}{of}"
+    what = named(row) + (f" of {row['layer']} with the others {row['others']}" if row["layer"] else "")
     if row["d"] is None:
-        reach = "all there are" if row["low"] == row["D"] else f"the largest d tried, of {row['D']:,} weights"
+        whole = row["low"] == row["D"]
+        reach = "all there are" if whole else f"the largest d tried, of {row['D']:,} weights"
+        hint = " More epochs or a larger learning rate may reach it." if whole and not row["layer"] else ""
         return (
             f"{what}: never reached up to d = {row['low']:,}, {reach}; the best is "
-            f"{points(row['accuracy_mean'], row['accuracy_ci95'])} % at d = {row['best_d']:,}."
+            f"{points(row['accuracy_mean'], row['accuracy_ci95'])} % at d = {row['best_d']:,}.{hint}"
         )
     if row["d"] == 0:
         reached = points(row["accuracy_mean"], row["accuracy_ci95"])
@@ -123,6 +124,8 @@ def write_dimension_report(study: Dimension, outcome: Outcome, folder: str | Pat
         )
     for number, (recipe, part) in enumerate(groups(study, outcome.rows), start=1):
         searches = [(layer, own) for layer, own in _layers(part) if any(row["row"] == "d" for row in own)]
+        if len(searches) > 1:
+            sections.append(Section(f"{heading(study, recipe)}: layers", tables={"answers": _told(study, part)}))
         for index, (layer, own) in enumerate(searches, start=1):
             mark = "-".join(
                 ["accuracy"]
@@ -132,7 +135,8 @@ def write_dimension_report(study: Dimension, outcome: Outcome, folder: str | Pat
             title = heading(study, recipe) + (f": {layer}, others {study.others}" if layer else "")
             drawn = {mark: (accuracy(study, own), _CAPTION.format(split=_split(study)))}
             tables = {"dimensions": [_cells(row) for row in own if row["row"] != "answer"]}
-            sections.append(Section(title, dimension_answers(study, own), drawn, tables, resolved(recipe)))
+            about = resolved(recipe) if index == 1 else {}
+            sections.append(Section(title, dimension_answers(study, own), drawn, tables, about))
     stop = (
         f"The accuracy is looked at every {study.stop_every} epochs, and training at a d ends once the mean exceeds "
         "all that is asked for; the best look counts."
@@ -202,6 +206,7 @@ def _told(study: Dimension, rows: Sequence[Row]) -> list[dict[str, str]]:
             "asked": named(row),
             "does not suffice": "–" if row["low"] is None else f"{row['low']:,}",
             "d": "not reached" if row["d"] is None else f"{row['d']:,}",
+            **({"frozen, others trained": row["verdict"]} if row["layer"] else {}),
         }
         for row in rows
         if row["row"] == "answer"
