@@ -36,6 +36,9 @@ app.command(
 app.command(
     "letitgo.cli.ticket:app", name="ticket", help="Tell which weights of a network could have been trained alone."
 )
+app.command(
+    "letitgo.cli.dimension:dimension", name="dimension", help="Tell how few dimensions a network needs to learn in."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

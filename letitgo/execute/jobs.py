@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from letitgo.plan import At, Measure, Run, Stored, stored_inputs
+from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
 from letitgo.store import Store
 from letitgo.value import dump, load
 
@@ -45,9 +45,13 @@ class Job:
         if run is None:
             return f"measuring ({len(self.values)})"
         frozen = [name for names in run.recipe.network.layers.values() for name in names if name not in run.moves]
-        what = f"training with {', '.join(dict.fromkeys(n.rpartition('.')[0] or n for n in frozen))} frozen"
+        what = "training everything"
+        if frozen:
+            what = f"training with {', '.join(dict.fromkeys(n.rpartition('.')[0] or n for n in frozen))} frozen"
+        if isinstance(run.trains, Subspace):
+            what = f"training in {run.trains.d:,} dimensions"
         since = f" from step {run.begin}" if run.begin else ""
-        return f"{what if frozen else 'training everything'}{since}, seed {run.recipe.seed}"
+        return f"{what}{since}, seed {run.recipe.seed}"
 
 
 def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> list[Job]:

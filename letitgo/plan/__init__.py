@@ -1,6 +1,6 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
-from letitgo.plan.choices import Choice, Fraction, Scattered
+from letitgo.plan.choices import Choice, Fraction, Scattered, Subspace
 from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
 from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
@@ -55,6 +55,7 @@ __all__ = [
     "Spectra",
     "State",
     "Stored",
+    "Subspace",
     "Synthetic",
     "Track",
     "TwoClasses",

@@ -13,18 +13,21 @@ from letitgo.errors import BadRequest
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
 from letitgo.value import Value, derive
+from letitgo.weights.projections import Kind
 
 
 class Choice(Value):
     """What may move of a network, down to single weights."""
 
-    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part | weights.Subspace:
         """The part of a live network; ``store`` is asked for by choices that rest on results."""
         raise NotImplementedError
 
     def parameters(self, network: Network) -> tuple[str, ...]:
         """Names of the parameters that move at least in part, in the network's order."""
         part = self.part(weights.seeded(network, 0))
+        if isinstance(part, weights.Subspace):
+            return tuple(part.projected | part.excluded)
         moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
         return tuple(name for name in part.whole.of if name in moves)
 
@@ -79,3 +82,29 @@ class Scattered(Choice):
         chosen[torch.randperm(len(chosen), generator=generator)[: self.count]] = True
         masks = zip(own, chosen.split(sizes), strict=True)
         return weights.entries(module, {name: mask.view(parameter.shape) for (name, parameter), mask in masks})
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace(Choice):
+    """A random subspace of some parameters' weights (LFLY18, arXiv:1804.08838).
+
+    Attributes:
+        d: Its dimensions, as in :func:`letitgo.subspace`.
+        projection: ``"dense"``, ``"sparse"`` or ``"fastfood"``.
+        seed: Of the projection.
+        within: Names of the parameters that move in the subspace.
+        besides: Names of parameters that move as a whole.
+        said: Whether each layer has a learned scale; these count among the d.
+    """
+
+    d: int
+    projection: Kind
+    seed: int
+    within: tuple[str, ...]
+    besides: tuple[str, ...] = ()
+    said: bool = False
+
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Subspace:
+        names = weights.parameter_names(module)
+        projected, besides = weights.Selection(self.within, names), weights.Selection(self.besides, names)
+        return weights.Subspace(self.d, self.projection, self.seed, projected, besides, self.said)

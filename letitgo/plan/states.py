@@ -15,7 +15,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed
-from letitgo.plan.choices import Choice
+from letitgo.plan.choices import Choice, Subspace
 from letitgo.plan.stored import Absent, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
@@ -155,7 +155,7 @@ class Run(Value):
         return self.trains.parameters(self.recipe.network) if isinstance(self.trains, Choice) else self.trains
 
     def prepare(self, module: nn.Module, store: Store | None = None) -> None:
-        """Freeze in the module what this run leaves alone."""
+        """Freeze in the module what this run leaves alone; a subspace begins at the weights the module has."""
         if isinstance(self.trains, Choice):
             weights.hold(module, self.trains.part(module, store), self.statistics)
         else:
@@ -200,14 +200,21 @@ class Run(Value):
     def _train(
         self, store: Store, wanted: set[int], on_step: Callable[[int], None] | None, checkpoint_every: float
     ) -> None:
-        begin, state, optimizer_state, curve = self._latest(store, before=min(wanted))
+        point = self._latest(store, before=min(wanted))
+        begin = point.step if point else self.begin
         module = weights.seeded(self.recipe.network, 0)
-        weights.load_state(module, state)
-        self.prepare(module, store)
-        names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-        if optimizer_state is not None:
+        if point:
+            point.restore(module, store)
+        else:
+            weights.load_state(module, self.start.load(store))
+            self.prepare(module, store)
+        names = [name for name, _ in weights.named_trainable(module)]
+        curve: list[Point] = point.record(store).get("curve", []) if point else []
+        source = point or (self.start if self.resume else None)
+        optimizer_state = None
+        if isinstance(source, At):
             fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()
-            optimizer_state = unpack(*optimizer_state, fresh, names)
+            optimizer_state = unpack(*source.optimizer(store), fresh, names)
 
         looks = self._looks(begin, max(wanted))
         held_out = list(self.recipe.dataset.split("validation").batches(BATCH)) if looks else []
@@ -244,22 +251,20 @@ class Run(Value):
         module.train()
         return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}
 
-    def _latest(
-        self, store: Store, before: int
-    ) -> tuple[int, weights.State, tuple[weights.State, dict[str, Any]] | None, list[Point]]:
-        """The latest point to go on from: its step, its weights, the optimiser's state and the curve so far."""
+    def _latest(self, store: Store, before: int) -> At | None:
+        """The latest point to go on from."""
         points = [At(self, _step(address)) for address in store.under(self.folder)]
         points += [Partial(self, _step(address)) for address in store.under(self._partial)]
-        for point in sorted(points, key=lambda point: point.step, reverse=True):
-            if point.step < before and store.intact(point.address, point.key):
-                return point.step, point.load(store), point.optimizer(store), point.record(store).get("curve", [])
-        optimizer = self.start.optimizer(store) if self.resume and isinstance(self.start, At) else None
-        return self.begin, self.start.load(store), optimizer, []
+        earlier = sorted((point for point in points if point.step < before), key=lambda point: point.step, reverse=True)
+        return next((point for point in earlier if store.intact(point.address, point.key)), None)
 
 
 @dataclass(frozen=True, eq=False)
 class At(Stored, State):
-    """A point of a run. What it stores is what the run could move: the rest comes from the run's start."""
+    """A point of a run. What it stores is what the run could move: the rest comes from the run's start.
+
+    Of what moves in a subspace it stores the coordinates there and the projection's digest.
+    """
 
     run: Run
     step: int
@@ -273,6 +278,32 @@ class At(Stored, State):
         return f"{self.run.folder}/{self.step:09d}"
 
     def load(self, store: Store) -> weights.State:
+        if not isinstance(self.run.trains, Subspace):
+            return self._stored(store)[0]
+        module = weights.seeded(self.network, 0)
+        self.restore(module, store)
+        return weights.copied(module)
+
+    def restore(self, module: nn.Module, store: Store) -> None:
+        """Bring a network to this point of the run, ready to go on."""
+        state, learned = self._stored(store)
+        weights.load_state(module, state)
+        self.run.prepare(module, store)
+        held = weights.held_of(module)
+        if not (learned and held and held.projected):
+            return
+        if _digest(held.projected.projection.arrays) != self.record(store)["projection"]:
+            raise WorkFailed(
+                f"the projection drawn here is not the one that {self.address} was trained with: "
+                "remove it from the store to train it again"
+            )
+        with torch.no_grad():
+            for name, parameter in held.projected.learned.items():
+                parameter.copy_(learned[name])
+        held()
+
+    def _stored(self, store: Store) -> tuple[weights.State, weights.State]:
+        """The weights, those in a subspace as they were at the run's start; and what was learned in the subspace."""
         start = self.run.start.load(store)
         tensors, body = self._read(store)
         frozen = {name: start[name] for name in body["frozen"]}
@@ -281,14 +312,13 @@ class At(Stored, State):
                 f"the weights that {self.address} left frozen come out differently here than where it was trained: "
                 "remove it from the store to train it again"
             )
-        return {name: frozen[name] if name in frozen else tensors[f"weights/{name}"] for name in start}
+        state = {name: frozen[name] if name in frozen else tensors[f"weights/{name}"] for name in start}
+        return state, _under("subspace/", tensors)
 
     def optimizer(self, store: Store) -> tuple[weights.State, dict[str, Any]]:
         """The optimiser's state at this point, as tensors and JSON."""
         tensors, body = self._read(store)
-        prefix = "optimizer/"
-        of_optimizer = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-        return of_optimizer, body["optimizer"]
+        return _under("optimizer/", tensors), body["optimizer"]
 
     def write(
         self,
@@ -299,9 +329,14 @@ class At(Stored, State):
         seconds: float,
     ) -> None:
         """Write the module's state, the optimiser's, and the curve up to here, as this point."""
-        state = weights.copied(module)
-        frozen = {name: state.pop(name) for name, p in module.named_parameters() if not p.requires_grad}
+        state, held = weights.copied(module), weights.held_of(module)
+        projected = held.projected if held else None
+        origin = projected.origin if projected else {}
+        known = [name for name, p in module.named_parameters() if not p.requires_grad or name in origin]
+        frozen = {name: origin.get(name, state.pop(name)) for name in known}
         tensors = {f"weights/{name}": tensor for name, tensor in state.items()}
+        if projected:
+            tensors |= {f"subspace/{name}": p.detach().clone() for name, p in projected.learned.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer[0].items()}
         body = {
             "value": self.description,
@@ -309,6 +344,7 @@ class At(Stored, State):
             "recipe": self.run.recipe.fields(),
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),
+            **({"projection": _digest(projected.projection.arrays)} if projected else {}),
             "optimizer": optimizer[1],
             **({"curve": curve} if curve else {}),
             "seconds": round(seconds, 3),
@@ -330,6 +366,10 @@ class Partial(At):
     @property
     def address(self) -> str:
         return f"{self.run.folder}/partial/{self.step:09d}"
+
+
+def _under(prefix: str, tensors: weights.State) -> weights.State:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _step(address: str) -> int:

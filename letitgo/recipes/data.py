@@ -23,7 +23,7 @@ from letitgo.value import Value, canonical, derive, sha256
 HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
 """Short names and the hub's."""
 
-Shift = Literal["none", "invert", "noise", "permute-labels"]
+Shift = Literal["none", "invert", "noise", "permute-labels", "permute-pixels"]
 Half = Literal["none", "a", "b"]
 NOISE = 0.6
 """Standard deviation of the noise, as a share of the range of pixels: small networks lose 25 to 35 points on MNIST."""
@@ -141,7 +141,7 @@ def shifted(
         classes: Number of classes.
         shift: ``none``; ``invert``: black becomes white; ``noise``: Gaussian noise of standard deviation ``NOISE`` on
             every pixel, clipped; ``permute-labels``: the classes change their numbers, in one cycle, so that none
-            keeps its own.
+            keeps its own; ``permute-pixels``: the pixels of each image in another order, the same for all.
         split: Its noise is drawn by this name.
     """
     if shift == "invert":
@@ -158,6 +158,9 @@ def shifted(
         number = torch.empty_like(order)
         number[order] = order.roll(1)
         return inputs, number[labels]
+    if shift == "permute-pixels":
+        pixels, generator = inputs.flatten(2), torch.Generator().manual_seed(derive("shift", "permute-pixels"))
+        return pixels[:, :, torch.randperm(pixels.shape[2], generator=generator)].view(inputs.shape), labels
     return inputs, labels
 
 

@@ -16,7 +16,8 @@ from letitgo.recipes.imports import arguments, import_object, source_digest
 from letitgo.value import Value
 from letitgo.weights import Matrix, fix_classifier, last_linear
 
-Init = Literal["torch", "glorot"]
+Init = Literal["torch", "glorot", "he"]
+"""How initial weights are drawn: as PyTorch does, from Glorot's normal law, or normal for ReLU (arXiv:1502.01852)."""
 
 
 def fcn(
@@ -35,7 +36,8 @@ def fcn(
         widths: Units of each hidden layer, or of all of them where there is one number.
         depth: Number of hidden layers, for a single width (3 if not given).
         norm: BatchNorm in each hidden layer, before the ReLU and in the place of the bias.
-        init: ``"torch"``: PyTorch's own; ``"glorot"``: weights from Glorot's normal law and biases zero, as FC18.
+        init: ``"torch"``; ``"glorot"``: weights from Glorot's normal law, as FC18; ``"he"``: weights normal with
+            variance 2 / inputs (arXiv:1502.01852); biases are zero under either.
     """
     if len(widths) == 1:
         widths = widths * (3 if depth is None else depth)
@@ -97,10 +99,7 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False, in
         relu4=nn.ReLU(),
         fc3=nn.Linear(84, num_classes),
     )
-    chosen: OrderedDict[str, nn.Module] = OrderedDict(
-        (k, part) for k, part in modules.items() if norm or not k.startswith("norm")
-    )
-    return _drawn(nn.Sequential(chosen), init)
+    return _drawn(nn.Sequential(_with_norms(modules, norm)), init)
 
 
 def _with_norms(modules: Mapping[str, nn.Module], norm: bool) -> OrderedDict[str, nn.Module]:
@@ -108,11 +107,15 @@ def _with_norms(modules: Mapping[str, nn.Module], norm: bool) -> OrderedDict[str
 
 
 def _drawn(module: nn.Sequential, init: Init) -> nn.Sequential:
+    """The network with its weights drawn by a law."""
     if init not in get_args(Init):
         raise BadRequest(f"init is {init!r}: {nearest(init, get_args(Init))}")
-    for part in module if init == "glorot" else ():
+    for part in module if init != "torch" else ():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_normal_(part.weight)
+            if init == "glorot":
+                nn.init.xavier_normal_(part.weight)
+            else:
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
     return module

@@ -42,8 +42,8 @@ class Recipe(Value):
         str, Field(description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, or a folder")
     ] = "digits"
     shift: Annotated[
-        Literal["none", "invert", "noise", "permute-labels"],
-        Field(description="what is done to the data: none, invert, noise, permute-labels"),
+        Literal["none", "invert", "noise", "permute-labels", "permute-pixels"],
+        Field(description="what is done to the data: none, invert, noise, permute-labels, permute-pixels"),
     ] = "none"
     examples: Annotated[
         int | None, Field(ge=1, description="number of training examples, chosen at random [default: all]")

@@ -44,7 +44,13 @@ def heading(study: Swept, recipe: Recipe) -> str:
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in swept)
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
     some = "" if recipe.examples is None else f"{recipe.examples:,} examples of "
-    how = {"none": "", "invert": ", inverted", "noise": ", under noise", "permute-labels": ", labels permuted"}
+    how = {
+        "none": "",
+        "invert": ", inverted",
+        "noise": ", under noise",
+        "permute-labels": ", labels permuted",
+        "permute-pixels": ", pixels permuted",
+    }
     data = f"{some}{recipe.data}{how[recipe.shift]}{noise}"
     return f"{recipe.model} on {data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest, nearest
-from letitgo.plan import Absent, Choice, Delta, Evaluation, Fraction, Initial, Run, Scattered, State, Stored, Zeroed
+from letitgo.plan import Absent, Delta, Evaluation, Fraction, Initial, Run, Scattered, State, Stored, Zeroed
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
@@ -58,7 +58,7 @@ class Policy:
     within: tuple[str, ...] = ()
     count: int = 0
 
-    def choice(self, seed: int) -> Choice | None:
+    def choice(self, seed: int) -> Fraction | Scattered | None:
         """What moves down to single weights, drawn under a seed; None where whole parameters move alone."""
         if self.count:
             return Scattered(self.count, seed, self.within)

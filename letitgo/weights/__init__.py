@@ -10,7 +10,7 @@ from letitgo.weights.delta import load, save
 from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
 from letitgo.weights.graft import distance, graft
 from letitgo.weights.hadamard import walsh_hadamard
-from letitgo.weights.hold import Held, hold, named_trainable, trainable
+from letitgo.weights.hold import Held, held_of, hold, named_trainable, trainable
 from letitgo.weights.hub import from_pretrained, push_to_hub
 from letitgo.weights.layers import layers, owner, parameter_names, ties
 from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
@@ -71,6 +71,7 @@ __all__ = [
     "frozen",
     "frozen_prefix",
     "graft",
+    "held_of",
     "hold",
     "imbalance",
     "initial_state",

@@ -77,7 +77,7 @@ def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     held = held_of(module)
     moving, projected = (held.moving, held.projected) if held else ({}, None)
     if projected:
-        yield from zip(("subspace.z", "subspace.scales"), projected.own, strict=False)
+        yield from ((f"subspace.{name}", parameter) for name, parameter in projected.learned.items())
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and not (projected and name in projected.origin):
             yield name, moving[name].values if name in moving else parameter

@@ -119,7 +119,12 @@ class Projected:
     @property
     def own(self) -> list[nn.Parameter]:
         """What the optimiser gets."""
-        return [self.z] if self.scales is None else [self.z, self.scales]
+        return list(self.learned.values())
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The same by name: ``z``, and ``scales`` where there are any."""
+        return {"z": self.z} if self.scales is None else {"z": self.z, "scales": self.scales}
 
     def late(self) -> str | None:
         """The name of a parameter with a gradient that came after z had its own."""

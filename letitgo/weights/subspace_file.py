@@ -44,9 +44,7 @@ def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
     if projected is None:
         raise BadRequest("the module is not held in a subspace: hold(module, subspace(module, d)) first")
     projected.meet()
-    stored = {"z": projected.z.detach().cpu()}
-    if projected.scales is not None:
-        stored["scales"] = projected.scales.detach().cpu()
+    stored = {name: parameter.detach().cpu() for name, parameter in projected.learned.items()}
     rest = _rest(module, projected.part)
     stored |= {_REST + name: tensor.detach().cpu().contiguous().clone() for name, tensor in rest.items()}
     part = projected.part
@@ -98,7 +96,6 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
     held = hold(module, part)
     projected = held.projected
     assert projected is not None
-    learned = dict(zip(("z", "scales"), projected.own, strict=False))
     if _summary(projected.projection.arrays)["digest"] != about["projection"]:
         held.release()
         raise BadRequest(
@@ -106,7 +103,7 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
             + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         )
     with torch.no_grad():
-        for name, parameter in learned.items():
+        for name, parameter in projected.learned.items():
             parameter.copy_(stored[name])
         for name, tensor in rest.items():
             tensor.copy_(saved[name])

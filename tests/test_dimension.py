@@ -1,0 +1,449 @@
+"""How few dimensions are enough: what a run in a subspace stores, the search, and what is told of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import torch
+from helpers import bits, python, small_recipe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from letitgo.cli.main import run
+from letitgo.errors import BadRequest, WorkFailed
+from letitgo.execute import Executor
+from letitgo.execute.jobs import plan_jobs
+from letitgo.papers import lfly18
+from letitgo.plan import Initial, Run, Subspace
+from letitgo.recipes.data import open_data
+from letitgo.recipes.networks import fcn, lenet
+from letitgo.report.dimension import _over_sweep, dimension_answers, write_dimension_report
+from letitgo.store import Store
+from letitgo.studies.compute import Outcome, compute
+from letitgo.studies.dimension import GLOBAL, Dimension, Searched, interval
+from letitgo.studies.map import Map
+from letitgo.studies.sweep import sweep
+from letitgo.value import dump
+from letitgo.weights import parameter_names, seeded
+
+RECIPE = small_recipe(widths="8", depth=1, batch_size=256, epochs=2, optimizer="adam", lr=0.05)
+NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+
+
+def subspace_run(recipe=RECIPE, d=40, projection="fastfood", seed=3, within=NAMES, besides=(), said=False):
+    choice = Subspace(d, projection, seed, within, besides, said)
+    return Run(Initial(recipe.network, recipe.seed), choice, recipe)
+
+
+# ---- the states of a run in a subspace
+
+CASES = {
+    "fastfood": {},
+    "dense": {"projection": "dense"},
+    "sparse": {"projection": "sparse"},
+    "scales": {"said": True},
+    "one layer, another whole": {"within": NAMES[:2], "besides": NAMES[2:]},
+    "one layer, another frozen": {"within": NAMES[2:]},
+    "norms": {
+        "recipe": small_recipe(model="helpers:NormNet", widths=None, batch_size=256, optimizer="adam", lr=0.05),
+        "within": ("fc1.weight", "norm1.weight", "fc2.weight", "head.weight"),
+        "besides": ("norm1.bias",),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stopping_and_resuming_changes_no_bit(name, store, tmp_path):
+    training, other = subspace_run(**CASES[name]), Store(tmp_path / "other")
+    training.compute(store, [12])
+    for step in (1, 5, 12):
+        training.compute(other, [step])
+    state = training.at(12)
+    assert bits(state.load(store)) == bits(state.load(other))
+    ours, theirs = state.optimizer(store), state.optimizer(other)
+    assert bits(ours[0]) == bits(theirs[0])
+    assert ours[1] == theirs[1]
+
+
+def test_in_the_subspace_and_nowhere_else(store):
+    training = subspace_run(d=12, within=NAMES[:2], besides=("fc2.bias",))
+    training.compute(store, [12])
+    start, end = training.start.load(store), training.at(12).load(store)
+    assert end["fc2.weight"].equal(start["fc2.weight"])
+    assert not end["fc2.bias"].equal(start["fc2.bias"])
+    moved = torch.cat([(end[name] - start[name]).flatten() for name in NAMES[:2]]).double()
+    held = training.trains.part(seeded(RECIPE.network, 0))
+    assert (held.d, len(held.projected), len(held.excluded)) == (12, 2, 1)
+    from letitgo.weights.projections import draw
+
+    projection = draw("fastfood", len(moved), 12, 3)
+    columns = torch.stack([projection.image(row) for row in torch.eye(12, dtype=torch.float64)], 1)
+    rest = moved - columns @ torch.linalg.lstsq(columns, moved[:, None]).solution[:, 0]
+    assert rest.norm() < 1e-5 * moved.norm()
+
+
+def test_a_state_is_stored_as_z_and_loads_elsewhere_to_the_same_bits(store):
+    recipe = small_recipe(widths="256", depth=1, batch_size=256, optimizer="adam")
+    names = parameter_names(seeded(recipe.network, 0))
+    training = subspace_run(recipe, d=20, within=names)
+    training.compute(store, [3])
+    state = training.at(3)
+    size = sum(file.stat().st_size for file in store.root.glob(f"{state.address}*"))
+    assert size < 8_000 < 4 * sum(tensor.numel() for tensor in state.load(store).values())
+    script = (
+        "import json, sys, letitgo.plan; from pathlib import Path; from letitgo.store import Store;"
+        "from letitgo.value import load;"
+        "from letitgo.weights.delta import _summary;"
+        "print(_summary(load(json.loads(sys.argv[1]))[0].load(Store(Path(sys.argv[2]))))['digest'])"
+    )
+    from letitgo.weights.delta import _summary
+
+    found = python(script, json.dumps(dump([state])), str(store.root)).stdout.strip()
+    assert found == _summary(state.load(store))["digest"]
+
+
+def test_another_projection_is_refused(store, monkeypatch):
+    training = subspace_run()
+    training.compute(store, [2])
+    monkeypatch.setattr("letitgo.weights.projections._quantiles", lambda: torch.linspace(-2, 2, 2**16).numpy())
+    with pytest.raises(WorkFailed, match="projection drawn here is not the one"):
+        training.at(2).load(store)
+
+
+def test_whatever_changes_the_subspace_changes_the_key(store):
+    others = [
+        subspace_run(**fields)
+        for fields in (
+            {"d": 41},
+            {"projection": "sparse"},
+            {"seed": 4},
+            {"said": True},
+            {"within": NAMES[:2]},
+            {"within": NAMES[:2], "besides": NAMES[2:]},
+        )
+    ]
+    assert len({training.key for training in (subspace_run(), *others)}) == 7
+    [job] = plan_jobs([subspace_run().final], store)
+    assert str(job) == "training in 40 dimensions, seed 0"
+    assert subspace_run(within=NAMES[2:]).moves == NAMES[2:]
+
+
+# ---- the search
+
+
+def searched(recipe=RECIPE, **fields) -> Searched:
+    return Dimension((recipe,), **fields).parts[0]
+
+
+@given(
+    truth=st.integers(0, 2_000), resolution=st.floats(0.01, 1), max_d=st.one_of(st.none(), st.integers(1, 610)),
+    said=st.booleans(),
+)  # fmt: skip
+def test_the_search_ends_in_a_narrow_interval_around_the_truth(truth, resolution, max_d, said):
+    part = searched(resolution=resolution, max_d=max_d and max(max_d, 3), said=said)
+    means = {0: float(truth <= 0)}
+    while (d := part._next(0.5, means)) is not None:
+        assert part.least <= d <= part.limit
+        assert d not in means
+        means[d] = float(d >= truth)
+        assert len(means) < 40
+    low, high = interval(0.5, means)
+    if truth > part.limit:
+        assert (low, high) == (part.limit, None)
+    elif truth <= part.least:
+        assert high == (0 if truth <= 0 else part.least)
+    else:
+        assert low < truth <= high
+        assert high - low <= 1 or high <= (1 + resolution) * low
+
+
+def test_the_first_that_exceeds_counts_and_equal_is_not_enough():
+    means = {0: 0.1, 10: 0.5, 20: 0.6, 30: 0.5, 40: 0.7}
+    assert interval(0.5, means) == (10, 20)
+    assert interval(0.6, means) == (30, 40)
+    assert interval(0.7, means) == (40, None)
+    assert interval(0.05, means) == (0, 0)
+
+
+STUDY = Dimension((RECIPE,), seeds=2, global_baseline=0.6, resolution=0.5)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    outcome = compute(STUDY, store)
+    assert not outcome.failures
+    return store, outcome.rows
+
+
+def of_kind(rows, kind):
+    return [row for row in rows if row["row"] == kind]
+
+
+def test_the_answer_is_read_off_the_points(done):
+    _, rows = done
+    [base] = of_kind(rows, "baseline")
+    points = {row["d"]: row["accuracy_mean"] for row in of_kind(rows, "d")}
+    own, fixed = of_kind(rows, "answer")
+    assert [row["target"] for row in (own, fixed)] == [pytest.approx(0.9 * base["accuracy_mean"]), 0.9 * 0.6]
+    for answer in (own, fixed):
+        assert (answer["low"], answer["d"]) == interval(answer["target"], points)
+        assert answer["d"] <= 1.5 * answer["low"]
+        assert answer["D"] == 64 * 8 + 8 + 8 * 10 + 10
+        assert answer["bits_per_label"] == 32 * answer["d"] / 1438
+        for i, alone in enumerate(answer["seed_d"]):
+            own_points = {row["d"]: row["accuracies"][i] for row in of_kind(rows, "d")}
+            assert alone == interval(answer["target"], own_points)[1]
+    assert points[0] < 0.3
+
+
+def test_a_grid_finds_its_runs_in_the_store_and_the_search_is_not_led_by_them(done, tmp_path):
+    store, rows = done
+    tried = tuple(sorted(row["d"] for row in of_kind(rows, "d") if row["d"]))
+    steps = []
+    grid = compute(Dimension((RECIPE,), seeds=2, global_baseline=0.6, grid=tried), store, on_progress=steps.append)
+    assert not steps
+    assert grid.rows == rows
+    other = Store(tmp_path / "other")
+    near = {max(1, d - 1) for d in tried}
+    compute(Dimension((RECIPE,), seeds=1, grid=tuple(near)), other)
+    assert compute(STUDY, other).rows == rows
+
+
+def test_a_study_that_broke_off_ends_the_same(done, tmp_path):
+    _, rows = done
+    other = Store(tmp_path / "other")
+    for values in STUDY.stages(other):
+        Executor(other).compute(values[:-1])  # a seed is missing
+    assert len(STUDY.rows(other)) < len(rows)
+    assert compute(STUDY, other).rows == rows
+
+
+def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path):
+    recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
+    early = Dimension((recipe,), seeds=2, grid=(20, 400), stop_every=1, thresholds=(0.5,))
+    rows = compute(early, store).rows
+    little, much = (next(row for row in rows if row["row"] == "d" and row["d"] == d) for d in (20, 400))
+    [answer] = of_kind(rows, "answer")
+    assert much["epoch"] < 4
+    assert much["accuracy_mean"] > answer["target"] > little["accuracy_mean"]
+    part = early.parts[0]
+    assert part.run(400, recipe).at_epoch(4).address not in store
+    assert part.run(20, recipe).at_epoch(4).address in store
+    compute(Dimension((recipe,), seeds=2, grid=(20, 400)), store)
+    assert part.run(400, recipe).at_epoch(4).address in store
+    assert early.rows(store) == rows
+
+
+def test_what_is_never_reached_says_so_with_the_best(store):
+    study = Dimension((RECIPE,), seeds=1, thresholds=(1.0,), max_d=30)
+    rows = compute(study, store).rows
+    [answer] = of_kind(rows, "answer")
+    assert (answer["d"], answer["low"], answer["bits_per_label"]) == (None, 30, None)
+    [said] = dimension_answers(study, rows)
+    assert "never reached up to d = 30, the largest d tried, of 610 weights; the best is" in said
+    assert f"at d = {answer['best_d']}" in said
+
+
+def test_a_layer_with_the_others_frozen_or_trained(store):
+    for others in ("frozen", "trained"):
+        study = Dimension((RECIPE,), seeds=2, layers=("fc*",), others=others, grid=(5, 60), exclude=("fc1.bias",))
+        first, last = study.parts
+        assert [part.layer for part in study.parts] == ["fc1", "fc2"]
+        assert (first.size, last.size) == (512, 90)
+        training = first.run(5, RECIPE)
+        wanted = {"frozen": ("fc1.bias",), "trained": ("fc1.bias", "fc2.weight", "fc2.bias")}[others]
+        assert (training.trains.within, training.trains.besides) == (("fc1.weight",), wanted)
+        rows = compute(study, store).rows
+        mapped = compute(Map((RECIPE,), seeds=2, freeze_at=(0,), reinit_at=()), store).rows
+        for layer in ("fc1", "fc2"):
+            [answer] = of_kind([row for row in rows if row["layer"] == layer], "answer")
+            [frozen] = [row for row in mapped if (row["layer"], row["intervention"]) == (layer, "frozen")]
+            assert answer["verdict"] == frozen["verdict"]
+            zero = next(row for row in rows if (row["layer"], row["row"], row["d"]) == (layer, "d", 0))
+            if others == "trained" and layer == "fc2":
+                assert zero["accuracy_mean"] == frozen["accuracy_mean"]
+            assert f"{layer} is {frozen['verdict']}" in " ".join(
+                dimension_answers(study, [row for row in rows if row["layer"] == layer])
+            )
+
+
+def test_global_baselines_are_the_papers_unless_told_otherwise(store, monkeypatch):
+    def told(given: float | None) -> list[tuple[float, str, float]]:
+        part = searched(thresholds=(0.9, 1.0), global_baseline=given)
+        return [(target.threshold, target.baseline, target.accuracy) for target in part.targets(store)]
+
+    assert GLOBAL == {"mnist": 1.0, "cifar10": 0.5}
+    assert told(None) == told(0.0) == []
+    assert told(0.5) == [(0.9, "global", 0.45), (1.0, "global", 0.5)]
+    monkeypatch.setitem(GLOBAL, "digits", 1.0)
+    assert told(None) == [(0.9, "global", 0.9)]  # no accuracy exceeds 1
+    assert told(0.0) == []
+
+
+def test_large_projections_are_not_tried():
+    recipe = small_recipe(widths="2000", depth=2)
+    assert searched(recipe).limit == 4_152_010
+    assert searched(recipe, kind="dense").limit == 2**32 // (4 * 4_152_010)
+    assert searched(recipe, kind="sparse").limit == 2**32 // (12 * 2038)
+    assert searched(recipe, said=True).least == 4
+
+
+# ---- data and networks
+
+
+def test_pixels_are_shuffled_alike_in_all_images():
+    plain, shuffled = open_data("digits"), open_data("digits", "permute-pixels")
+    assert plain.key != shuffled.key
+    for split in ("train", "test"):
+        before, after = plain.split(split), shuffled.split(split)
+        assert before.labels.equal(after.labels)
+        assert not before.inputs.equal(after.inputs)
+        assert before.inputs.flatten(1).sort(1).values.equal(after.inputs.flatten(1).sort(1).values)
+    columns = [
+        {tuple(column.tolist()) for column in data.split("train").inputs.flatten(1).T} for data in (plain, shuffled)
+    ]
+    assert columns[0] == columns[1]
+
+
+@pytest.mark.parametrize(
+    "build", [lambda **a: fcn((1, 28, 28), 10, (200,), 2, **a), lambda **a: lenet((1, 28, 28), 10, **a)]
+)
+def test_initial_weights_of_he(build):
+    module = seeded(lambda: build(init="he"), 0)
+    for layer in module:
+        if hasattr(layer, "weight"):
+            inputs = layer.weight[0].numel()
+            assert layer.weight.std().item() * math.sqrt(inputs / 2) == pytest.approx(1, abs=0.12)
+            assert not layer.bias.any()
+    with pytest.raises(BadRequest, match="init is 'xavier': there is torch, glorot, he"):
+        build(init="xavier")
+
+
+# ---- the program
+
+QUICK = (
+    *("dimension", "--widths", "8", "--depth", "1", "--batch-size", "256", "--epochs", "1", "--seeds", "2"),
+    *("--optimizer", "adam", "--lr", "0.05", "--workers", "0"),
+)
+
+
+def test_the_program_tells_rows_and_a_page(tmp_path, capsys):
+    options = (*QUICK, "--global-baseline", "0.5", "--resolution", "1", "--report", str(tmp_path / "out"))
+    assert run([*options, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["baseline"] for row in of_kind(rows, "answer")] == ["own", "global"]
+    page = (tmp_path / "out" / "dimension.html").read_text()
+    assert page.count("<svg") == 1
+    assert "bits per training label" in page
+    assert (tmp_path / "out" / "dimension-accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert run([*options, "--format", "csv"]) == 0
+    told = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["row"] for row in told] == [row["row"] for row in rows]
+    assert run([*options, "--dry-run", "--format", "json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["dry_run"]
+    assert planned["runs"] == planned["runs_stored"] == 2 * (len(of_kind(rows, "d")))
+    assert run(options) == 0
+    assert "d_int90 against its own baseline" in capsys.readouterr().out
+
+
+def test_random_labels_are_learned_by_heart(capsys):
+    options = ("--shuffle-labels", "--examples", "20", "--grid", "500", "--d-int100", "--report", "none")
+    assert run([*QUICK, *options, "--format", "json", "--threshold", "0.5"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipes"][0]["label_noise"] == 1
+    assert [row["threshold"] for row in of_kind(told["rows"], "answer")] == [0.5, 1.0]
+    assert {round(20 * row["accuracy_mean"], 1) % 0.5 for row in told["rows"] if row["row"] != "answer"} == {0.0}
+
+
+WRONG = {
+    "d of 0": (("--grid", "0,10"), "grid is 0: give whole numbers from 1 to 610"),
+    "d above D": (("--grid", "10,611"), "from 1 to 610, the weights that are projected"),
+    "d above a layer": (("--layer", "fc2", "--grid", "91"), "from 1 to 90, the weights of fc2"),
+    "max-d": (("--max-d", "0"), "max-d is 0: give whole numbers from 1"),
+    "scales": (("--said", "--grid", "2"), "grid is 2: give whole numbers from 3"),
+    "words": (("--grid", "few"), "grid is 'few': give whole numbers with commas"),
+    "threshold": (("--threshold", "90"), "threshold is 90: give a share above 0 and at most 1, as in 0.9"),
+    "threshold in words": (("--threshold", "most"), "threshold is 'most': give a share"),
+    "resolution": (("--resolution", "0"), "resolution is 0: give a share above 0"),
+    "baseline": (("--global-baseline", "98"), "global-baseline is 98: give an accuracy up to 1"),
+    "nothing to project": (("--exclude", "*"), "nothing is left to project: exclude fewer parameters"),
+    "no such layer": (("--layer", "conv1"), "the pattern 'conv1' matches no layer"),
+    "no weights": (("--model", "helpers:no_parameters"), "has no parameters to train"),
+    "two shifts": (("--shuffle-pixels", "--shift", "invert"), "is itself a shift: leave out one of the two"),
+    "two noises": (("--shuffle-labels", "--label-noise", "0.5"), "shuffle-labels is itself a label-noise"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_the_program_refuses_in_one_sentence(what, capsys):
+    options, sentence = WRONG[what]
+    base = ("dimension",) if "helpers:no_parameters" in options else QUICK
+    assert run([*base, *options, "--report", "none"]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_an_optimizer_of_matrices_is_refused():
+    if hasattr(torch.optim, "Muon"):
+        recipe = small_recipe(model="test_fraction:matrices", widths=None, optimizer="muon")
+        with pytest.raises(
+            BadRequest, match="in a subspace, which is one vector to the optimiser: the optimiser 'muon'"
+        ):
+            Dimension((recipe,)).check()
+
+
+def answer_row(widths, depth, d, size):
+    return {
+        **{"row": "answer", "widths": widths, "depth": depth, "layer": "", "d": d, "low": d and d - 1, "D": size},
+        **{"threshold": 0.9, "baseline": "own", "target": 0.9, "accuracies": [], "seed_d": [d], "verdict": None},
+    }
+
+
+def test_a_sweep_over_widths_and_depths_is_a_grid(tmp_path):
+    recipes, swept = sweep(widths=["8", "16"], depth=["1", "2"])
+    study = Dimension(tuple(recipes), tuple(swept), seeds=1)
+    rows = [answer_row(r.widths, r.depth, d, 600) for r, d in zip(recipes, (50, 60, None, 70), strict=True)]
+    figure, caption = _over_sweep(study, rows)
+    said = {text.get_text() for text in figure.axes[0].texts}
+    assert said == {"50", "60", "70", "–"}
+    assert "d_int90 against its own baseline" in caption
+    page = write_dimension_report(study, Outcome(rows), tmp_path, "letitgo dimension").read_text()
+    assert "not reached" in page
+    along = Dimension(tuple(recipes[:2]), ("depth",), seeds=1)
+    figure, _ = _over_sweep(along, rows[:2])
+    assert figure.axes[0].get_xlabel() == "weights, D"
+    assert _over_sweep(study, rows[:1]) is None
+
+
+def test_claims_of_lfly18():
+    study = lfly18.study(0.1, 2)
+    for scale, wanted in ((0.1, (10, 0.01, "cosine")), (0.5, (50, 0.004, "cosine")), (1, (100, 0.001, "constant"))):
+        recipes = lfly18.study(scale, 2).recipes
+        assert {(recipe.epochs, recipe.lr, recipe.schedule) for recipe in recipes} == {wanted}
+
+    def row(model, baseline, low, d):
+        return {"row": "answer", "model": model, "baseline": baseline, "low": low, "d": d, "n": 2}
+
+    base = {"row": "baseline", "model": "fcn", "accuracy_mean": 0.979, "accuracy_ci95": 0.001, "n": 2}
+    rows = [
+        base,
+        {**base, "accuracy_mean": 0.97},
+        {**base, "accuracy_mean": None, "accuracy_ci95": None, "n": 0},
+        row("fcn", "global", 680, 720),
+        row("fcn", "global", 650, 699),
+        row("fcn", "own", 550, 600),
+        row("fcn", "own", 575, 600),
+        row("lenet", "own", 270, 280),
+        row("lenet", "global", 44_426, None),
+    ]
+    told = lfly18.claims(study, rows)
+    assert [claim.within for claim in told] == [True, False, None, True, False, True, False, True, False]
+    assert told[3].note == "between 680 and 720; 10 epochs in place of 100"
+    assert told[-1].note.startswith("not reached up to 44,426")
