@@ -20,7 +20,9 @@ def transfer(
     *,
     optimizers: Annotated[
         str | None,
-        Parameter(group=STUDY, help="optimisers, each with its lr, as in sgd:0.1,adam:0.0003 [default: that of the recipe]"),
+        Parameter(
+            group=STUDY, help="optimisers, each with its lr, as in sgd:0.1,adam:0.0003 [default: that of the recipe]"
+        ),
     ] = None,
     sources: Annotated[
         str | None, Parameter(group=STUDY, help="data sets or optimisers whose tickets are carried [default: all]")
@@ -58,10 +60,8 @@ def transfer(
     from letitgo.report.transfer import show_transfer, write_transfer_report
     from letitgo.studies.transfer import Transfer
 
-    recipes, swept = _recipes(recipe_fields(recipe), optimizers)
     study = Transfer(
-        tuple(recipes),
-        swept=tuple(swept),
+        tuple(_recipes(recipe_fields(recipe), optimizers)),
         sources=tuple(sources.split(",")) if sources else (),
         targets=tuple(targets.split(",")) if targets else (),
         seeds=seeds,
@@ -79,17 +79,16 @@ def transfer(
     return run_study(study, running, lambda console, rows: show_transfer(console, study, rows), write, report)[0]
 
 
-def _recipes(fields: dict[str, Any], optimizers: str | None) -> tuple[list[Recipe], list[str]]:
+def _recipes(fields: dict[str, Any], optimizers: str | None) -> list[Recipe]:
     """The recipes, under each optimiser with its own lr."""
     from letitgo.studies.sweep import sweep
 
     if optimizers is None:
-        return sweep(**fields)
+        return sweep(**fields)[0]
     for name in ("optimizer", "lr"):
         if name in fields:
             raise BadRequest(f"{name} and optimizers are both given: optimizers has the names and their lr")
     found: list[Recipe] = []
-    swept: list[str] = []
     for text in optimizers.split(","):
         name, mark, lr = text.rpartition(":")
         try:
@@ -98,6 +97,5 @@ def _recipes(fields: dict[str, Any], optimizers: str | None) -> tuple[list[Recip
             given = {"optimizer": text}
         if not given["optimizer"] or (mark and not lr):
             raise BadRequest(f"optimizers is {optimizers!r}: give names, each with its lr, as in sgd:0.1,adam:0.0003")
-        recipes, swept = sweep(**fields, **given)
-        found += recipes
-    return found, [*swept, "optimizer", "lr"] if "," in optimizers else swept
+        found += sweep(**fields, **given)[0]
+    return found

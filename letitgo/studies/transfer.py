@@ -59,7 +59,6 @@ class Transfer:
 
     Args:
         recipes: One for each data set under each optimiser.
-        swept: Names of the recipe fields that differ.
         sources: Data sets or optimisers whose tickets are carried elsewhere; all if not given.
         targets: Data sets or optimisers that they are trained under; all if not given.
         seeds: Number of seeds, counted up from the recipe's.
@@ -75,7 +74,6 @@ class Transfer:
     """
 
     recipes: tuple[Recipe, ...]
-    swept: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     seeds: int = 3
@@ -87,8 +85,7 @@ class Transfer:
     at: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        found = self.lottery.recipes
-        if len(found) < 2:
+        if len(self.lottery.recipes) < 2:
             raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
         for name in self.controls:
             if name not in get_args(Control):
