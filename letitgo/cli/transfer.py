@@ -20,9 +20,7 @@ def transfer(
     *,
     optimizers: Annotated[
         str | None,
-        Parameter(
-            group=STUDY, help="optimisers, each with its lr, as in sgd:0.1,adam:0.0003 [default: that of the recipe]"
-        ),
+        Parameter(group=STUDY, help="optimisers, each with its lr, as in sgd:0.1,adam:0.0003 [default: the recipe's]"),
     ] = None,
     sources: Annotated[
         str | None, Parameter(group=STUDY, help="data sets or optimisers whose tickets are carried [default: all]")
