@@ -72,7 +72,7 @@ def test_a_ticket_starts_from_its_sources_weights_on_its_mask_and_zero_elsewhere
             run_of = STUDY.run(cell, i)
             start, masks = run_of.start.load(store), source.mask(cell.level, source.seeds[i]).load(store)
             assert set(masks) == {"fc1.weight", "fc2.weight"}
-            assert bits(start) == bits({n: x * masks[n] if n in masks else x for n, x in rewound.items()})
+            assert bits(start) == bits({n: x.where(masks[n], 0) if n in masks else x for n, x in rewound.items()})
             assert (run_of.begin, run_of.recipe) == (0, target.seeds[i])  # the target's clock, from its first step
 
 
@@ -112,7 +112,7 @@ def test_controls_are_apart_and_have_as_many_weights_in_each_layer_as_the_ticket
 
 
 def test_a_level_leaves_what_its_rate_says(done):
-    store, rows = done
+    _, rows = done
     sizes = 64 * 8 + 8 * 8  # the output layer is not pruned
     left = {1: sizes - round(sizes * 0.5)}
     left[2] = left[1] - round(left[1] * 0.5)
@@ -279,8 +279,10 @@ def test_answers_count_what_is_sure():
         "and 3 of 4 surely better than a random ticket.",
         "From other data, same optimiser: -2.00 to 3.00 points against the target's own ticket, "
         "1.00 to 5.00 against a random one.",
-        "From the other optimiser, same data: -0.50 points against the target's own ticket, 10.00 against a random one.",
-        "From other data and another optimiser: 0.00 points against the target's own ticket, 5.00 against a random one.",
+        "From the other optimiser, same data: -0.50 points against the target's own ticket, "
+        "10.00 against a random one.",
+        "From other data and another optimiser: 0.00 points against the target's own ticket, "
+        "5.00 against a random one.",
         "With 3.5 % of the weights, 0 of 1 tickets found elsewhere are surely worse than the target's own, "
         "and 0 of 1 surely better than a random ticket.",
         "From the other optimiser, same data: 0.00 points against the target's own ticket, 0.00 against a random one.",
@@ -288,10 +290,11 @@ def test_answers_count_what_is_sure():
     ]
 
 
-COMMAND = (
-    "transfer --shift none,invert --optimizers sgd:0.1,adam:0.01 --widths 8 --epochs 1 --batch-size 512 "
-    "--levels 1 --rewind 1it --seeds 1 --workers 0 --targets digits"
-).split()
+COMMAND = [
+    *("transfer", "--shift", "none,invert", "--optimizers", "sgd:0.1,adam:0.01", "--targets", "digits"),
+    *("--widths", "8", "--epochs", "1", "--batch-size", "512", "--levels", "1", "--rewind", "1it"),
+    *("--seeds", "1", "--workers", "0"),
+]
 
 
 def test_the_command_tells_rows_and_writes_a_report(tmp_path, capsys):
@@ -306,14 +309,15 @@ def test_the_command_tells_rows_and_writes_a_report(tmp_path, capsys):
         f"tickets-transfer-{figure}.{form}" for figure in ("matrix", "weights") for form in ("png", "svg")
     }
     page = (tmp_path / "tickets-transfer.html").read_text(encoding="utf-8")
-    assert "letitgo" in page and "random mask and fresh weights" in page and "tickets found elsewhere" in page
+    for words in ("random mask and fresh weights", "of 6 tickets found elsewhere"):
+        assert words in page
     assert run([*COMMAND, "--report", "none", "--format", "csv", "--controls", "none"]) == 0
     fewer = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {row["variant"] for row in fewer} == {DENSE, OWN, TICKET}
     assert run([*COMMAND, "--report", "none"]) == 0
     shown = capsys.readouterr().out
     assert "trained under digits, adam:0.01: everything reaches" in shown
-    assert "With" in shown and "of 6 tickets found elsewhere" in shown
+    assert "of 6 tickets found elsewhere" in shown
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,9 @@ def test_the_command_tells_rows_and_writes_a_report(tmp_path, capsys):
 def test_what_the_command_refuses_is_one_sentence(options, words, capsys):
     assert run(["transfer", "--report", "none", *options]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("letitgo: ") and words in error and error.count("\n") == 1
+    assert error.startswith("letitgo: ")
+    assert words in error
+    assert error.count("\n") == 1
 
 
 def test_claims_of_mypt19():

@@ -2,7 +2,8 @@
 
 The paper prunes VGG19 and ResNet50 on natural images. LeNet-300-100 on MNIST and Fashion-MNIST stands in for them,
 under the paper's optimisers, so what is held against the measurements is what the paper says in words. The learning
-rate goes down by this program's steps, and pruning ends at round 15 of the paper's 30: round 30 leaves 330 weights here.
+rate goes down by this program's steps, and pruning ends at round 15 of the paper's 30: after 30 some 330 of the 265,200
+pruned weights would be left.
 """
 
 from __future__ import annotations
