@@ -59,8 +59,9 @@ class Transfer:
 
     Args:
         recipes: One for each data set under each optimiser.
-        sources: Data sets or optimisers whose tickets are carried elsewhere; all if not given.
-        targets: Data sets or optimisers that they are trained under; all if not given.
+        sources: Data sets or optimisers whose tickets are carried elsewhere, as :func:`place` names them; ``mnist``
+            means its halves and shifts where it is not there itself, and ``sgd`` any rate. All if not given.
+        targets: Likewise those that they are trained under.
         seeds: Number of seeds, counted up from the recipe's.
         levels: How often is pruned.
         rate: Share of the weights still there that is pruned each time, in (0, 1).
@@ -135,12 +136,17 @@ class Transfer:
 
     def _named(self, what: Literal["sources", "targets"]) -> list[int]:
         wanted: tuple[str, ...] = getattr(self, what)
-        names = [{*place(recipe), recipe.data, recipe.optimizer} for recipe in self.recipes]
-        known = tuple(sorted(set().union(*names)))
+        exact = [{*place(recipe)} for recipe in self.recipes]
+        loose = [{recipe.data, recipe.optimizer} for recipe in self.recipes]  # mnist is mnist:a and mnist:b too
+        found: set[int] = set()
         for name in wanted:
-            if name not in known:
+            own = {i for i, names in enumerate(exact) if name in names}
+            own = own or {i for i, names in enumerate(loose) if name in names}
+            if not own:
+                known = sorted(set().union(*exact, *loose))
                 raise BadRequest(f"{what} names {name!r}, which is none of the data and optimisers: {', '.join(known)}")
-        return [i for i, own in enumerate(names) if not wanted or own.intersection(wanted)]
+            found |= own
+        return sorted(found) if wanted else list(range(len(self.recipes)))
 
     @cached_property
     def _starts(self) -> dict[tuple[int, int, int], State]:
