@@ -428,7 +428,7 @@ def test_structured_masks_and_a_schedule_of_pruning_are_there_and_not_here(tmp_p
     trained = net()
     fit(trained, tmp_path, 1, ModelPruning("l1_unstructured", [(trained.head, "weight")], amount=0.5))
     assert (trained.head.weight == 0).sum() == WIDTH
-    assert not hasattr(letitgo.weights, "prune")
+    assert not hasattr(letitgo.callbacks, "PruneSchedule")
 
 
 # peft and timm, where they are installed

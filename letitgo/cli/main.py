@@ -36,6 +36,9 @@ app.command(
 app.command(
     "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
 )
+app.command(
+    "letitgo.cli.ticket:app", name="ticket", help="Tell which weights of a network could have been trained alone."
+)
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

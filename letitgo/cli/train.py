@@ -19,13 +19,16 @@ def train(
     statistics: Annotated[
         Literal["follow", "frozen"], Parameter(group=STUDY, help="running statistics of frozen normalization layers")
     ] = "follow",
+    ticket: Annotated[
+        str | None, Parameter(group=STUDY, help="ticket file: what it prunes is zero, what it keeps is trained")
+    ] = None,
     save: Annotated[
         str | None, Parameter(group=STUDY, help="safetensors file for the trained weights (one recipe only)")
     ] = None,
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
-    """Train a network once, with some of it frozen.
+    """Train a network once, with some of it frozen, or pruned as a ticket says.
 
     Patterns are globs over the names of layers, blocks and parameters; a leading ! takes away.
     """
@@ -41,7 +44,7 @@ def train(
         check_target(save)
     if save and len(recipes) > 1:
         raise BadRequest(f"save names one file for {len(recipes)} runs: train one recipe, or leave it out")
-    study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics)
+    study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics, ticket)
 
     code, outcome = run_study(study, running, show_train)
     if save and outcome is not None and code == 0:

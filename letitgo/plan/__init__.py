@@ -5,7 +5,19 @@ from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
 from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
 from letitgo.plan.loaded import Loaded, fitted, open_weights
-from letitgo.plan.masks import Apart, Complement, Curve, Density, Kept, Mask, Masked, Pruned, Scrambled
+from letitgo.plan.masks import (
+    Apart,
+    Complement,
+    Curve,
+    Density,
+    Filed,
+    Kept,
+    Mask,
+    Masked,
+    Pruned,
+    Scrambled,
+    open_ticket,
+)
 from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
 from letitgo.plan.stored import Absent, Stored, stored_inputs
@@ -23,6 +35,7 @@ __all__ = [
     "Descent",
     "Distance",
     "Evaluation",
+    "Filed",
     "Fraction",
     "Gradients",
     "Graft",
@@ -47,6 +60,7 @@ __all__ = [
     "TwoClasses",
     "Zeroed",
     "fitted",
+    "open_ticket",
     "open_weights",
     "stored_inputs",
 ]

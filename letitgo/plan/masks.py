@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from letitgo import weights
+from letitgo.errors import WorkFailed
 from letitgo.plan.choices import Choice
 from letitgo.plan.measures import Measure
 from letitgo.plan.states import At, State
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
-from letitgo.value import Value
+from letitgo.value import Value, canonical, sha256
 
 
 class Mask(Value):
@@ -65,6 +68,48 @@ class Pruned(Measure, Mask):
     def cost(self) -> int:
         """Next to nothing."""
         return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Filed(Mask):
+    """The masks of a ticket file: what it keeps is in its key, where it lies is not.
+
+    Attributes:
+        path: Where the file lies.
+        digest: SHA-256 over the masks.
+        about: Names of the parameters that it is about.
+    """
+
+    path: str
+    digest: str
+    about: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        return {"digest": self.digest}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.about
+
+    def load(self, store: Store) -> weights.Masks:
+        masks = weights.read_ticket(self.path).masks
+        if _digest(masks) != self.digest:
+            raise WorkFailed(f"the ticket {self.path} is not the one that the study was started with")
+        return masks
+
+
+def open_ticket(path: str, network: Network) -> tuple[Filed, Mapping[str, Any]]:
+    """The masks of a ticket file, and what it tells of the start.
+
+    Raises:
+        BadRequest: There is no such file, it is no ticket, or one of another network.
+    """
+    ticket = weights.read_ticket(path, weights.seeded(network, 0))
+    return Filed(str(Path(path).resolve()), _digest(ticket.masks), tuple(ticket.masks)), ticket.start
+
+
+def _digest(masks: weights.Masks) -> str:
+    return sha256(canonical(weights.pack_masks(masks)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ pruned weights frozen at their initial values instead of zero, and the pruned we
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from letitgo import weights
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, WorkFailed, nearest
+from letitgo.execute import Executor
 from letitgo.plan import (
     Absent,
     Apart,
@@ -27,7 +28,6 @@ from letitgo.plan import (
     Evaluation,
     Initial,
     Kept,
-    Mask,
     Masked,
     Measure,
     Pruned,
@@ -70,7 +70,7 @@ class Lottery:
         rewind: Where the weights are put back to: ``0``, or as in ``500it`` or ``1ep``.
         one_shot: Prune the trained network once to each level's density, instead of level by level.
         variants: What is trained under each mask, besides the ticket.
-        at: The levels at which those are trained; all if not given.
+        at: The levels at which those are trained, and stability is told; all if not given.
         stability: Also train under another order of the data, to tell the stability of FDRC19.
 
     Raises:
@@ -147,6 +147,43 @@ class Lottery:
         ]
 
 
+def export_ticket(study: Lottery, level: int, path: str, store: Store, workers: int = 0) -> weights.Ticket:
+    """Find a ticket, if the store does not hold it, and write it to a file.
+
+    Its start tells the ``seed`` and the ``step`` of the run that its values are taken from, the ``recipe`` of that run
+    and its ``recipe_key``, and the ``level``.
+
+    Args:
+        study: Of one recipe; of its first seed.
+        level: Which level's.
+        path: The file, replaced as a whole.
+        store: Where runs are kept.
+        workers: As in :func:`letitgo.compute`.
+
+    Raises:
+        BadRequest: There is no such level, or the study or the file cannot be.
+        WorkFailed: Finding it does not come through.
+    """
+    if not 1 <= level <= study.levels:
+        raise BadRequest(f"level is {level}: give one of 1 to {study.levels}")
+    study.check()
+    part = study.parts[0]
+    mask, recipe = part.mask(level, part.recipe), part.recipe
+    failures = Executor(store, workers).compute([mask])
+    if failures:
+        raise WorkFailed(f"the ticket was not found: {failures[0].what}: {failures[0].why}")
+    start = {
+        "seed": recipe.seed,
+        "step": part.begin,
+        "level": level,
+        "recipe": recipe.fields(),
+        "recipe_key": recipe.key,
+    }
+    ticket = weights.Ticket(mask.load(store), start)
+    weights.save_ticket(path, ticket.masks, start)
+    return ticket
+
+
 @dataclass(frozen=True)
 class Drawn:
     """The study of one recipe."""
@@ -200,15 +237,18 @@ class Drawn:
                 f"rewind is {self.study.rewind}: training ends at step {self.recipe.steps}, so go back to one before"
             )
 
+    @property
+    def _at(self) -> Sequence[int]:
+        return range(1, self.study.levels + 1) if self.study.at is None else self.study.at
+
     @cached_property
     def cells(self) -> list[tuple[int, str]]:
         """Level and variant of each row."""
         study = self.study
-        at = range(1, study.levels + 1) if study.at is None else study.at
         return [(0, DENSE)] + [
             (level, variant)
             for level in range(1, study.levels + 1)
-            for variant in ("ticket", *(study.variants if level in at else ()))
+            for variant in ("ticket", *(study.variants if level in self._at else ()))
         ]
 
     def dense(self, recipe: Recipe) -> Run:
@@ -216,10 +256,10 @@ class Drawn:
         return Run(Initial(recipe.network, recipe.seed), self._all, recipe)
 
     @cached_property
-    def _masks(self) -> dict[Recipe, list[Mask]]:
+    def _masks(self) -> dict[Recipe, list[Pruned]]:
         return {recipe: [] for recipe in self.seeds}
 
-    def mask(self, level: int, recipe: Recipe) -> Mask:
+    def mask(self, level: int, recipe: Recipe) -> Pruned:
         """The mask of a level."""
         study, known = self.study, self._masks[recipe]  # each is made once: it holds all those before
         while len(known) < level:
@@ -261,7 +301,7 @@ class Drawn:
         trains = self.run(level, variant, recipe).trains
         if isinstance(trains, Kept):
             found["density"] = Density(trains.mask)
-            if self.study.stability and variant in STABLE:
+            if self.study.stability and variant in STABLE and level in self._at:
                 again = self.run(level, variant, recipe, derive(recipe.seed, "another order")).final
                 found["pruning"] = Apart(self.dense(recipe).final, final, trains.mask)
                 found["order"] = Apart(again, final, trains.mask)
@@ -276,6 +316,9 @@ class Drawn:
             for measure in self.measures(level, variant, recipe).values()
         ]
 
+    def _ticket(self, level: int) -> tuple[int, str]:
+        return (level, "ticket") if level else (0, DENSE)
+
     def row(self, level: int, variant: str, store: Store) -> Row:
         """One tidy row; over the seeds that the store holds. Accuracies and drops are fractions."""
         found: list[dict[str, Any]] = []
@@ -283,14 +326,16 @@ class Drawn:
             try:
                 one = {name: m.result(store) for name, m in self.measures(level, variant, recipe).items()}
                 base = {name: m.result(store) for name, m in self.measures(0, DENSE, recipe).items()}
+                ticket = {name: m.result(store) for name, m in self.measures(*self._ticket(level), recipe).items()}
             except Absent:
                 continue
-            found.append({**one, "base": base})
+            found.append({**one, "base": base, "ticket": ticket})
         sizes = {name: self._module.get_parameter(name).numel() for name in weights.prunable(self._module)}
         density = found[0].get("density") if found else None
         kept = {name: density[name]["kept"] if density and name in density else size for name, size in sizes.items()}
         accuracies = [one["test"]["accuracy"] for one in found]
         drops = [one["base"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
+        below = [one["ticket"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
         looked = [one for one in found if "curve" in one]
         return {
             "level": level,
@@ -306,7 +351,9 @@ class Drawn:
             "train_accuracy_mean": mean([one["train"]["accuracy"] for one in found]),
             "drop_mean": mean(drops),
             "drop_ci95": ci95(drops),
-            **_early([one["curve"] for one in looked], [one["base"]["curve"] for one in looked]),
+            "below_ticket_mean": mean(below) if variant not in (DENSE, "ticket") else None,
+            "below_ticket_ci95": ci95(below) if variant not in (DENSE, "ticket") else None,
+            **_early([(one["curve"], one["base"]["curve"], one["ticket"]["curve"]) for one in looked]),
             **{
                 f"{kind}_{measure}_{of}": value
                 for kind in ("pruning", "order")
@@ -317,26 +364,21 @@ class Drawn:
         }
 
 
-def _early(curves: list[dict[str, Any]], bases: list[dict[str, Any]]) -> Row:
-    """When the loss on the held-out examples was least, and the accuracy then."""
-    stops = [float(curve["stop"]) for curve in curves]
-    accuracies = [curve["test_accuracy"] for curve in curves]
-    pairs = list(zip(curves, bases, strict=True))
-    ratios = [curve["stop"] / base["stop"] for curve, base in pairs]
-    drops = [base["test_accuracy"] - curve["test_accuracy"] for curve, base in pairs]
+def _early(curves: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> Row:
+    """When the loss on the held-out examples was least and the accuracy then: against everything, and the ticket."""
+    stops = [float(own["stop"]) for own, _, _ in curves]
+    accuracies = [own["test_accuracy"] for own, _, _ in curves]
+    told = {
+        "stop_ratio": [own["stop"] / base["stop"] for own, base, _ in curves],
+        "stop_ratio_ticket": [own["stop"] / ticket["stop"] for own, _, ticket in curves],
+        "stop_accuracy": accuracies,
+        "stop_drop": [base["test_accuracy"] - own["test_accuracy"] for own, base, _ in curves],
+        "stop_below_ticket": [ticket["test_accuracy"] - own["test_accuracy"] for own, _, ticket in curves],
+    }
     return {
-        "stop_mean": mean(stops),
-        "stop_ci95": ci95(stops),
-        "stop_min": min(stops, default=None),
-        "stop_max": max(stops, default=None),
-        "stop_ratio_mean": mean(ratios),
-        "stop_ratio_ci95": ci95(ratios),
-        "stop_accuracy_mean": mean(accuracies),
-        "stop_accuracy_ci95": ci95(accuracies),
-        "stop_accuracy_min": min(accuracies, default=None),
-        "stop_accuracy_max": max(accuracies, default=None),
-        "stop_drop_mean": mean(drops),
-        "stop_drop_ci95": ci95(drops),
+        **{f"stop_{of}": value for of, value in _spread(stops).items()},
+        **{f"stop_accuracy_{of}": value for of, value in _spread(accuracies).items() if of != "mean"},
+        **{f"{name}_{of.__name__}": of(values) for name, values in told.items() for of in (mean, ci95)},
     }
 
 

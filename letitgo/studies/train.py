@@ -1,4 +1,4 @@
-"""One run: some layers frozen at their initialization, or from an epoch on, the rest trained."""
+"""One run: some layers frozen at their initialization, or from an epoch on, or a ticket, the rest trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Absent, Evaluation, Initial, Run, State, Stored
+from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, State, Stored, open_ticket
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
@@ -25,6 +25,7 @@ class Train:
         freeze: Patterns of what stays frozen; nothing by default.
         freeze_at: The epoch from which it is frozen.
         statistics: Whether running statistics of frozen normalization layers follow the data.
+        ticket: A ticket file: what it prunes is zero, what it keeps starts where the file says.
     """
 
     recipes: tuple[Recipe, ...]
@@ -32,6 +33,7 @@ class Train:
     freeze: tuple[str, ...] = ()
     freeze_at: int = 0
     statistics: Literal["follow", "frozen"] = "follow"
+    ticket: str | None = None
 
     def check(self) -> None:
         """Make sure that every recipe can be trained.
@@ -41,6 +43,8 @@ class Train:
         """
         if self.freeze_at and not self.freeze:
             raise BadRequest(f"freeze-at names epoch {self.freeze_at}, but nothing is frozen: name it with --freeze")
+        if self.ticket is not None and self.freeze:
+            raise BadRequest("a ticket says itself what stays: give it, or what is frozen, but not both")
         for recipe in self.recipes:
             if not 0 <= self.freeze_at < recipe.epochs:
                 raise BadRequest(f"freeze-at names epoch {self.freeze_at}: give one of 0 to {recipe.epochs - 1}")
@@ -57,12 +61,39 @@ class Train:
         module = self._modules[recipe]
         trainable = tuple(name for name, parameter in module.named_parameters() if parameter.requires_grad)
         base = Run(Initial(recipe.network, recipe.seed), trainable, recipe)
+        if self.ticket is not None:
+            return self._of_ticket(self.ticket, base)
         if not self.freeze:
             return base
         frozen = weights.select(module, *self.freeze)
         trains = tuple(name for name in trainable if name not in frozen)
         begin = self.freeze_at * recipe.steps_per_epoch
         return Run(base.at(begin), trains, recipe, begin, resume=begin > 0, statistics=self.statistics)
+
+    def _of_ticket(self, path: str, base: Run) -> Run:
+        """What the ticket keeps, from where it says: initial weights, or a step of the run that it is from."""
+        recipe = base.recipe
+        mask, about = open_ticket(path, recipe.network)
+        seed, step = about.get("seed", recipe.seed), about.get("step", 0)
+        if type(seed) is not int or type(step) is not int or step < 0:
+            raise BadRequest(f"{path} tells no start that can be read: seed and step are whole numbers")
+        if step and about.get("recipe_key") != recipe.key:
+            there, own = about.get("recipe"), recipe.fields()
+            other = [f"{name} {value}" for name, value in there.items() if value != own.get(name)] if there else []
+            raise BadRequest(
+                f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
+                "give that one, or a ticket that was found with rewind 0"
+            )
+        start = base.at(step) if step else Initial(recipe.network, seed)
+        besides = tuple(name for name in base.moves if name not in mask.names)
+        return Run(Masked(start, mask), Kept(mask, besides), recipe, step, statistics=self.statistics)
+
+    def _trained(self, recipe: Recipe, store: Store) -> int:
+        run = self.run(recipe)
+        sizes = {name: parameter.numel() for name, parameter in self._modules[recipe].named_parameters()}
+        if isinstance(run.trains, Kept):
+            sizes |= {name: int(mask.sum()) for name, mask in run.trains.mask.load(store).items()}
+        return sum(sizes[name] for name in run.moves)
 
     def final(self, recipe: Recipe) -> State:
         """The trained network."""
@@ -85,15 +116,13 @@ class Train:
                 train = self.evaluation(recipe, "train").result(store)
             except Absent:
                 continue
-            run, module = self.run(recipe), self._modules[recipe]
-            sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
             rows.append(
                 {
                     **{name: getattr(recipe, name) for name in self.swept},
                     "frozen": " ".join(self.freeze),
                     "epoch": self.freeze_at,
-                    "parameters": sum(sizes.values()),
-                    "trained": sum(sizes[name] for name in run.moves),
+                    "parameters": sum(parameter.numel() for parameter in self._modules[recipe].parameters()),
+                    "trained": self._trained(recipe, store),
                     "accuracy": test["accuracy"],
                     "loss": test["loss"],
                     "train_accuracy": train["accuracy"],

@@ -33,6 +33,7 @@ from letitgo.weights.statistics import re_estimate
 from letitgo.weights.status import LayerStatus, Status, status
 from letitgo.weights.subspace import Subspace, subspace
 from letitgo.weights.subspace_file import load_subspace, save_subspace
+from letitgo.weights.ticket import Ticket, load_ticket, read_ticket, save_ticket
 
 __all__ = [
     "Alignment",
@@ -53,6 +54,7 @@ __all__ = [
     "Status",
     "StepCost",
     "Subspace",
+    "Ticket",
     "alignment",
     "biases",
     "blocks",
@@ -79,6 +81,7 @@ __all__ = [
     "load",
     "load_state",
     "load_subspace",
+    "load_ticket",
     "magnitude_masks",
     "named_trainable",
     "norms",
@@ -89,9 +92,11 @@ __all__ = [
     "push_to_hub",
     "random_masks",
     "re_estimate",
+    "read_ticket",
     "robustness",
     "save",
     "save_subspace",
+    "save_ticket",
     "seeded",
     "select",
     "status",

@@ -1,0 +1,156 @@
+"""Tickets as files: which weights are kept, and where their values come from.
+
+One safetensors file: under each parameter's name its mask, a bit for each weight, deflated. The metadata holds, as
+JSON, the shapes, what is told of the start, versions, and a digest of all this and the masks. Reading one runs no
+code, and takes no more memory than the shapes of the network that it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from letitgo.errors import BadRequest, nearest
+from letitgo.value import canonical
+from letitgo.weights.delta import _bad, _open, _versions, _write
+from letitgo.weights.layers import parameter_names
+from letitgo.weights.part import Part, entries, zero_out
+from letitgo.weights.prune import Masks, unpack_bits
+from letitgo.weights.select import Selection
+
+FORMAT = 1
+_ABOUT = "letitgo-ticket"
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """Which weights are kept.
+
+    Attributes:
+        masks: Parameter name → boolean mask, true where a weight is kept. Parameters without one are kept whole.
+        start: Where the values come from, JSON; what :func:`letitgo.Lottery` and ``letitgo ticket export`` write there
+            is told in the documents.
+    """
+
+    masks: Masks
+    start: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        kept, total = (sum(int(f(mask)) for mask in self.masks.values()) for f in (torch.sum, torch.numel))
+        return f"{kept:,} of {total:,} weights ({100 * kept / max(1, total):.2f} %)"
+
+
+def save_ticket(
+    path: str | os.PathLike[str], masks: Mapping[str, Tensor], start: Mapping[str, Any] | None = None
+) -> None:
+    """Write masks to a file.
+
+    Args:
+        path: The file, replaced as a whole once it is written.
+        masks: Parameter name → mask of its shape: zeros and ones of any type.
+        start: What is to be told of where the kept weights' values come from: JSON.
+
+    Raises:
+        BadRequest: There is no mask, one has other values, or the file cannot be written.
+    """
+    if not masks:
+        raise BadRequest("there is no mask to write: give one for each pruned parameter")
+    for name, mask in masks.items():
+        if not ((mask == 0) | (mask == 1)).all():
+            raise BadRequest(f"the mask of {name} has values other than 0 and 1")
+    plain = {name: mask.detach().bool().cpu() for name, mask in masks.items()}
+    packed = {name: zlib.compress(np.packbits(mask.numpy()).tobytes(), 9) for name, mask in plain.items()}
+    about = {
+        "format": FORMAT,
+        "shapes": {name: list(mask.shape) for name, mask in plain.items()},
+        "start": dict(start or {}),
+        "versions": _versions(),
+    }
+    tensors = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in packed.items()}
+    _write(Path(path), tensors, canonical([about, _seal(about, packed)]), _ABOUT)
+
+
+def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -> Ticket:
+    """The ticket in a file.
+
+    Args:
+        path: What :func:`save_ticket` wrote.
+        module: The network that it has to fit; any if not given. Masks are unpacked only once they do.
+
+    Raises:
+        BadRequest: There is no such file, it is damaged, no ticket, or one of another network.
+    """
+    metadata, stored = _open(path)
+    if _ABOUT not in metadata:
+        raise BadRequest(f"{path} is a safetensors file, but no ticket")
+    try:
+        about, seal = json.loads(metadata[_ABOUT])
+        if about["format"] > FORMAT:
+            raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
+        packed = {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
+        shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
+        if seal != _seal(about, packed) or shapes.keys() != packed.keys():
+            raise _bad(path, "its contents are not what its digest says")
+        if module is not None:
+            _check(shapes, module, path)
+        masks = {name: unpack_bits(_inflated(packed[name], shape), shape) for name, shape in shapes.items()}
+        return Ticket(masks, dict(about["start"]))
+    except BadRequest:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, zlib.error) as error:
+        raise _bad(path, "its metadata or masks cannot be read") from error
+
+
+def load_ticket(module: nn.Module, path: str | os.PathLike[str]) -> Part:
+    """Prune a network as a ticket says, and give what is left to train: ``hold(module, load_ticket(module, path))``.
+
+    Args:
+        module: Its pruned weights are set to zero, in place; the others stay as they are.
+        path: What :func:`save_ticket` wrote.
+
+    Returns:
+        The kept weights, and all parameters that the ticket is not about.
+
+    Raises:
+        BadRequest: The file is damaged, no ticket, or one of another network. The module is left as it was.
+    """
+    masks, names = read_ticket(path, module).masks, parameter_names(module)
+    part = entries(module, masks)
+    zero_out(module, Part(Selection((), names), {name: ~mask for name, mask in part.entries.items()}))
+    return part | Selection(tuple(name for name in names if name not in masks), names)
+
+
+def _check(shapes: Mapping[str, tuple[int, ...]], module: nn.Module, path: Any) -> None:
+    names = parameter_names(module)
+    for name, shape in shapes.items():
+        if name not in names:
+            raise BadRequest(f"{path} is of another network: it prunes {name!r}; {nearest(name, names)}")
+        own = tuple(module.get_parameter(name).shape)
+        if shape != own:
+            raise BadRequest(f"{path} is of another network: {name!r} has shape {shape} there and {own} here")
+
+
+def _inflated(data: bytes, shape: tuple[int, ...]) -> bytes:
+    """As much as a mask of the shape takes; one byte more tells that there is too much."""
+    if any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError("a shape is made of whole numbers")
+    return zlib.decompressobj().decompress(data, -(-prod(shape) // 8) + 1)
+
+
+def _seal(about: dict[str, Any], packed: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(canonical(about).encode())
+    for name in sorted(packed):
+        digest.update(canonical([name, len(packed[name])]).encode())
+        digest.update(packed[name])
+    return digest.hexdigest()
