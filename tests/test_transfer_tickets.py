@@ -17,7 +17,7 @@ from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Masked
-from letitgo.report.transfer import transfer_answers
+from letitgo.report.transfer import curves, matrix, transfer_answers
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.ticket import DENSE, Lottery
@@ -303,6 +303,40 @@ def test_answers_count_what_is_sure():
     ]
 
 
+def test_the_matrix_and_the_curves_tell_the_rows(done):
+    _, rows = done
+    panels = matrix(rows).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["56.1 % of the weights", "34.1 % of the weights"]
+    for level, panel in enumerate(panels, start=1):
+        names = [label.get_text() for label in panel.get_yticklabels()]
+        told = [
+            f"ticket of digits{shift}, {optimizer}" for shift, optimizer in (("", "sgd:0.1"), (" invert", "adam:0.01"))
+        ]
+        assert names == [*told, "own mask, fresh weights", "random mask and fresh weights", "everything"]
+        cells = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in panel.texts}
+        assert len(cells) == 5 * 2
+        for cell, row in zip(STUDY.cells, rows, strict=True):
+            accuracy = f"{100 * row['accuracy_mean']:.2f}\n"
+            if cell.level == level and cell.variant in (OWN, TICKET):
+                assert cells[cell.source, cell.target].startswith(accuracy)
+                assert (cells[cell.source, cell.target] == f"{accuracy}own") == (cell.variant == OWN)
+            if cell.level == level and cell.source == cell.target and cell.variant in (FRESH, RANDOM):
+                assert cells[2 + (cell.variant == RANDOM), cell.target].startswith(accuracy)
+            if cell.variant == DENSE:
+                assert cells[4, cell.target].startswith(accuracy)
+    for panel, target in zip(curves(rows).axes, range(2), strict=True):
+        drawn = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+        assert len(drawn) == 5
+        own = [
+            row for cell, row in zip(STUDY.cells, rows, strict=True) if cell.target == target and cell.variant == OWN
+        ]
+        [line] = [
+            handle[0] for label, handle in drawn.items() if label == f"ticket of {', '.join(place(RECIPES[target]))}"
+        ]
+        means = sorted((100 * row["density"], 100 * row["accuracy_mean"]) for row in own)
+        assert line.get_xydata().flatten().tolist() == pytest.approx([number for pair in means for number in pair])
+
+
 COMMAND = [
     *("transfer", "--shift", "none,invert", "--optimizers", "sgd:0.1,adam:0.01", "--targets", "digits"),
     *("--widths", "8", "--epochs", "1", "--batch-size", "512", "--levels", "1", "--rewind", "1it"),
@@ -319,8 +353,8 @@ def test_the_command_tells_rows_and_writes_a_report(tmp_path, capsys):
     targets = {("digits", "sgd:0.1"), ("digits", "adam:0.01")}
     assert {(row["target_data"], row["target_optimizer"]) for row in rows} == targets
     assert len(rows) == 2 * (1 + 4 * 3)
-    assert {file.name for file in folder.iterdir()} == {"tickets-transfer.html"} | {
-        f"tickets-transfer-{figure}.{form}" for figure in ("matrix", "weights") for form in ("png", "svg")
+    assert {file.name for file in folder.iterdir()} == {
+        *("tickets-transfer.html", "tickets-transfer-matrix.png", "tickets-transfer-matrix.svg"),
     }
     page = (folder / "tickets-transfer.html").read_text(encoding="utf-8")
     for words in ("random mask and fresh weights", "of 6 tickets found elsewhere"):

@@ -178,12 +178,13 @@ def write_transfer_report(study: Transfer, outcome: Outcome, folder: str | Path,
             "95 % interval, which is also the colour. The controls have as many weights in each layer as the "
             "target's own ticket.",
         ),
-        "weights": (
-            curves(rows),
-            "Test accuracy against the share of weights left, a panel per target, its own ticket thick; mean, "
-            "least and most over seeds. The controls have as many weights in each layer as the target's own ticket.",
-        ),
     }
+    if len({row["level"] for row in rows if row["level"]}) > 1:
+        drawn["weights"] = (
+            curves(rows),
+            "Test accuracy against the share of weights left, a panel per target, its own ticket thick; mean, least "
+            "and most over seeds. The controls have as many weights in each layer as the target's own ticket.",
+        )
     recipe = {name: value for name, value in resolved(study.recipes[0]).items() if name not in _VARIED}
     recipe |= {"trained under": "; ".join(dict.fromkeys(_name(_target(row)) for row in rows))}
     dense = [row for row in rows if row["variant"] == DENSE]
@@ -231,7 +232,8 @@ def matrix(rows: Sequence[Row]) -> Figure:
     reach = max([100 * abs(row["above_own_mean"]) for row in rows if row["above_own_mean"] is not None] + [2 * EVEN])
     norm = SymLogNorm(EVEN, vmin=-reach, vmax=reach)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.4 + 1.15 * len(targets), 0.8 + (0.3 + 0.36 * len(names)) * len(chosen)))
+        wide = max(1.15, 0.085 * max(len(word) for place in targets for word in place))
+        figure = Figure(figsize=(2.6 + wide * len(targets), 0.8 + (0.3 + 0.36 * len(names)) * len(chosen)))
         for ax, level in zip(figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0], chosen, strict=True):
             table = np.zeros((len(names), len(targets)))
             for row in rows:
