@@ -283,3 +283,40 @@ def test_the_originals_pixels(name, sums, first):
     assert (len(train), len(test)) == (60000, 10000)
     assert (int(train.inputs.sum(dtype=torch.int64)), int(test.inputs.sum(dtype=torch.int64))) == sums
     assert train.labels[:8].tolist() == first
+
+
+def test_images_are_brought_to_one_shape_without_scaling(folder):
+    made = splits(3)
+    plain = open_data(str(write_dataset(folder, made)))  # 3×6×5
+    fit = open_data(str(folder), fit="1x4x8")
+    assert (fit.shape, fit.classes, fit.digest) == ((1, 4, 8), 3, plain.digest)
+    luma = (plain.split("test").inputs.double() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).round()
+    test = fit.split("test")
+    assert torch.equal(
+        test.inputs[:, 0, :, 1:6].double(), luma[:, 1:5]
+    )  # a row less on either side, 1 and 2 columns more
+    assert not test.inputs[..., [0, 6, 7]].any()
+    assert test.labels.tolist() == [2, 1, 0]
+    batch = fit.split("train").batch(slice(0, 6))
+    torch.testing.assert_close(batch.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch.std(correction=0), torch.tensor(1.0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("there", "back"), [("3x7x8", "3x4x5"), ("1x28x28", "1x32x32"), ("1x5x5", "1x8x8")])
+def test_padding_is_undone_by_cropping(there, back):
+    small, large = sorted([int(side) for side in text.split("x")] for text in (there, back))
+    images = torch.randint(1, 256, (2, *small), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    padded = module.fitted(images, tuple(large))
+    assert padded.shape == (2, *large)
+    assert padded.count_nonzero() == images.numel()
+    assert torch.equal(module.fitted(padded, tuple(small)), images)
+    assert torch.equal(module.fitted(module.fitted(images, (3, *small[1:])), tuple(small)), images)  # grey stays grey
+
+
+def test_a_shape_is_in_the_key_only_where_it_is_another():
+    digits = open_data("digits")
+    assert open_data("digits", fit="1x8x8") == digits
+    assert "fit" not in digits.identity()
+    others = [open_data("digits", fit=fit) for fit in ("1x10x10", "3x8x8")]
+    assert len({digits, *others}) == 3
+    assert open_data("digits", "invert", half="a", fit="1x10x10").split("train").inputs.shape[1:] == (1, 10, 10)

@@ -31,6 +31,9 @@ app.command(
     "letitgo.cli.fraction:learn_fraction", name="fraction", help="Tell how much of a network has to be learned."
 )
 app.command(
+    "letitgo.cli.transfer:transfer", name="transfer", help="Tell whether lottery tickets carry over to other data."
+)
+app.command(
     "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
 )
 app.command(

@@ -19,7 +19,7 @@ from letitgo.errors import BadRequest, nearest
 if TYPE_CHECKING:
     from letitgo.studies.compute import Study
 
-PAPERS = ("fc18", "fdrc19", "hhs18", "jt18", "lee23", "lfly18", "rt18", "zbs19")
+PAPERS = ("fc18", "fdrc19", "hhs18", "jt18", "lee23", "lfly18", "mypt19", "rt18", "zbs19")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Evaluation(Measure):
 
     def cost(self) -> int:
         """Floating-point operations, counted."""
-        forward = step_cost(self.state.network, (), "follow", self.dataset.name).forward
+        forward = step_cost(self.state.network, (), "follow", self.dataset.name, self.dataset.fit).forward
         return forward * len(self.dataset.split(self.split))
 
 
@@ -188,7 +188,7 @@ class Gradients(Measure):
     def cost(self) -> int:
         """Floating-point operations, counted."""
         names = weights.parameter_names(weights.seeded(self.state.network, 0))
-        step = step_cost(self.state.network, names, "follow", self.recipe.data).step
+        step = step_cost(self.state.network, names, "follow", self.recipe.data, self.recipe.fit).step
         return step * self.recipe.batch_size * self._steps
 
     @property

@@ -163,7 +163,7 @@ class Run(Value):
 
     def cost(self) -> int:
         """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once."""
-        cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.data)
+        cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.data, self.recipe.fit)
         examples = len(self.recipe.dataset.split("train"))
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)
@@ -384,12 +384,14 @@ def versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, data: str) -> weights.StepCost:
+def step_cost(
+    network: Network, trains: tuple[str, ...], statistics: Any, data: str, fit: str | None = None
+) -> weights.StepCost:
     """Operations for one example through one step of a run, counted once for each choice of what trains."""
     module = weights.seeded(network, 0)
     names = weights.parameter_names(module)
     weights.train_only(module, weights.Selection(trains, names), statistics)
-    return weights.step_cost(module, open_data(data).split("train").batch(slice(0, 2)))
+    return weights.step_cost(module, open_data(data, fit=fit).split("train").batch(slice(0, 2)))
 
 
 def _digest(state: weights.State) -> str:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import Value, canonical, derive, sha256
@@ -41,6 +42,7 @@ class Data(Value):
         seed: Chooses them.
         half: Which half of the training examples is there at all; the halves are the same for everyone.
         validation: How many of those are held out, in a split of their own; the same for everyone.
+        fit: The shape that the images are brought to, as in ``1x28x28``, where it is not their own; see :func:`fitted`.
     """
 
     name: str
@@ -50,13 +52,15 @@ class Data(Value):
     seed: int = 0
     half: Half = "none"
     validation: int = 0
+    fit: str | None = None
 
     def identity(self) -> dict[str, Any]:
         shift = {} if self.shift == "none" else {"shift": self.shift}
         kept = {} if self.examples is None else {"examples": self.examples, "seed": self.seed}
         half = {} if self.half == "none" else {"half": self.half}
         validation = {"validation": self.validation} if self.validation else {}
-        return {"digest": self.digest, **shift, **kept, **half, **validation}
+        fit = {} if self.fit is None else {"fit": self.fit}
+        return {"digest": self.digest, **shift, **kept, **half, **validation, **fit}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,14 +73,14 @@ class Data(Value):
 
     def split(self, name: str) -> Split:
         """``"train"``, ``"test"``, or what is held out for ``"validation"``."""
-        content = _content(self.name)
+        content = _content(self.name, self.fit)
         chosen = self.examples if name == "train" else None
         half, held_out = (self.half, self.validation) if name != "test" else ("none", 0)
         if self.shift == "none" and chosen is None and half == "none" and not held_out:
             inputs, labels = content.tensors[f"{name}_inputs"], content.tensors[f"{name}_labels"]
         else:
             seed = 0 if chosen is None else self.seed
-            inputs, labels = _split(self.name, self.shift, name, chosen, seed, half, held_out)
+            inputs, labels = _split(self.name, self.fit, self.shift, name, chosen, seed, half, held_out)
         return Split(inputs, labels, content.mean, content.deviation)
 
 
@@ -164,6 +168,26 @@ def shifted(
     return inputs, labels
 
 
+def fitted(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images brought to a shape: grey-scale or three channels; then padded with black, or cropped, about the centre.
+
+    Args:
+        inputs: Pixels, uint8, shape (N, C, H, W), C being 1 or 3.
+        shape: Channels, 1 or 3, height, width. Three become one by ITU-R 601's luma (0.299, 0.587, 0.114); one becomes
+            three equal ones. Nothing is scaled. Where a border cannot be even, the odd row or column is the last.
+    """
+    if shape[0] < inputs.shape[1]:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        parts = [(part * luma).sum(1, keepdim=True).round_().byte() for part in inputs.split(10_000)]
+        inputs = torch.cat(parts)
+    inputs = inputs.expand(-1, shape[0], -1, -1)
+    borders: list[int] = []
+    for old, new in zip(inputs.shape[:1:-1], shape[:0:-1], strict=True):  # the last dimension first, as pad has it
+        before = int((new - old) / 2)
+        borders += [before, new - old - before]
+    return pad(inputs, borders).contiguous()
+
+
 @lru_cache
 def open_data(
     name: str,
@@ -172,6 +196,7 @@ def open_data(
     seed: int = 0,
     half: Half = "none",
     validation: int = 0,
+    fit: str | None = None,
 ) -> Data:
     """The data set of a name; decoded on its first use on this machine.
 
@@ -184,6 +209,7 @@ def open_data(
         seed: Chooses them.
         half: Only one half of the training examples, ``a`` or ``b``.
         validation: How many of the training examples are held out in a split ``"validation"``.
+        fit: Channels, height and width that the images are brought to, as :func:`fitted` tells, as in ``1x28x28``.
 
     Raises:
         BadRequest: There is no such data set, it is none of images with labels in a training and a test split, or it
@@ -202,7 +228,9 @@ def open_data(
         raise BadRequest(f"validation is {validation:,}: {name!r} has {there:,} for training, and some have to be left")
     if examples is not None and examples > there - validation:
         raise BadRequest(f"examples is {examples:,}: {name!r} has {there - validation:,} for training")
-    return Data(name, content.digest, shift, examples, 0 if examples is None else seed, half, validation)
+    own = "x".join(map(str, content.tensors["train_inputs"].shape[1:]))
+    fit = None if fit == own else fit
+    return Data(name, content.digest, shift, examples, 0 if examples is None else seed, half, validation, fit)
 
 
 @dataclass(frozen=True)
@@ -215,7 +243,13 @@ class _Content:
 
 
 @lru_cache(maxsize=4)
-def _content(name: str) -> _Content:
+def _content(name: str, fit: str | None = None) -> _Content:
+    if fit is not None:
+        content = _content(name)
+        shape = tuple(int(side) for side in fit.split("x"))
+        images = {key: fitted(x, shape) for key, x in content.tensors.items() if key.endswith("_inputs")}
+        mean, deviation = _moments(images["train_inputs"])
+        return replace(content, tensors={**content.tensors, **images}, mean=mean, deviation=deviation)
     path = _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
     content = _read(path)
     if content is None:
@@ -228,22 +262,29 @@ def _content(name: str) -> _Content:
 
 @lru_cache(maxsize=8)
 def _split(
-    name: str, shift: Shift, split: str, examples: int | None, seed: int, half: Half, validation: int
+    name: str,
+    fit: str | None,
+    shift: Shift,
+    split: str,
+    examples: int | None,
+    seed: int,
+    half: Half,
+    validation: int,
 ) -> tuple[Tensor, Tensor]:
     """Inputs and labels; the shift comes first, then the half, what is held out, and last the examples chosen."""
-    content = _content(name)
+    content = _content(name, fit)
     if validation and examples is None:
-        inputs, labels = _split(name, shift, "train", None, 0, half, 0)
+        inputs, labels = _split(name, fit, shift, "train", None, 0, half, 0)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive("validation")))
         rows = (order[:validation] if split == "validation" else order[validation:]).sort().values
         return inputs[rows], labels[rows]
     if half != "none" and examples is None:
-        inputs, labels = _split(name, shift, split, None, 0, "none", 0)
+        inputs, labels = _split(name, fit, shift, split, None, 0, "none", 0)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive("halves")))
         rows = order[half == "b" :: 2].sort().values
         return inputs[rows], labels[rows]
     if examples is not None:
-        inputs, labels = _split(name, shift, split, None, 0, half, validation)
+        inputs, labels = _split(name, fit, shift, split, None, 0, half, validation)
         generator = torch.Generator().manual_seed(derive(seed, "examples"))
         rows = torch.randperm(len(labels), generator=generator)[:examples]
         return inputs[rows], labels[rows]
@@ -269,10 +310,16 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return sha256(canonical(parts))
 
 
+def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, shape (C, 1, 1)."""
+    pixels = inputs.to(torch.float32)
+    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0).clamp(min=1e-6)
+    return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
+
+
 def _write(path: Path, tensors: dict[str, Tensor], classes: int) -> None:
-    pixels = tensors["train_inputs"].to(torch.float32)
-    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
-    metadata = {"classes": classes, "mean": mean.tolist(), "deviation": deviation.clamp(min=1e-6).tolist()}
+    mean, deviation = _moments(tensors["train_inputs"])
+    metadata = {"classes": classes, "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()}
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,13 @@ class Recipe(Value):
     half: Annotated[
         Literal["none", "a", "b"], Field(description="only one half of the training examples: a, b or none")
     ] = "none"
+    fit: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[13]x[1-9]\d*x[1-9]\d*$",
+            description="shape that images are brought to, as in 1x28x28: grey-scale, padding, cropping, no scaling",
+        ),
+    ] = None
     validation: Annotated[
         int, Field(ge=0, description="training examples held out, to tell when the loss on them is least")
     ] = 0
@@ -105,7 +112,7 @@ class Recipe(Value):
     def dataset(self) -> Data:
         from letitgo.recipes.data import open_data
 
-        return open_data(self.data, self.shift, self.examples, self.seed, self.half, self.validation)
+        return open_data(self.data, self.shift, self.examples, self.seed, self.half, self.validation, self.fit)
 
     @cached_property
     def network(self) -> Network:

@@ -58,5 +58,6 @@ def _sentence(detail: Any) -> str:
         return f"a recipe has no field {field!r}: {nearest(field, names)}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     if detail["type"] == "string_pattern_mismatch":
-        message = "write 256, or 300x100 for the layers one by one"
+        shape = "write channels (1 or 3), height and width, as in 1x28x28"
+        message = shape if field == "fit" else "write 256, or 300x100 for the layers one by one"
     return f"{field.replace('_', '-')} is {detail['input']!r}: {message}"

@@ -1,0 +1,83 @@
+"""MYPT19: one ticket wins on other data and under other optimisers too.
+
+The paper prunes VGG19 and ResNet50 on natural images. LeNet-300-100 on MNIST and Fashion-MNIST stands in for them,
+under the paper's optimisers, so what is held against the measurements is what the paper says in words. The learning
+rate goes down by this program's steps, and pruning ends at round 15 of the paper's 30: after 30 some 330 of the 265,200
+pruned weights would be left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from letitgo.papers import Claim, scaled
+from letitgo.studies.sweep import sweep
+from letitgo.studies.transfer import RANDOM, TICKET, Transfer
+
+TITLE = "Morcos, Yu, Paganini and Tian: One ticket to win them all (arXiv:1906.02773)"
+EPOCHS = 160
+OPTIMIZERS = {"sgd": 0.1, "adam": 0.0003}
+EARLY, LATE = 3, 15
+"""Rounds that leave 51 and 3.5 % of the weights."""
+CLOSE = 0.01
+"""What “close to” and “hardly better” are taken to mean, a fraction."""
+
+
+def study(scale: float, seeds: int) -> Transfer:
+    """MNIST and Fashion-MNIST under SGD and Adam; 20 % pruned globally at each level, rewound to epoch 1."""
+    epochs = max(2, scaled(EPOCHS, scale))  # rewinding to epoch 1 asks for a second one
+    fields = {"model": "lenet-300-100", "batch_size": 512, "weight_decay": 1e-4, "epochs": epochs}
+    recipes = [
+        recipe
+        for optimizer, lr in OPTIMIZERS.items()
+        for recipe in sweep(data=("mnist", "fashion_mnist"), optimizer=optimizer, lr=lr, **fields)[0]
+    ]
+    return Transfer(tuple(recipes), seeds=seeds, levels=LATE, at=(EARLY, LATE), controls=(RANDOM,))
+
+
+def claims(study: Transfer, rows: list[dict[str, Any]]) -> list[Claim]:
+    """Carried over data or optimisers alone, a ticket is close to the target's own and better than a random one."""
+    told = []
+    for row in rows:
+        data, optimizer = (row[f"source_{what}"] != row[f"target_{what}"] for what in ("data", "optimizer"))
+        if row["variant"] != TICKET or data == optimizer:
+            continue
+        source, target = (f"{row[f'{end}_data']}, {row[f'{end}_optimizer']}" for end in ("source", "target"))
+        name = f"{source} → {target}, level {row['level']}"
+        of_random = row["above_random_mean"], row["above_random_ci95"]
+        if row["level"] == LATE:
+            of_own = row["above_own_mean"], row["above_own_ci95"]
+            told.append(
+                Claim(
+                    f"{name}: against its own ticket", "close to it", *of_own, row["n"], _above(*of_own, -CLOSE), _READ
+                )
+            )
+            told.append(
+                Claim(f"{name}: against a random ticket", "better", *of_random, row["n"], _above(*of_random, 0.0))
+            )
+        else:
+            above = _above(*of_random, CLOSE)
+            told.append(
+                Claim(
+                    f"{name}: against a random ticket",
+                    "hardly better so early",
+                    *of_random,
+                    row["n"],
+                    None if above is None else not above,
+                    _READ,
+                )
+            )
+    why = "both data sets here have 60,000 examples and 10 classes; nor are there natural images or deep networks"
+    return [*told, Claim("tickets of larger data sets carry over better", "yes", None, None, 0, None, why)]
+
+
+_READ = f"read as {100 * CLOSE:g} point"
+
+
+def _above(mean: float | None, half: float | None, limit: float) -> bool | None:
+    """Whether the whole interval is above the limit; None where it lies on both sides."""
+    if mean is None or half is None:
+        return None
+    if mean - half > limit:
+        return True
+    return False if mean + half <= limit else None
