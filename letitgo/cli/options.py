@@ -47,7 +47,10 @@ class RunningOptions:
     """Where and how a study runs, and what is told of it."""
 
     store: Annotated[
-        str | None, Parameter(group=RUNNING, help="folder of the results; else $LETITGO_STORE, else .letitgo")
+        str | None,
+        Parameter(
+            group=RUNNING, help="folder or URL (s3://, gs://, …) of the results; else $LETITGO_STORE, else .letitgo"
+        ),
     ] = None
     workers: Annotated[
         int | None,

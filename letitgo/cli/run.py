@@ -50,7 +50,7 @@ def run_study(
     if workers < 0:
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
     if options.store == "":
-        raise BadRequest("store is empty: name a folder")
+        raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
     store = open_store(options.store, make=not options.dry_run)
     if options.dry_run:
         with kept_from_stdout():
@@ -143,5 +143,7 @@ def _tell(takes: Any, form: str, store: Store) -> None:
     )
 
 
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def _short(root: Path | str) -> str:
+    if isinstance(root, Path) and root.is_relative_to(Path.cwd()):
+        return str(root.relative_to(Path.cwd()))
+    return str(root)

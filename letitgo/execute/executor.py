@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
+import secrets
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from letitgo.errors import LetItGoError
-from letitgo.execute.jobs import Job, describe, perform, plan_jobs
+from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
 from letitgo.store import Store
 
 # An interrupt reaches the workers too; what it ends is for this process to decide, so they ignore it from the start.
 _WORKER = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from letitgo.execute.worker import main; main()"
+POLL = 1.0
+"""Seconds after which is looked again whether somebody else is through with a job."""
 TRIES = 3
 """How often a job is started whose worker dies."""
 
@@ -83,6 +87,7 @@ class Executor:
         self.workers = workers
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
+        self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
 
     def compute(self, values: Iterable[Stored]) -> list[Failure]:
@@ -116,14 +121,20 @@ class Executor:
         self._failed |= board.failed
         return board.failures
 
+    def _request(self, job: Job) -> dict[str, Any]:
+        """What a worker is told: nothing but JSON."""
+        about = {"store": str(self.store.root), "checkpoint_every": self.checkpoint_every, "owner": self.owner}
+        return {"job": describe(job), **about}
+
     def _here(self, board: _Board) -> None:
         while (job := board.take()) is not None:
             try:
-                perform(job, self.store, self.checkpoint_every, lambda step, job=job: board.step(job, step))
+                on_step = functools.partial(board.step, job)
+                done = perform(job, self.store, self.checkpoint_every, on_step, self.owner)
             except Exception as error:
-                board.fail(job, _sentence(error), traceback.format_exc())
+                board.fail(job, sentence(error), traceback.format_exc())
             else:
-                board.finish(job)
+                board.finish(job) if done else board.postpone(job)
             board.tell()
 
     def _serve(self, board: _Board) -> None:
@@ -134,14 +145,14 @@ class Executor:
                 try:
                     worker = self._hand_over(job, worker, board)
                 except Exception as error:
-                    board.fail(job, _sentence(error), traceback.format_exc())
+                    board.fail(job, sentence(error), traceback.format_exc())
         finally:
             if worker is not None:
                 worker.end()
 
     def _hand_over(self, job: Job, worker: _Worker | None, board: _Board) -> _Worker | None:
         """Have a job done by the worker, or by another one where it dies; gives the worker that is left."""
-        request = {"job": describe(job), "store": str(self.store.root), "checkpoint_every": self.checkpoint_every}
+        request = self._request(job)
         code = 0
         for _ in range(TRIES):
             worker = worker or _Worker(board)
@@ -152,7 +163,7 @@ class Executor:
                 if "error" in outcome:
                     board.fail(job, outcome["error"], outcome["trace"])
                 else:
-                    board.finish(job)
+                    board.finish(job) if outcome["done"] else board.postpone(job)
                 return worker
             code, worker = worker.end(), None
         board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
@@ -170,6 +181,7 @@ class _Board:
         self._waiting = list(jobs)
         self._urgency = _urgency(jobs)
         self._finished: set[Job] = set()
+        self._not_before: dict[Job, float] = {}
         self._changed = threading.Condition()
         self._progress = Progress(total=sum(job.cost for job in jobs), jobs=len(jobs))
 
@@ -177,13 +189,14 @@ class _Board:
         """The most urgent job that is ready, waiting for one if need be; None when there is nothing left."""
         with self._changed:
             while self._waiting and not self.closed:
-                ready = [job for job in self._waiting if job.needs <= self._finished]
+                now = time.monotonic()
+                ready = [j for j in self._waiting if j.needs <= self._finished and self._not_before.get(j, 0) <= now]
                 if ready:
                     job = max(ready, key=self._urgency.__getitem__)
                     self._waiting.remove(job)
                     self._progress.running[job] = 0.0
                     return job
-                self._changed.wait()
+                self._changed.wait(timeout=POLL if self._not_before else None)
             return None
 
     def step(self, job: Job, steps: int) -> None:
@@ -197,6 +210,14 @@ class _Board:
             self._finished.add(job)
             self._progress.finished += 1
             self._drop(job)
+
+    def postpone(self, job: Job) -> None:
+        """Put a job back that somebody else is at: it is looked at again after a while, and others go first."""
+        with self._changed:
+            del self._progress.running[job]
+            self._not_before[job] = time.monotonic() + POLL
+            self._waiting.append(job)
+            self._changed.notify_all()
 
     def fail(self, job: Job, why: str, trace: str = "") -> None:
         """Note a failure, and give up what needs the job."""
@@ -310,10 +331,6 @@ def _urgency(jobs: list[Job]) -> dict[Job, int]:
         for need in job.needs:
             urgency[need] = max(urgency.get(need, 0), urgency[job])
     return urgency
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, (LetItGoError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def default_workers() -> int:

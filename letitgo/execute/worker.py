@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 INTERVAL = 0.2
@@ -36,8 +35,7 @@ def main() -> None:
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
 
-    from letitgo.errors import LetItGoError
-    from letitgo.execute.jobs import perform, revive
+    from letitgo.execute.jobs import perform, revive, sentence
     from letitgo.store import Store
 
     while True:
@@ -52,10 +50,9 @@ def main() -> None:
 
         try:
             job = revive(request["job"])
-            perform(job, Store(Path(request["store"])), request["checkpoint_every"], on_step)
-        except (LetItGoError, OSError, ValueError) as error:
-            reply(error=str(error), trace=traceback.format_exc())
+            outcome = {
+                "done": perform(job, Store(request["store"]), request["checkpoint_every"], on_step, request["owner"])
+            }
         except Exception as error:
-            reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-        else:
-            reply(done=True)
+            outcome = {"error": sentence(error), "trace": traceback.format_exc()}
+        reply(**outcome)

@@ -127,8 +127,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     """
     study.check()
     values = [value for stage in study.stages(store) for value in stage]
-    nowhere = Store(store.root / "nowhere")
-    everything, left = plan_jobs(values, nowhere, check=False), plan_jobs(values, store, check=False)
+    everything, left = plan_jobs(values, None), plan_jobs(values, store, check=False)
     runs, runs_left = (sum(job.run is not None for job in jobs) for jobs in (everything, left))
     measures, measures_left = (sum(len(job.values) for job in jobs if not job.run) for jobs in (everything, left))
     operations = sum(job.cost for job in left)
