@@ -16,6 +16,7 @@ STUDY = Group("Study", sort_key=0)
 RUNNING = Group("Running and output", sort_key=2)
 
 _FIELDS = Recipe.__pydantic_fields__  # type: ignore[attr-defined]
+RECIPE_FIELDS = tuple(_FIELDS)
 
 
 def _option(name: str) -> tuple[str, Any, Any]:
@@ -62,6 +63,23 @@ class RunningOptions:
     dry_run: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
     ] = False
+    debug: Annotated[
+        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class StoreOptions:
+    """Which store is looked at, and how that is told."""
+
+    store: Annotated[
+        str | None,
+        Parameter(group=RUNNING, help="folder of the results, or a URL as s3://…; else $LETITGO_STORE, else .letitgo"),
+    ] = None
+    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
+        "table"
+    )
     debug: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
     ] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
+from letitgo.cli.tables import stdout_console, write_csv
 from letitgo.errors import BadRequest
 from letitgo.execute.executor import default_workers
 from letitgo.plan.states import versions
@@ -116,19 +116,12 @@ def make_folder(path: str) -> None:
         raise BadRequest(f"the folder {path!r} cannot be written: name another, or none")
 
 
-def stdout_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
-
-
 def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> None:
     """Rows to stdout, as JSON under the key ``rows`` or as CSV."""
     if form == "json":
         print(json.dumps({**about, "versions": versions(), "rows": rows}, indent=1))
         return
-    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(rows)
 
 
 def _tell(takes: Any, form: str, store: Store) -> None:

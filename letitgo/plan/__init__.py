@@ -7,7 +7,7 @@ from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoC
 from letitgo.plan.loaded import Loaded, fitted, open_weights
 from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
-from letitgo.plan.stored import Absent, Stored, stored_inputs
+from letitgo.plan.stored import Absent, Stored, reached, stored_inputs, told
 from letitgo.plan.zeroed import Zeroed
 
 __all__ = [
@@ -38,5 +38,7 @@ __all__ = [
     "Zeroed",
     "fitted",
     "open_weights",
+    "reached",
     "stored_inputs",
+    "told",
 ]

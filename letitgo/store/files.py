@@ -88,11 +88,15 @@ class LocalFiles:
             (self.root / path).replace(to)
 
     def names(self, folder: str) -> list[str]:
-        """Of the files in a folder, in order."""
+        """Of what is in a folder, in order."""
         try:
             return sorted(os.listdir(self.root / folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder, in order."""
+        return [name for name in self.names(folder) if (self.root / folder / name).is_dir()]
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
         """All files in a folder and its folders, in no order; what vanishes meanwhile is left out."""
@@ -267,14 +271,21 @@ class RemoteFiles:
             self._fs.cp_file(self._at(path), self._at(target))
             self._fs.rm_file(self._at(path))
 
-    @_reached
     def names(self, folder: str) -> list[str]:
         """Of the files in a folder, in order."""
+        return self._names(folder, "file")
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder, in order."""
+        return self._names(folder, "directory")
+
+    @_reached
+    def _names(self, folder: str, kind: str) -> list[str]:
         try:
             found = self._fs.ls(self._at(folder), detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in found if item["type"] == "file")
+        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in found if item["type"] == kind)
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
         """All files in a folder and its folders, in no order."""

@@ -14,6 +14,7 @@ from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
+from letitgo.studies.listing import Listing
 from letitgo.studies.sweep import with_seed
 from letitgo.training import one_thread, train
 
@@ -91,9 +92,11 @@ def compute(
     study.check()
     executor = Executor(store, workers, checkpoint_every, on_progress)
     failures: list[Failure] = []
-    for values in study.stages(store):
-        failures += executor.compute(values)
-    return Outcome(study.rows(store), failures)
+    with Listing(store, type(study).__name__, study.recipes) as listing:
+        for values in study.stages(store):
+            listing.add(values)
+            failures += executor.compute(values)
+        return Outcome(study.rows(store), failures)
 
 
 @dataclass(frozen=True)
