@@ -57,6 +57,15 @@ class RunningOptions:
         int | None,
         Parameter(group=RUNNING, converter=whole, help="worker processes; 0: this process [default: one per core]"),
     ] = None
+    on: Annotated[
+        Literal["processes", "ray"], Parameter(group=RUNNING, help="worker processes of this machine, or a Ray cluster")
+    ] = "processes"
+    ray_address: Annotated[
+        str | None, Parameter(group=RUNNING, help="of the cluster; else $RAY_ADDRESS, else Ray is started here")
+    ] = None
+    gpus: Annotated[
+        float, Parameter(group=RUNNING, help="share of a GPU that is declared to Ray for each training run")
+    ] = 0.0
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"
     )

@@ -46,11 +46,7 @@ def run_study(
     Returns:
         The exit code, and the outcome; None after a dry run.
     """
-    workers = default_workers() if options.workers is None else options.workers
-    if workers < 0:
-        raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
-    if options.store == "":
-        raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
+    workers = _checked_workers(options)
     store = open_store(options.store, make=not options.dry_run)
     if options.dry_run:
         with kept_from_stdout():
@@ -61,7 +57,15 @@ def run_study(
     if wanted:
         make_folder(folder)
     with kept_from_stdout(), shown_progress() as on_progress:
-        outcome = compute(study, store, workers, on_progress=on_progress)
+        outcome = compute(
+            study,
+            store,
+            workers,
+            on_progress=on_progress,
+            on=options.on,
+            ray_address=options.ray_address,
+            gpus=options.gpus,
+        )
     if options.format == "table":
         show(stdout_console(), told(outcome.rows))
     else:
@@ -82,6 +86,19 @@ def run_study(
             ) from error
         print(f"report: {path}", file=sys.stderr)
     return (1 if outcome.failures else 0), outcome
+
+
+def _checked_workers(options: RunningOptions) -> int:
+    workers = default_workers() if options.workers is None else options.workers
+    if workers < 0:
+        raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
+    if options.on != "ray" and (options.ray_address is not None or options.gpus):
+        raise BadRequest("ray-address and gpus are of a Ray cluster: say --on ray too, or leave them out")
+    if not 0 <= options.gpus < float("inf"):
+        raise BadRequest(f"gpus is {options.gpus}: give 0 or more, as in 0.25")
+    if options.store == "":
+        raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
+    return workers
 
 
 def kept_from_stdout() -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,6 +149,19 @@ def perform(
                 value.write(store)
         everything &= mine
     return everything
+
+
+def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Do a job as a worker is told to.
+
+    Returns:
+        ``done``, as :func:`perform` has it; or ``error``, a sentence, and ``trace``.
+    """
+    try:
+        store, every, owner = Store(request["store"]), request["checkpoint_every"], request["owner"]
+        return {"done": perform(revive(request["job"]), store, every, on_step, owner)}
+    except Exception as error:
+        return {"error": sentence(error), "trace": traceback.format_exc()}
 
 
 def sentence(error: Exception) -> str:

@@ -12,7 +12,6 @@ import queue
 import sys
 import threading
 import time
-import traceback
 from typing import Any
 
 INTERVAL = 0.2
@@ -35,8 +34,7 @@ def main() -> None:
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
 
-    from letitgo.execute.jobs import perform, revive, sentence
-    from letitgo.store import Store
+    from letitgo.execute.jobs import answer
 
     while True:
         request = jobs.get()
@@ -48,11 +46,4 @@ def main() -> None:
                 last = now
                 reply(step=done)
 
-        try:
-            job = revive(request["job"])
-            outcome = {
-                "done": perform(job, Store(request["store"]), request["checkpoint_every"], on_step, request["owner"])
-            }
-        except Exception as error:
-            outcome = {"error": sentence(error), "trace": traceback.format_exc()}
-        reply(**outcome)
+        reply(**answer(request, on_step))

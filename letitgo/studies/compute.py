@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from letitgo import weights
 from letitgo.execute import Executor, Failure, Job, plan_jobs
@@ -75,6 +75,9 @@ def compute(
     workers: int = 0,
     checkpoint_every: float = 30.0,
     on_progress: OnProgress | None = None,
+    on: Literal["processes", "ray"] = "processes",
+    ray_address: str | None = None,
+    gpus: float = 0.0,
 ) -> Outcome:
     """Compute what the store does not hold of a study yet, and read its rows.
 
@@ -84,13 +87,22 @@ def compute(
         workers: Number of worker processes of one thread each; 0 computes in this process.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
+        on: Where: worker processes, or Ray, of which ``workers`` then says how many cores it uses where it is started
+            here; 0 means all.
+        ray_address: Of a cluster; ``$RAY_ADDRESS`` by default, else Ray is started here.
+        gpus: Share of a GPU declared to Ray for each training run.
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
     """
     store = store if isinstance(store, Store) else open_store(store)
     study.check()
-    executor = Executor(store, workers, checkpoint_every, on_progress)
+    if on == "ray":
+        from letitgo.execute.cluster import RayExecutor
+
+        executor = RayExecutor(store, ray_address, workers or None, gpus, checkpoint_every, on_progress)
+    else:
+        executor = Executor(store, workers, checkpoint_every, on_progress)
     failures: list[Failure] = []
     with Listing(store, type(study).__name__, study.recipes) as listing:
         for values in study.stages(store):
