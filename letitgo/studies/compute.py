@@ -16,6 +16,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
 from letitgo.studies.listing import Listing
 from letitgo.studies.sweep import with_seed
+from letitgo.studies.usage import Meter, Usage
 from letitgo.training import one_thread, train
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ class Outcome:
     Attributes:
         rows: Tidy rows.
         failures: The jobs that did not come through; their rows are missing or rest on fewer seeds.
+        usage: What it took, and where.
     """
 
     rows: list[dict[str, Any]]
     failures: list[Failure] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -104,11 +107,13 @@ def compute(
     else:
         executor = Executor(store, workers, checkpoint_every, on_progress)
     failures: list[Failure] = []
+    meter = Meter(store)
     with Listing(store, type(study).__name__, study.recipes) as listing:
         for values in study.stages(store):
             listing.add(values)
+            meter.add(values)
             failures += executor.compute(values)
-        return Outcome(study.rows(store), failures)
+        return Outcome(study.rows(store), failures, meter.usage())
 
 
 @dataclass(frozen=True)
