@@ -56,12 +56,10 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def age(store: Store, hours: float = 2.0) -> None:
-    """As if everything had been written some hours ago, and one more file just now."""
+    """As if everything had been written some hours ago."""
     then = time.time() - hours * 3600
     for path in store.root.rglob("*"):
         os.utime(path, (then, then))
-    (store.root / "evaluations" / "00").mkdir(parents=True, exist_ok=True)
-    (store.root / "evaluations" / "00" / "new.json").write_text("[]")
 
 
 def addresses(study: Train) -> set[str]:
@@ -189,7 +187,7 @@ def test_clean_leaves_a_run_under_way_alone(filled, told):
     age(filled)
     with claimed(filled, run_key, "me"):
         told("clean", "--remove")
-        assert {path.split("/")[2].partition(".")[0] for path in there(filled)} == {run_key, "new"}
+        assert {path.split("/")[2].partition(".")[0] for path in there(filled)} == {run_key}
 
 
 def test_without_states_a_finished_study_keeps_its_table(filled, told):

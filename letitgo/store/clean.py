@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -48,7 +49,7 @@ def find_rubbish(store: Store, studies: Iterable[str] = (), states: bool = False
         studies: Keys, or beginnings of keys, of studies to give up: what they alone list goes too.
         states: Also the states of studies that have all their measures: their tables stay, and what would be asked of
             these states later is trained again.
-        hours: How old a file must be, by the clock of the newest file.
+        hours: How old a file must be.
 
     Raises:
         BadRequest: A study is not in the store, or is under way.
@@ -61,10 +62,9 @@ def find_rubbish(store: Store, studies: Iterable[str] = (), states: bool = False
             raise BadRequest(f"{address} is under way: end it first")
     needed, finished = _needed(store, given_up, running)
     at = {name[:-6] for name in store.files.names("claims") if live(store, f"claims/{name}")}
-    entries = list(store.files.walk())
-    before = max((entry.modified for entry in entries), default=0.0) - hours * 3600
+    before = time.time() - hours * 3600
     found = Rubbish()
-    for entry in entries:
+    for entry in store.files.walk():
         kind = entry.path.partition("/")[0]
         address = entry.path.rpartition(".")[0]
         if kind == "damaged":
