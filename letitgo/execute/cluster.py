@@ -75,7 +75,7 @@ class RayExecutor(Executor):
     def needs_of(self, job: Job) -> dict[str, float]:
         """What Ray is to set aside for a job."""
         size = 0 if job.run is None else COPIES * _weight_bytes(job.run.recipe.network)
-        needs = {"num_cpus": 1, "memory": RESIDENT + size}
+        needs: dict[str, float] = {"num_cpus": 1, "memory": RESIDENT + size}
         return needs if job.run is None or not self._gpus else {**needs, "num_gpus": self._gpus}
 
     def request(self, job: Job) -> dict[str, Any]:
@@ -134,6 +134,7 @@ class _Sender:
 
     def read_reports(self) -> None:
         """Note how far the jobs under way are, and where they run."""
+        assert self._reports is not None
         with suppress(self._ray.exceptions.RayError, TimeoutError):
             news = self._ray.get(self._reports.read.remote(), timeout=1)
             for job in self._refs:
@@ -194,7 +195,9 @@ def _teller(key: str, reports: Any) -> Callable[[int], None]:
 
 
 def _reports(ray: Any) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
+        NodeAffinitySchedulingStrategy,
+    )
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(_Reports).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -208,7 +211,7 @@ def _connected(address: str | None, cores: int | None) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BadRequest("--on ray needs Ray, which is not installed: install letitgo[ray]") from error
     if ray.is_initialized():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from letitgo.errors import BadRequest
 from letitgo.store.claims import live
@@ -31,7 +32,7 @@ class Rubbish:
     states: list[Entry] = field(default_factory=list)
     study: list[Entry] = field(default_factory=list)
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Number and size by reason."""
         return [
             {"what": name, "files": len(files), "bytes": sum(file.bytes for file in files)}
