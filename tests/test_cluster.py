@@ -57,13 +57,13 @@ def test_jobs_are_sent_after_what_they_need(store):
 
 @pytest.fixture(scope="module")
 def _token() -> Iterator[None]:
-    pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
+        pytest.importorskip("ray")  # which reads these when it is imported
         yield
 
 
