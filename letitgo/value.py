@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -72,6 +72,20 @@ class Value:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def spell(value: Value, short: Callable[[Value], dict[str, Any] | None]) -> dict[str, Any]:
+    """A value's identity in full, as JSON for a person.
+
+    Args:
+        value: The value.
+        short: What stands in for a nested value; None spells that one out too.
+    """
+
+    def nested(part: Value) -> dict[str, Any]:
+        return short(part) or spell(part, short)
+
+    return {"kind": type(value).__name__, **_map(value.identity(), nested)}
 
 
 def _map(data: Any, of_value: Any) -> Any:

@@ -53,7 +53,8 @@ def inspect_model(
 
     import dataclasses
 
-    from letitgo.cli.run import kept_from_stdout, stdout_console, write_rows
+    from letitgo.cli.run import kept_from_stdout, write_rows
+    from letitgo.cli.tables import stdout_console
     from letitgo.recipes.libraries import find_structure
 
     with kept_from_stdout():

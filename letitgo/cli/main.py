@@ -42,6 +42,11 @@ app.command(
 app.command(
     "letitgo.cli.dimension:dimension", name="dimension", help="Tell how few dimensions a network needs to learn in."
 )
+app.command("letitgo.cli.runs:runs", name="runs", help="Tell what the store holds.")
+app.command("letitgo.cli.show:show", name="show", help="Tell of one result, and what it came from.")
+app.command("letitgo.cli.clean:clean", name="clean", help="Tell what no study needs any more; remove it if asked.")
+app.command("letitgo.cli.export:export", name="export", help="Write all measurements as one Parquet table.")
+app.command("letitgo.cli.merge:merge", name="merge", help="Take in the results of another store.")
 app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
 
 

@@ -16,6 +16,7 @@ STUDY = Group("Study", sort_key=0)
 RUNNING = Group("Running and output", sort_key=2)
 
 _FIELDS = Recipe.__pydantic_fields__  # type: ignore[attr-defined]
+RECIPE_FIELDS = tuple(_FIELDS)
 
 
 def _option(name: str) -> tuple[str, Any, Any]:
@@ -47,18 +48,47 @@ class RunningOptions:
     """Where and how a study runs, and what is told of it."""
 
     store: Annotated[
-        str | None, Parameter(group=RUNNING, help="folder of the results; else $LETITGO_STORE, else .letitgo")
+        str | None,
+        Parameter(
+            group=RUNNING, help="folder or URL (s3://, gs://, …) of the results; else $LETITGO_STORE, else .letitgo"
+        ),
     ] = None
     workers: Annotated[
         int | None,
         Parameter(group=RUNNING, converter=whole, help="worker processes; 0: this process [default: one per core]"),
     ] = None
+    on: Annotated[
+        Literal["processes", "ray"], Parameter(group=RUNNING, help="worker processes of this machine, or a Ray cluster")
+    ] = "processes"
+    ray_address: Annotated[
+        str | None, Parameter(group=RUNNING, help="of the cluster; else $RAY_ADDRESS, else Ray is started here")
+    ] = None
+    gpus: Annotated[
+        float, Parameter(group=RUNNING, help="share of a GPU that is declared to Ray for each training run")
+    ] = 0.0
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"
     )
     dry_run: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
     ] = False
+    debug: Annotated[
+        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class StoreOptions:
+    """Which store is looked at, and how that is told."""
+
+    store: Annotated[
+        str | None,
+        Parameter(group=RUNNING, help="folder of the results, or a URL as s3://…; else $LETITGO_STORE, else .letitgo"),
+    ] = None
+    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
+        "table"
+    )
     debug: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
     ] = False

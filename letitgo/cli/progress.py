@@ -32,7 +32,8 @@ def shown_progress() -> Iterator[OnProgress | None]:
                 bars.remove_task(tasks.pop(job))
             for job, share in state.running.items():
                 if job not in tasks:
-                    tasks[job] = bars.add_task(f"  {job}", total=1.0)
+                    where = f" on {state.where[job]}" if job in state.where else ""
+                    tasks[job] = bars.add_task(f"  {job}{where}", total=1.0)
                 bars.update(tasks[job], completed=share)
 
         yield show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
+from letitgo.cli.tables import stdout_console, write_csv
 from letitgo.errors import BadRequest
 from letitgo.execute.executor import default_workers
 from letitgo.plan.states import versions
@@ -46,11 +46,7 @@ def run_study(
     Returns:
         The exit code, and the outcome; None after a dry run.
     """
-    workers = default_workers() if options.workers is None else options.workers
-    if workers < 0:
-        raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
-    if options.store == "":
-        raise BadRequest("store is empty: name a folder")
+    workers = _checked_workers(options)
     store = open_store(options.store, make=not options.dry_run)
     if options.dry_run:
         with kept_from_stdout():
@@ -61,7 +57,15 @@ def run_study(
     if wanted:
         make_folder(folder)
     with kept_from_stdout(), shown_progress() as on_progress:
-        outcome = compute(study, store, workers, on_progress=on_progress)
+        outcome = compute(
+            study,
+            store,
+            workers,
+            on_progress=on_progress,
+            on=options.on,
+            ray_address=options.ray_address,
+            gpus=options.gpus,
+        )
     if options.format == "table":
         show(stdout_console(), told(outcome.rows))
     else:
@@ -82,6 +86,19 @@ def run_study(
             ) from error
         print(f"report: {path}", file=sys.stderr)
     return (1 if outcome.failures else 0), outcome
+
+
+def _checked_workers(options: RunningOptions) -> int:
+    workers = default_workers() if options.workers is None else options.workers
+    if workers < 0:
+        raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
+    if options.on != "ray" and (options.ray_address is not None or options.gpus):
+        raise BadRequest("ray-address and gpus are of a Ray cluster: say --on ray too, or leave them out")
+    if not 0 <= options.gpus < float("inf"):
+        raise BadRequest(f"gpus is {options.gpus}: give 0 or more, as in 0.25")
+    if options.store == "":
+        raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
+    return workers
 
 
 def kept_from_stdout() -> AbstractContextManager[Any]:
@@ -116,19 +133,12 @@ def make_folder(path: str) -> None:
         raise BadRequest(f"the folder {path!r} cannot be written: name another, or none")
 
 
-def stdout_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
-
-
 def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> None:
     """Rows to stdout, as JSON under the key ``rows`` or as CSV."""
     if form == "json":
         print(json.dumps({**about, "versions": versions(), "rows": rows}, indent=1))
         return
-    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(rows)
 
 
 def _tell(takes: Any, form: str, store: Store) -> None:
@@ -143,5 +153,7 @@ def _tell(takes: Any, form: str, store: Store) -> None:
     )
 
 
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def _short(root: Path | str) -> str:
+    if isinstance(root, Path) and root.is_relative_to(Path.cwd()):
+        return str(root.relative_to(Path.cwd()))
+    return str(root)

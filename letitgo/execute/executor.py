@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
+import secrets
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from letitgo.errors import LetItGoError
-from letitgo.execute.jobs import Job, describe, perform, plan_jobs
+from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
 from letitgo.store import Store
 
 # An interrupt reaches the workers too; what it ends is for this process to decide, so they ignore it from the start.
 _WORKER = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from letitgo.execute.worker import main; main()"
+POLL = 1.0
+"""Seconds after which is looked again whether somebody else is through with a job."""
 TRIES = 3
 """How often a job is started whose worker dies."""
 
@@ -49,7 +53,8 @@ class Progress:
         done: Of finished jobs and finished steps.
         jobs: Number of jobs.
         finished: Number of finished jobs.
-        running: For each job under way its words and its share that is done.
+        running: For each job under way its share that is done.
+        where: For each job under way on a cluster the machine it runs on.
     """
 
     total: int
@@ -57,6 +62,7 @@ class Progress:
     done: float = 0.0
     finished: int = 0
     running: dict[Job, float] = field(default_factory=dict)
+    where: dict[Job, str] = field(default_factory=dict)
 
 
 OnProgress = Callable[[Progress], None]
@@ -83,6 +89,7 @@ class Executor:
         self.workers = workers
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
+        self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
 
     def compute(self, values: Iterable[Stored]) -> list[Failure]:
@@ -99,34 +106,43 @@ class Executor:
         jobs = [job for job in jobs if job not in hopeless]
         if not jobs:
             return []
-        count = min(self.workers, len(jobs))
-        board = _Board(jobs, self.on_progress)
-        if count == 0:
-            self._here(board)
-        else:
-            threads = [threading.Thread(target=self._serve, args=(board,), daemon=True) for _ in range(count)]
-            for thread in threads:
-                thread.start()
-            try:
-                board.watch()
-            finally:
-                board.close()
-                for thread in threads:
-                    thread.join()
+        board = Board(jobs, self.on_progress)
+        self._carry_out(board)
         self._failed |= board.failed
         return board.failures
 
-    def _here(self, board: _Board) -> None:
+    def _carry_out(self, board: Board) -> None:
+        count = min(self.workers, board.jobs)
+        if count == 0:
+            self._here(board)
+            return
+        threads = [threading.Thread(target=self._serve, args=(board,), daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            board.watch()
+        finally:
+            board.close()
+            for thread in threads:
+                thread.join()
+
+    def _request(self, job: Job) -> dict[str, Any]:
+        """What a worker is told: nothing but JSON."""
+        about = {"store": str(self.store.root), "checkpoint_every": self.checkpoint_every, "owner": self.owner}
+        return {"job": describe(job), "key": job.key, **about}
+
+    def _here(self, board: Board) -> None:
         while (job := board.take()) is not None:
             try:
-                perform(job, self.store, self.checkpoint_every, lambda step, job=job: board.step(job, step))
+                on_step = functools.partial(board.step, job)
+                done = perform(job, self.store, self.checkpoint_every, on_step, self.owner)
             except Exception as error:
-                board.fail(job, _sentence(error), traceback.format_exc())
+                board.fail(job, sentence(error), traceback.format_exc())
             else:
-                board.finish(job)
+                board.finish(job) if done else board.postpone(job)
             board.tell()
 
-    def _serve(self, board: _Board) -> None:
+    def _serve(self, board: Board) -> None:
         """One thread: it keeps one worker process, and feeds it."""
         worker: _Worker | None = None
         try:
@@ -134,14 +150,14 @@ class Executor:
                 try:
                     worker = self._hand_over(job, worker, board)
                 except Exception as error:
-                    board.fail(job, _sentence(error), traceback.format_exc())
+                    board.fail(job, sentence(error), traceback.format_exc())
         finally:
             if worker is not None:
                 worker.end()
 
-    def _hand_over(self, job: Job, worker: _Worker | None, board: _Board) -> _Worker | None:
+    def _hand_over(self, job: Job, worker: _Worker | None, board: Board) -> _Worker | None:
         """Have a job done by the worker, or by another one where it dies; gives the worker that is left."""
-        request = {"job": describe(job), "store": str(self.store.root), "checkpoint_every": self.checkpoint_every}
+        request = self._request(job)
         code = 0
         for _ in range(TRIES):
             worker = worker or _Worker(board)
@@ -152,24 +168,34 @@ class Executor:
                 if "error" in outcome:
                     board.fail(job, outcome["error"], outcome["trace"])
                 else:
-                    board.finish(job)
+                    board.finish(job) if outcome["done"] else board.postpone(job)
                 return worker
             code, worker = worker.end(), None
         board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
         return None
 
 
-class _Board:
-    """The jobs, and who is at which. The only thing the threads share."""
+class Board:
+    """The jobs, and who is at which. The only thing the threads share.
+
+    Attributes:
+        jobs: Number of jobs.
+        failures: What did not come through.
+        failed: Keys of those jobs.
+        closed: Whether the work was called off.
+    """
 
     def __init__(self, jobs: list[Job], on_progress: OnProgress | None) -> None:
         self.failures: list[Failure] = []
         self.failed: set[str] = set()
         self.closed = False
+        self.jobs = len(jobs)
         self._on_progress = on_progress
+        self._sent: set[Job] = set()
         self._waiting = list(jobs)
         self._urgency = _urgency(jobs)
         self._finished: set[Job] = set()
+        self._not_before: dict[Job, float] = {}
         self._changed = threading.Condition()
         self._progress = Progress(total=sum(job.cost for job in jobs), jobs=len(jobs))
 
@@ -177,26 +203,48 @@ class _Board:
         """The most urgent job that is ready, waiting for one if need be; None when there is nothing left."""
         with self._changed:
             while self._waiting and not self.closed:
-                ready = [job for job in self._waiting if job.needs <= self._finished]
+                now = time.monotonic()
+                ready = [j for j in self._waiting if j.needs <= self._finished and self._not_before.get(j, 0) <= now]
                 if ready:
                     job = max(ready, key=self._urgency.__getitem__)
                     self._waiting.remove(job)
                     self._progress.running[job] = 0.0
                     return job
-                self._changed.wait()
+                self._changed.wait(timeout=POLL if self._not_before else None)
             return None
 
-    def step(self, job: Job, steps: int) -> None:
-        run = job.run
-        assert run is not None
+    def send(self) -> Job | None:
+        """The most urgent job that waits for nothing but jobs sent before; None where there is none just now."""
         with self._changed:
-            self._progress.running[job] = steps / max(1, run.recipe.steps - run.begin)
+            now, there = time.monotonic(), self._finished | self._sent
+            ready = [j for j in self._waiting if j.needs <= there and self._not_before.get(j, 0) <= now]
+            if not ready:
+                return None
+            job = max(ready, key=self._urgency.__getitem__)
+            self._waiting.remove(job)
+            self._sent.add(job)
+            return job
+
+    def step(self, job: Job, steps: int, host: str = "") -> None:
+        run = job.run
+        with self._changed:
+            self._progress.running[job] = steps / max(1, run.recipe.steps - run.begin) if run else 0.0
+            if host:
+                self._progress.where[job] = host
 
     def finish(self, job: Job) -> None:
         with self._changed:
             self._finished.add(job)
             self._progress.finished += 1
             self._drop(job)
+
+    def postpone(self, job: Job) -> None:
+        """Put a job back that somebody else is at: it is looked at again after a while, and others go first."""
+        with self._changed:
+            self._leave(job)
+            self._not_before[job] = time.monotonic() + POLL
+            self._waiting.append(job)
+            self._changed.notify_all()
 
     def fail(self, job: Job, why: str, trace: str = "") -> None:
         """Note a failure, and give up what needs the job."""
@@ -217,6 +265,7 @@ class _Board:
                     self._progress.done + under_way,
                     self._progress.finished,
                     dict(self._progress.running),
+                    dict(self._progress.where),
                 )
             self._on_progress(snapshot)
 
@@ -224,12 +273,26 @@ class _Board:
         """Wait for the end, telling of the progress meanwhile."""
         while True:
             with self._changed:
-                over = not self._waiting and not self._progress.running
+                over = self.over()
                 if not over:
                     self._changed.wait(timeout=0.1)
             self.tell()
             if over:
                 return
+
+    def over(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return not (self._waiting or self._sent or self._progress.running)
+
+    def hopeless(self, job: Job) -> bool:
+        """Whether something failed that the job needs."""
+        return any(need.key in self.failed for need in job.needs)
+
+    def forget(self, job: Job) -> None:
+        """Give up a job that was sent before what it needs had failed."""
+        with self._changed:
+            self.failed.add(job.key)
+            self._leave(job)
 
     def close(self) -> None:
         with self._changed:
@@ -238,14 +301,19 @@ class _Board:
 
     def _drop(self, job: Job) -> None:
         self._progress.done += job.cost
-        del self._progress.running[job]
+        self._leave(job)
         self._changed.notify_all()
+
+    def _leave(self, job: Job) -> None:
+        self._progress.running.pop(job, None)
+        self._progress.where.pop(job, None)
+        self._sent.discard(job)
 
 
 class _Worker:
     """A worker process, spoken to by one thread."""
 
-    def __init__(self, board: _Board) -> None:
+    def __init__(self, board: Board) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WORKER],
@@ -310,10 +378,6 @@ def _urgency(jobs: list[Job]) -> dict[Job, int]:
         for need in job.needs:
             urgency[need] = max(urgency.get(need, 0), urgency[job])
     return urgency
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, (LetItGoError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def default_workers() -> int:

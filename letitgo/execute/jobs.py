@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from letitgo.errors import LetItGoError
 from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
-from letitgo.store import Store
+from letitgo.store import Store, claimed
 from letitgo.value import dump, load
 
 MEASURES = 8
@@ -54,12 +57,12 @@ class Job:
         return f"{what}{since}, seed {run.recipe.seed}"
 
 
-def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> list[Job]:
+def plan_jobs(values: Iterable[Stored], store: Store | None, check: bool = True) -> list[Job]:
     """The jobs that are left to do for these values, in an order that respects what they need.
 
     Args:
         values: What is wanted.
-        store: What is there already is not done again.
+        store: What is there already is not done again; None is an empty one.
         check: Read what is there and set damaged results aside; otherwise only look whether it is there.
     """
     runs: dict[str, Job] = {}
@@ -70,7 +73,7 @@ def plan_jobs(values: Iterable[Stored], store: Store, check: bool = True) -> lis
     def visit(value: Stored) -> Job | None:
         if value in jobs:
             return jobs[value]
-        if store.intact(value.address, value.key) if check else value.address in store:
+        if store and (store.intact(value.address, value.key) if check else value.address in store):
             jobs[value] = None
             return None
         inputs = sorted(stored_inputs(value), key=lambda stored: stored.key)
@@ -112,24 +115,59 @@ def revive(description: dict[str, Any]) -> Job:
     return Job([value for value in load(description) if isinstance(value, Stored)])
 
 
-def perform(job: Job, store: Store, checkpoint_every: float, on_step: Callable[[int], None] | None = None) -> None:
-    """Compute what a job stands for and write it to the store.
+def perform(
+    job: Job,
+    store: Store,
+    checkpoint_every: float,
+    on_step: Callable[[int], None] | None = None,
+    owner: str | None = None,
+) -> bool:
+    """Compute what a job stands for and write it to the store, unless somebody else is at it.
 
     Args:
         job: What to do.
         store: Where its inputs are and its results go.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_step: Called with the number of steps done since the run's beginning.
+        owner: On whose behalf; claims that it left behind are taken over.
+
+    Returns:
+        Whether all of it is in the store now; otherwise somebody else is at the rest.
 
     Raises:
         WorkFailed: It does not come through.
     """
+    owner = owner or secrets.token_hex(8)
     run = job.run
     if run is not None:
         steps = [value.step for value in job.values if isinstance(value, At)]
-        run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
-        return
+        with claimed(store, run.key, owner) as mine:
+            if mine:
+                run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
+        return mine
+    everything = True
     for value in job.values:
         assert isinstance(value, Measure)
-        if not store.intact(value.address, value.key):
-            value.write(store)
+        with claimed(store, value.key, owner) as mine:
+            if mine and not store.intact(value.address, value.key):
+                value.write(store)
+        everything &= mine
+    return everything
+
+
+def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Do a job as a worker is told to.
+
+    Returns:
+        ``done``, as :func:`perform` has it; or ``error``, a sentence, and ``trace``.
+    """
+    try:
+        store, every, owner = Store(request["store"]), request["checkpoint_every"], request["owner"]
+        return {"done": perform(revive(request["job"]), store, every, on_step, owner)}
+    except Exception as error:
+        return {"error": sentence(error), "trace": traceback.format_exc()}
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, for a person."""
+    return str(error) if isinstance(error, (LetItGoError, OSError, ValueError)) else f"{type(error).__name__}: {error}"

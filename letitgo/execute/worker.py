@@ -12,8 +12,6 @@ import queue
 import sys
 import threading
 import time
-import traceback
-from pathlib import Path
 from typing import Any
 
 INTERVAL = 0.2
@@ -36,9 +34,7 @@ def main() -> None:
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
 
-    from letitgo.errors import LetItGoError
-    from letitgo.execute.jobs import perform, revive
-    from letitgo.store import Store
+    from letitgo.execute.jobs import answer
 
     while True:
         request = jobs.get()
@@ -50,12 +46,4 @@ def main() -> None:
                 last = now
                 reply(step=done)
 
-        try:
-            job = revive(request["job"])
-            perform(job, Store(Path(request["store"])), request["checkpoint_every"], on_step)
-        except (LetItGoError, OSError, ValueError) as error:
-            reply(error=str(error), trace=traceback.format_exc())
-        except Exception as error:
-            reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-        else:
-            reply(done=True)
+        reply(**answer(request, on_step))

@@ -20,7 +20,7 @@ from letitgo.plan.masks import (
 )
 from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
 from letitgo.plan.states import At, Graft, Initial, Run, State
-from letitgo.plan.stored import Absent, Stored, stored_inputs
+from letitgo.plan.stored import Absent, Stored, reached, stored_inputs, told
 from letitgo.plan.zeroed import Zeroed
 
 __all__ = [
@@ -63,5 +63,7 @@ __all__ = [
     "fitted",
     "open_ticket",
     "open_weights",
+    "reached",
     "stored_inputs",
+    "told",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from letitgo import weights
 from letitgo.plan.states import BATCH, State, step_cost, versions
-from letitgo.plan.stored import Stored
+from letitgo.plan.stored import Stored, told
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, noisy
 from letitgo.store import Store
@@ -48,9 +50,11 @@ class Measure(Stored):
 
     def write(self, store: Store) -> None:
         """Compute the result, on one thread, and write it to the store."""
+        begin = time.monotonic()
         with one_thread():
             result = self.compute(store)
-        body = {"value": self.description, "result": result, "versions": versions()}
+        about = {"seconds": round(time.monotonic() - begin, 3), "host": socket.gethostname(), "versions": versions()}
+        body = {"value": told(self), "result": result, **about}
         store.write(self.address, self.key, body)
 
 

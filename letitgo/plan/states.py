@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.plan.choices import Choice, Subspace
-from letitgo.plan.stored import Absent, Stored
+from letitgo.plan.stored import Absent, Stored, told
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import Network
@@ -339,8 +340,7 @@ class At(Stored, State):
             tensors |= {f"subspace/{name}": p.detach().clone() for name, p in projected.learned.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer[0].items()}
         body = {
-            "value": self.description,
-            "run": self.run.description,
+            "value": told(self),
             "recipe": self.run.recipe.fields(),
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),
@@ -348,6 +348,7 @@ class At(Stored, State):
             "optimizer": optimizer[1],
             **({"curve": curve} if curve else {}),
             "seconds": round(seconds, 3),
+            "host": socket.gethostname(),
             "versions": versions(),
         }
         store.write(self.address, self.key, body, tensors)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from letitgo.errors import WorkFailed
 from letitgo.store import Store
-from letitgo.value import Value
+from letitgo.value import Value, spell
 
 
 class Absent(WorkFailed):
@@ -31,6 +32,23 @@ class Stored(Value):
         if body is None:
             raise Absent(f"{self.address} is not in the store {store.root}")
         return body
+
+
+def told(value: Stored) -> dict[str, Any]:
+    """What a result's record says of where it comes from: the value in full, results in it by their addresses."""
+    return spell(value, lambda part: {"at": part.address} if isinstance(part, Stored) else None)
+
+
+def reached(values: Iterable[Stored]) -> dict[str, Stored]:
+    """These values and all that they rest on, by address."""
+    found: dict[str, Stored] = {}
+    left = list(values)
+    while left:
+        value = left.pop()
+        if value.address not in found:
+            found[value.address] = value
+            left.extend(stored_inputs(value))
+    return found
 
 
 def stored_inputs(value: Value) -> set[Stored]:

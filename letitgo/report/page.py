@@ -15,9 +15,10 @@ from letitgo.plan.states import versions
 from letitgo.recipes import Recipe
 from letitgo.report import figures
 from letitgo.report.answer import answers, groups, heading, points
-from letitgo.report.table import column_name
+from letitgo.report.table import column_name, duration
 from letitgo.studies.compute import Outcome
 from letitgo.studies.map import Map
+from letitgo.studies.usage import Usage
 
 Row = dict[str, Any]
 
@@ -142,9 +143,32 @@ def write_map_report(study: Map, outcome: Outcome, folder: str | Path, command: 
 
 
 def _write(path: Path, template: str, outcome: Outcome, command: str, about: Mapping[str, Any]) -> Path:
-    shared = {"failures": outcome.failures, "versions": versions(), "colours": figures.COLOURS, "command": command}
+    shared = {
+        "took": took(outcome.usage),
+        "failures": outcome.failures,
+        "versions": versions(),
+        "colours": figures.COLOURS,
+        "command": command,
+    }
     path.write_text(_environment().get_template(template).render(**shared, **about), encoding="utf-8")
     return path
+
+
+def took(usage: Usage) -> str:
+    """What a study took, where, and what it was spared, in sentences."""
+    if not usage.results:
+        return ""
+    where = ", ".join(f"{name} {duration(seconds)}" for name, seconds in sorted(usage.core.items()))
+    core = duration(sum(usage.core.values()))
+    told = [f"Took {duration(usage.wall)}" + (f", and {core} of core time ({where})." if where else ".")]
+    if usage.stored:
+        told.append(
+            f"{usage.stored:,} of {usage.results:,} results were in the store already, "
+            f"which saved {duration(usage.saved)} of core time."
+        )
+    if usage.shared:
+        told.append(f"Runs that begin at a point of another were spared {duration(usage.shared)} of core time.")
+    return " ".join(told)
 
 
 def _keep(path: Path, figure: Figure) -> Markup:

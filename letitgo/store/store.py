@@ -1,28 +1,33 @@
 """The store.
 
-A result is a JSON record and, for states, a safetensors file beside it. Each file is written under another name and
-then renamed, the record last, so a result is there as a whole or not at all. The record carries its own digest and the
-tensors'; both are checked on reading. What fails the check is set aside in ``damaged/`` with a warning, and is then
-absent: it will be computed again.
+A result is a JSON record and, for states, a safetensors file beside it. The record is written last and is the mark that
+the result is there: where files are renamed into place as where there is no rename, a result is there as a whole or not
+at all. The record carries its own digest and the tensors'; both are checked on reading. What fails the check is set
+aside in ``damaged/`` with a warning, and is then absent: it will be computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
-
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, WorkFailed
+from letitgo.store.files import Bytes, Files, LocalFiles, RemoteFiles, is_url
 from letitgo.value import canonical, sha256
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Record = dict[str, Any]
+
+PIECE = 1 << 22
+"""Bytes that are copied at once."""
 
 
 class DamagedResult(UserWarning):
@@ -30,28 +35,26 @@ class DamagedResult(UserWarning):
 
 
 def open_store(root: str | Path | None = None, make: bool = True) -> Store:
-    """The store in a folder: ``root``, else ``$LETITGO_STORE``, else ``.letitgo`` in the working directory.
+    """The store in a folder or at a URL: ``root``, else ``$LETITGO_STORE``, else ``.letitgo`` in the working directory.
 
     Args:
-        root: The folder.
+        root: The folder, or a URL that fsspec knows, as in ``s3://bucket/folder``.
         make: Make it if need be, and see that it can be written; otherwise only look.
 
     Raises:
-        BadRequest: The folder cannot be written.
+        BadRequest: It cannot be written, or a package is missing that reaches there.
     """
-    path = Path(root or os.environ.get("LETITGO_STORE") or ".letitgo").expanduser().resolve()
-    store = Store(path)
-    if not make:
-        return store
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadRequest(
-            f"the store {path} cannot be written ({error.strerror}): name another folder with --store"
-        ) from error
+    name = root or os.environ.get("LETITGO_STORE") or ".letitgo"
+    if not is_url(name):
+        name = Path(str(name).removeprefix("file://")).expanduser().resolve()
+    store = Store(name)
+    if make:
+        try:
+            store.files.make()
+        except OSError as error:
+            raise BadRequest(
+                f"the store {name} cannot be written ({error.strerror or error}): name another folder with --store"
+            ) from error
     return store
 
 
@@ -59,15 +62,20 @@ class Store:
     """Results by address, a relative path that follows from a value's key.
 
     Args:
-        root: The folder. It is not touched before the first result is written.
+        root: The folder, or a URL that fsspec knows. It is not touched before the first result is written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path | str) -> None:
+        self.root = root if is_url(root) else Path(root)
+
+    @cached_property
+    def files(self) -> Files:
+        """Where it lies."""
+        return LocalFiles(self.root) if isinstance(self.root, Path) else RemoteFiles(self.root)
 
     def __contains__(self, address: str) -> bool:
         """Whether there is a record; what it holds is checked on reading."""
-        return self._record(address).exists()
+        return self.files.exists(_record(address))
 
     def write(self, address: str, key: str, body: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
         """Put a result under its address.
@@ -79,14 +87,17 @@ class Store:
             tensors: By name; none are aliases of one another.
 
         Raises:
-            OSError: The folder cannot be written.
+            WorkFailed: The store cannot be written.
         """
-        record = {"key": key, "body": body}
-        if tensors is not None:
-            data = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
-            record["tensors"] = {"sha256": sha256(data), "bytes": len(data)}
-            self._put(self._tensors(address), data)
-        self._put(self._record(address), canonical([record, sha256(canonical(record))]).encode())
+        record: Record = {"key": key, "body": body}
+        try:
+            if tensors is not None:
+                from letitgo.store.tensors import written
+
+                record["tensors"] = self._put_hashed(_tensors(address), written(tensors))
+            self._put_record(address, record)
+        except OSError as error:
+            raise self._failed(address, "written", error) from error
 
     def read(self, address: str, key: str) -> dict[str, Any] | None:
         """The body of a result; None where it is absent or was set aside just now."""
@@ -98,72 +109,171 @@ class Store:
         record = self._checked(address, key)
         if record is None:
             return None
+        from letitgo.store.tensors import NoTensors, read
+
+        about = record["tensors"]
         try:
-            data = self._tensors(address).read_bytes()
-        except OSError:
-            data = b""
-        if sha256(data) != record["tensors"]["sha256"]:
+            with self.files.open(_tensors(address), about["bytes"]) as file:
+                return read(file, about["bytes"], about["sha256"])
+        except (FileNotFoundError, NoTensors):
             return self._set_aside(address, "its tensors are not the ones that were written")
-        return load_tensors(data)
+        except OSError as error:
+            raise self._failed(address, "read", error) from error
 
     def intact(self, address: str, key: str) -> bool:
         """Whether a result is there and passes every check."""
         record = self._checked(address, key)
-        return record is not None and ("tensors" not in record or self.read_tensors(address, key) is not None)
+        if record is None:
+            return False
+        if "tensors" in record and not self._same_tensors(address, record):
+            self._set_aside(address, "its tensors are not the ones that were written")
+            return False
+        return True
 
     def under(self, folder: str) -> Iterator[str]:
         """Addresses of the results in a folder, in order."""
-        return (f"{folder}/{path.stem}" for path in sorted((self.root / folder).glob("*.json")))
+        names = self.files.names(folder)
+        return (f"{folder}/{name[:-5]}" for name in names if name.endswith(".json") and name[0] != ".")
 
     def remove(self, address: str) -> None:
         """Delete a result, its record first. A result that is absent is no error."""
-        self._record(address).unlink(missing_ok=True)
-        self._tensors(address).unlink(missing_ok=True)
+        self.files.remove(_record(address))
+        self.files.remove(_tensors(address))
 
-    def _record(self, address: str) -> Path:
-        return self.root / f"{address}.json"
+    def examine(self, address: str) -> Record:
+        """The record of a result, for whoever has no value to ask with: ``key``, ``body``, and ``tensors`` of a state.
 
-    def _tensors(self, address: str) -> Path:
-        return self.root / f"{address}.safetensors"
+        Nothing is set aside.
+
+        Raises:
+            FileNotFoundError: It is absent.
+            ValueError: It is damaged; the message says how.
+        """
+        return _parsed(self.files.read(_record(address)))
+
+    def copy(self, address: str, target: Store) -> None:
+        """Put a result into another store too, a piece at a time.
+
+        Raises:
+            FileNotFoundError: It is absent.
+            ValueError: It is damaged; the other store then has none of it that is read.
+            WorkFailed: The other store cannot be written.
+        """
+        record = self.examine(address)
+        about = record.get("tensors")
+        try:
+            if about is not None:
+                with self.files.open(_tensors(address), about["bytes"]) as file:
+                    got = target._put_hashed(_tensors(address), iter(lambda: file.read(PIECE), b""))
+                if got != about:
+                    target.files.remove(_tensors(address))
+                    raise ValueError("its tensors are not the ones that were written")
+            target._put_record(address, record)
+        except FileNotFoundError as error:
+            raise ValueError("its tensors are missing") from error
+        except OSError as error:
+            raise target._failed(address, "written", error) from error
+
+    def same_tensors(self, address: str) -> bool:
+        """Whether a result's tensors, if it has any, are the ones that were written. Nothing is set aside."""
+        record = self.examine(address)
+        return "tensors" not in record or self._same_tensors(address, record)
+
+    def _same_tensors(self, address: str, record: Record) -> bool:
+        about, hashed, left = record["tensors"], hashlib.sha256(), record["tensors"]["bytes"]
+        try:
+            with self.files.open(_tensors(address), about["bytes"]) as file:
+                while piece := file.read(PIECE):
+                    hashed.update(piece)
+                    left -= len(piece)
+                    if left < 0:
+                        return False
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._failed(address, "read", error) from error
+        return left == 0 and hashed.hexdigest() == about["sha256"]
+
+    def _put_hashed(self, path: str, data: Iterator[Bytes]) -> dict[str, Any]:
+        hashed, size = hashlib.sha256(), 0
+
+        def passing() -> Iterator[Bytes]:
+            nonlocal size
+            for piece in data:
+                hashed.update(piece)
+                size += len(piece)
+                yield piece
+
+        self.files.put(path, passing())
+        return {"sha256": hashed.hexdigest(), "bytes": size}
+
+    def _put_record(self, address: str, record: Record) -> None:
+        self.files.put(_record(address), [canonical([record, sha256(canonical(record))]).encode()])
 
     def _checked(self, address: str, key: str) -> Record | None:
         try:
-            data = self._record(address).read_bytes()
+            record = _parsed(self.files.read(_record(address)))
         except FileNotFoundError:
             return None
-        except OSError:
+        except OSError as error:
+            if not isinstance(self.root, Path):
+                raise self._failed(address, "read", error) from error
             return self._set_aside(address, "its record cannot be read")
-        try:
-            record, digest = json.loads(data)
-            sound = sha256(canonical(record)) == digest
-        except (ValueError, TypeError):
-            return self._set_aside(address, "its record cannot be read")
-        if not sound:
-            return self._set_aside(address, "its record is not the one that was written")
+        except ValueError as error:
+            return self._set_aside(address, str(error))
         if record["key"] != key:
             return self._set_aside(address, "it is the result of something else")
         return record
 
     def _set_aside(self, address: str, reason: str) -> None:
         """Move a damaged result out of the way, the record first."""
-        for path in (self._record(address), self._tensors(address)):
-            target = self.root / "damaged" / path.relative_to(self.root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                path.replace(target)
+        damaged = f"{self.root}/damaged"
+        try:
+            for path in (_record(address), _tensors(address)):
+                self.files.move(path, f"damaged/{path}")
+            what = f"it was set aside in {damaged}"
+        except OSError as error:
+            what = f"it could not be set aside in {damaged} ({error.strerror or error})"
         warnings.warn(
-            f"{self._record(address)} is damaged ({reason}): it was set aside in {self.root / 'damaged'} "
-            "and will be computed again",
+            f"{self.root}/{_record(address)} is damaged ({reason}): {what} and will be computed again",
             DamagedResult,
             stacklevel=2,
         )
 
-    def _put(self, path: Path, data: bytes) -> None:
-        """Write under another name and rename. Not flushed to the disk: what a power cut tears, the digest tells."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _failed(self, address: str, what: str, error: OSError) -> WorkFailed:
+        return WorkFailed(f"{self.root}/{address} cannot be {what} ({error.strerror or error})")
+
+
+def _record(address: str) -> str:
+    return f"{address}.json"
+
+
+def _tensors(address: str) -> str:
+    return f"{address}.safetensors"
+
+
+def _parsed(data: bytes) -> Record:
+    """A record, its digest and form checked.
+
+    Raises:
+        ValueError: Something is wrong with it.
+    """
+    try:
+        record, digest = json.loads(data)
+        sound = sha256(canonical(record)) == digest
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError("its record cannot be read") from error
+    if not sound:
+        raise ValueError("its record is not the one that was written")
+    about = isinstance(record, dict) and record.get("tensors", {"sha256": "", "bytes": 0})
+    formed = (
+        isinstance(about, dict)
+        and isinstance(record.get("key"), str)
+        and isinstance(record.get("body"), dict)
+        and isinstance(about.get("sha256"), str)
+        and type(about.get("bytes")) is int
+        and about["bytes"] >= 0
+    )
+    if not formed:
+        raise ValueError("its record has another form")
+    return record

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from letitgo import weights
 from letitgo.execute import Executor, Failure, Job, plan_jobs
@@ -14,7 +14,9 @@ from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
+from letitgo.studies.listing import Listing
 from letitgo.studies.sweep import with_seed
+from letitgo.studies.usage import Meter, Usage
 from letitgo.training import one_thread, train
 
 if TYPE_CHECKING:
@@ -55,10 +57,12 @@ class Outcome:
     Attributes:
         rows: Tidy rows.
         failures: The jobs that did not come through; their rows are missing or rest on fewer seeds.
+        usage: What it took, and where.
     """
 
     rows: list[dict[str, Any]]
     failures: list[Failure] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -74,6 +78,9 @@ def compute(
     workers: int = 0,
     checkpoint_every: float = 30.0,
     on_progress: OnProgress | None = None,
+    on: Literal["processes", "ray"] = "processes",
+    ray_address: str | None = None,
+    gpus: float = 0.0,
 ) -> Outcome:
     """Compute what the store does not hold of a study yet, and read its rows.
 
@@ -83,17 +90,30 @@ def compute(
         workers: Number of worker processes of one thread each; 0 computes in this process.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
+        on: Where: worker processes, or Ray, of which ``workers`` then says how many cores it uses where it is started
+            here; 0 means all.
+        ray_address: Of a cluster; ``$RAY_ADDRESS`` by default, else Ray is started here.
+        gpus: Share of a GPU declared to Ray for each training run.
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
     """
     store = store if isinstance(store, Store) else open_store(store)
     study.check()
-    executor = Executor(store, workers, checkpoint_every, on_progress)
+    if on == "ray":
+        from letitgo.execute.cluster import RayExecutor
+
+        executor = RayExecutor(store, ray_address, workers or None, gpus, checkpoint_every, on_progress)
+    else:
+        executor = Executor(store, workers, checkpoint_every, on_progress)
     failures: list[Failure] = []
-    for values in study.stages(store):
-        failures += executor.compute(values)
-    return Outcome(study.rows(store), failures)
+    meter = Meter(store)
+    with Listing(store, type(study).__name__, study.recipes) as listing:
+        for values in study.stages(store):
+            listing.add(values)
+            meter.add(values)
+            failures += executor.compute(values)
+        return Outcome(study.rows(store), failures, meter.usage())
 
 
 @dataclass(frozen=True)
@@ -127,8 +147,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     """
     study.check()
     values = [value for stage in study.stages(store) for value in stage]
-    nowhere = Store(store.root / "nowhere")
-    everything, left = plan_jobs(values, nowhere, check=False), plan_jobs(values, store, check=False)
+    everything, left = plan_jobs(values, None), plan_jobs(values, store, check=False)
     runs, runs_left = (sum(job.run is not None for job in jobs) for jobs in (everything, left))
     measures, measures_left = (sum(len(job.values) for job in jobs if not job.run) for jobs in (everything, left))
     operations = sum(job.cost for job in left)

@@ -1,0 +1,55 @@
+"""``letitgo clean``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import StoreOptions
+from letitgo.cli.tables import existing_store, show_rows, size, write_csv, write_json
+from letitgo.errors import BadRequest
+
+
+def clean(
+    *,
+    remove: Annotated[bool, Parameter(negative="", show_default=False, help="remove it; otherwise only tell")] = False,
+    study: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="give up this study, its key or the beginning of it; may be repeated"),
+    ] = None,
+    states: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="also states of studies that have all their measures: the tables stay, later questions train again",
+        ),
+    ] = False,
+    hours: Annotated[float, Parameter(help="how long ago something must have been written to go")] = 1.0,
+    options: StoreOptions = StoreOptions(),  # noqa: B008
+) -> int:
+    """Tell what no study needs any more, and remove it where asked.
+
+    What a study lists stays, and what a run under way is at. Results written by an older version are listed when their
+    study is started once more.
+    """
+    from letitgo.store.clean import find_rubbish
+    from letitgo.store.clean import remove as remove_rubbish
+
+    if not hours >= 0:
+        raise BadRequest(f"hours is {hours}: give 0 or more")
+    with existing_store(options.store) as store:
+        found = find_rubbish(store, study or (), states, hours)
+        rows = found.rows()
+        if remove:
+            remove_rubbish(store, found)
+    if options.format == "json":
+        write_json({"removed": remove, "rows": rows})
+    elif options.format == "csv":
+        write_csv(rows)
+    else:
+        show_rows(
+            "removed" if remove else "what --remove would remove", [{**r, "bytes": size(r["bytes"])} for r in rows]
+        )
+    return 0

@@ -1,0 +1,32 @@
+"""``letitgo export``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import StoreOptions
+from letitgo.cli.tables import existing_store
+from letitgo.errors import BadRequest
+
+
+def export(
+    path: Annotated[str, Parameter(help="the file to write, as in measures.parquet")],
+    /,
+    *,
+    options: StoreOptions = StoreOptions(),  # noqa: B008
+) -> int:
+    """Write all measurements as one Parquet table that pandas, polars and duckdb read: a row for each number."""
+    import os
+    from pathlib import Path
+
+    from letitgo.store.export import export as write
+
+    target = Path(path)
+    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
+    with existing_store(options.store) as store:
+        count = write(store, target)
+    print(f"{path}: {count} rows")
+    return 0

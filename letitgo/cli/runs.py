@@ -1,0 +1,77 @@
+"""``letitgo runs``."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from letitgo.cli.options import StoreOptions, whole
+from letitgo.cli.tables import ago, existing_store, show_rows, size, write_csv, write_json
+from letitgo.errors import BadRequest, nearest
+from letitgo.store.contents import contents, run_rows, running_studies, study_rows
+
+
+def runs(
+    *,
+    where: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="only runs whose recipe has it, as in model=lenet or lr=0.1; may be repeated"),
+    ] = None,
+    study: Annotated[str | None, Parameter(help="only what this study uses: its key or the beginning of it")] = None,
+    page: Annotated[int, Parameter(converter=whole, help="which page, the newest runs on the first")] = 1,
+    rows: Annotated[int, Parameter(converter=whole, help="runs on a page")] = 20,
+    options: StoreOptions = StoreOptions(),  # noqa: B008
+) -> int:
+    """Tell what the store holds: studies, training runs, their states and sizes."""
+    if page < 1 or rows < 1:
+        raise BadRequest(f"{'page' if page < 1 else 'rows'} is {min(page, rows)}: give a number from 1 on")
+    wanted = _conditions(where or [])
+    with existing_store(options.store) as store:
+        found = contents(store)
+        begin = (page - 1) * rows
+        of_page = list(islice(run_rows(store, found, wanted, study), begin, begin + rows))
+        studies = study_rows(store)
+        running = running_studies(store)
+    for row in studies:
+        row["under_way"] = row["key"] in running
+    summary = found.row()
+    if options.format == "json":
+        write_json({"store": str(store.root), **summary, "study_rows": studies, "rows": of_page})
+        return 0
+    for row in of_page:
+        row.pop("recipe")
+    if options.format == "csv":
+        write_csv(of_page)
+        return 0
+    print(
+        f"{store.root}: {summary['studies']} studies, {summary['runs']} runs with {summary['states']} states, "
+        f"{summary['measures']} measures, {size(summary['bytes'])}"
+        + (f", {summary['damaged']} damaged files set aside" if summary["damaged"] else "")
+    )
+    told = [
+        {**row, "key": row["key"][:12], "begun": ago(row["begun"]), "under_way": "yes" if row["under_way"] else ""}
+        for row in studies[:rows]
+    ]
+    show_rows(f"studies{f', the newest {rows} of {len(studies)}' if len(studies) > rows else ''}", told)
+    shown = [
+        {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in of_page
+    ]
+    show_rows(f"runs, page {page}", shown)
+    return 0
+
+
+def _conditions(where: list[str]) -> dict[str, str]:
+    from letitgo.cli.options import RECIPE_FIELDS
+
+    wanted = {}
+    for text in where:
+        name, equals, value = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals:
+            raise BadRequest(f"where is {text!r}: give a field of a recipe and its value, as in model=lenet")
+        if name not in RECIPE_FIELDS:
+            raise BadRequest(f"a recipe has no field {name!r}: {nearest(name, RECIPE_FIELDS)}")
+        wanted[name] = value
+    return wanted

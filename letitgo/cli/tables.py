@@ -1,0 +1,86 @@
+"""Rows on stdout, for a person and for a program. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from letitgo.errors import BadRequest, WorkFailed
+from letitgo.store import Store, open_store
+
+Row = dict[str, Any]
+
+
+def stdout_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def write_csv(rows: Sequence[Row]) -> None:
+    """Rows to stdout, under a head."""
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def write_json(told: Any) -> None:
+    """Anything to stdout."""
+    print(json.dumps(told, indent=1))
+
+
+def show_rows(title: str, rows: Sequence[Row]) -> None:
+    """A table for a person."""
+    if not rows:
+        return
+    table = Table(title=escape(title), title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
+    stdout_console().print(table)
+
+
+def size(number: float) -> str:
+    """Bytes, for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def ago(then: float) -> str:
+    """How long ago a moment was, for a person."""
+    seconds = max(0.0, time.time() - then)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
+
+
+@contextmanager
+def existing_store(root: str | None) -> Iterator[Store]:
+    """A store that is there. What goes wrong in reading it is told with its name.
+
+    Raises:
+        BadRequest: There is none.
+        WorkFailed: It cannot be reached any more.
+    """
+    if root == "":
+        raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
+    store = open_store(root, make=False)
+    try:
+        if not store.files.names("") and not store.files.folders(""):
+            raise BadRequest(f"there is no store at {store.root}: name another with --store")
+        yield store
+    except OSError as error:
+        raise WorkFailed(f"the store {store.root} cannot be read ({error.strerror or error})") from error

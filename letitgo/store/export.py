@@ -1,0 +1,157 @@
+"""All measurements of a store as one Parquet table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from letitgo.store.contents import APART
+from letitgo.store.store import Store
+
+Row = dict[str, Any]
+
+BATCH = 50_000
+"""Rows that are held at once."""
+_NUMBERS = ("value", "lr", "seconds")
+_WHOLE = ("step", "begin", "epochs", "batch_size", "seed")
+COLUMNS = (
+    "key",
+    "kind",
+    "name",
+    "value",
+    "split",
+    "state",
+    "run",
+    "step",
+    "begin",
+    "frozen",
+    "model",
+    "data",
+    "optimizer",
+    "lr",
+    "epochs",
+    "batch_size",
+    "seed",
+    "recipe",
+    "seconds",
+    "host",
+    "torch",
+    "letitgo",
+)
+"""A row is one number: ``name`` says which of the measure's it is, as ``accuracy`` or ``fc1.l2``; ``state`` is the
+address of the first state it was read off, ``run`` the run that is a point of, and the rest tells of that run."""
+
+
+def export(store: Store, path: str | Path) -> int:
+    """Write the table; a file that is there is replaced when the new one is whole.
+
+    Args:
+        store: Its measures that pass their check; what fails is left out and left where it is.
+        path: The file.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        OSError: The file cannot be written, or the store not be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {**dict.fromkeys(_NUMBERS, pa.float64()), **dict.fromkeys(_WHOLE, pa.int64())}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    count = 0
+    try:
+        with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for rows in _batches(rows_of(store)):
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                count += len(rows)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def rows_of(store: Store) -> Iterator[Row]:
+    """One row for each number that was measured."""
+    runs: dict[str, Row] = {}
+    for path, _, _ in store.files.walk():
+        folder = path.partition("/")[0]
+        if folder in (*APART, "states", "studies") or not path.endswith(".json") or "/." in path:
+            continue
+        try:
+            record = store.examine(path[:-5])
+        except (FileNotFoundError, ValueError):
+            continue
+        body = record["body"]
+        value = body.get("value", {})
+        state = first_state(value)
+        about = {
+            "key": record["key"],
+            "kind": value.get("kind") or folder,
+            "split": value.get("split"),
+            "state": state,
+            "seconds": body.get("seconds"),
+            "host": body.get("host"),
+            "torch": body.get("versions", {}).get("torch"),
+            "letitgo": body.get("versions", {}).get("letitgo"),
+            **(_of_run(store, state, runs) if state else {}),
+        }
+        for name, number in numbers(body.get("result")):
+            yield {**about, "name": name, "value": number}
+
+
+def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in a result, with dotted names; places in a list count from 0."""
+    if isinstance(result, dict):
+        for part, item in result.items():
+            yield from numbers(item, f"{name}.{part}" if name else str(part))
+    elif isinstance(result, list):
+        for place, item in enumerate(result):
+            yield from numbers(item, f"{name}.{place}" if name else str(place))
+    elif isinstance(result, (int, float)):
+        yield name, float(result)
+
+
+def first_state(value: Any) -> str | None:
+    """The address of the first state that a value, as its record tells it, was made from."""
+    if isinstance(value, dict):
+        at = value.get("at")
+        if isinstance(at, str) and value.keys() == {"at"}:
+            return at if at.startswith("states/") else None
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((found for item in value if (found := first_state(item))), None)
+    return None
+
+
+def _of_run(store: Store, state: str, runs: dict[str, Row]) -> Row:
+    folder, _, step = state.rpartition("/")
+    if folder not in runs:
+        try:
+            body = store.examine(state)["body"]
+        except (OSError, ValueError):
+            body = {}  # cleaned away
+        recipe = body.get("recipe", {})
+        runs[folder] = {
+            "run": folder.rpartition("/")[2],
+            "begin": body.get("value", {}).get("run", {}).get("begin"),
+            "frozen": " ".join(body["frozen"]) if "frozen" in body else None,
+            **{name: recipe.get(name) for name in ("model", "data", "optimizer", "lr", "epochs", "batch_size", "seed")},
+            "recipe": json.dumps(recipe) if recipe else None,
+        }
+    return {**runs[folder], "step": int(step)}
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) >= BATCH:
+            yield batch
+            batch = []
+    yield batch

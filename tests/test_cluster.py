@@ -1,0 +1,180 @@
+"""A study on Ray is the same study: on this machine, on two nodes, with a node lost in the middle."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import baseline, freezing, small_recipe
+
+from letitgo.cli.main import run
+from letitgo.execute import plan_jobs
+from letitgo.execute.executor import Board
+from letitgo.plan import Evaluation
+from letitgo.store import Store
+
+COMMAND = [sys.executable, "-c", "from letitgo.cli.main import main; main()"]
+MAP = ("map", "--seeds", "2", "--widths", "32", "--depth", "3", "--epochs", "6", "--report", "none", "--format", "csv")
+
+
+def test_options_of_a_cluster_without_one_are_a_bad_request(capsys):
+    assert run(["train", "--ray-address", "127.0.0.1:1"]) == 2
+    assert "say --on ray too" in capsys.readouterr().err
+    assert run(["train", "--on", "ray", "--gpus", "-1"]) == 2
+    assert "gpus is -1" in capsys.readouterr().err
+
+
+def test_jobs_are_sent_after_what_they_need(store):
+    base = baseline(small_recipe())
+    late = freezing(base, "fc1", start=base.at_epoch(1), begin=23, resume=True)
+    board = Board(plan_jobs([Evaluation(r.final, r.recipe.dataset, "test") for r in (base, late)], store), None)
+    sent = []
+    while job := board.send():
+        assert job.needs <= set(sent)
+        sent.append(job)
+    assert len(sent) == board.jobs == 4
+    assert not board.over()
+    first, second, *rest = sent
+    assert (first.run, second.run) == (base, late)
+    board.postpone(second)
+    assert board.send() is None  # not before a while
+    board.finish(first)
+    board.fail(second, "lost")
+    for job in rest:
+        board.forget(job) if board.hopeless(job) else board.finish(job)
+    assert board.over()
+    assert [failure.why for failure in board.failures] == ["lost"]
+
+
+@pytest.fixture(scope="module")
+def _token() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        pytest.importorskip("ray")  # which reads these when it is imported
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[str, Path]:
+    """The map of an undisturbed run in one process, and its store."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = subprocess.run(
+        [*COMMAND, *MAP, "--workers", "0", "--store", str(store)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, store
+
+
+def start(store: Path | str, *more: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, *MAP, "--on", "ray", "--store", str(store), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def states(store: Path) -> dict[Path, Any]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in store.glob("states/*/*/*.json")}
+
+
+def wait_for(store: Path, count: int, process: subprocess.Popen[str], patience: float = 400.0) -> None:
+    end = time.monotonic() + patience
+    while len(states(store)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_a_study_on_a_local_ray_is_the_same(whole, tmp_path):
+    process = start(tmp_path / "store", "--workers", "2")
+    out, err = process.communicate(timeout=500)
+    assert (process.returncode, out, err) == (0, whole[0], "")
+    assert {p.relative_to(tmp_path / "store") for p in states(tmp_path / "store")} == {
+        p.relative_to(whole[1]) for p in states(whole[1])
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_what_fails_on_ray_is_named_and_the_rest_is_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
+    train = ("train", "--epochs", "1", "--widths", "8", "--format", "json", "--on", "ray", "--workers", "2")
+    done = subprocess.run(
+        [*COMMAND, *train, "--lr", "0.1,1e30"], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 1
+    assert [row["lr"] for row in json.loads(done.stdout)["rows"]] == [0.1]
+    assert "letitgo: failed: training everything, seed 0: the loss is not finite by step" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_an_interrupt_ends_the_remote_work_and_keeps_what_is_done(whole, tmp_path):
+    store = tmp_path / "store"
+    process = start(store, "--workers", "2")
+    wait_for(store, 3, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted; what was finished is in the store" in err
+    kept = states(store)
+    time.sleep(2)
+    assert states(store) == kept  # nobody goes on
+    done = subprocess.run(
+        [*COMMAND, *MAP, "--workers", "0", "--store", str(store)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == whole[0]
+    assert {path: now for path, now in states(store).items() if path in kept} == kept
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_a_node_that_is_lost_costs_nothing_that_was_finished(whole, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    store = tmp_path / "store"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        process = start(store, "--ray-address", cluster.address)
+        wait_for(store, 4, process)
+        finished = states(store)
+        cluster.remove_node(node, allow_graceful=False)
+        out, err = process.communicate(timeout=500)
+    finally:
+        cluster.shutdown()
+    assert (process.returncode, out, err) == (0, whole[0], "")
+    assert {path: now for path, now in states(store).items() if path in finished} == finished
+    total = len(states(store))
+    assert len(finished) < total
+    print(f"1 node of 2 killed after {len(finished)} of {total} states: same table, none of these computed again")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_through_s3_and_ray_the_table_is_the_same(whole, monkeypatch):
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    from s3_stub import make_bucket, s3
+
+    with s3() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        make_bucket("bucket")
+        process = start("s3://bucket/store", "--workers", "2")
+        out, err = process.communicate(timeout=500)
+        assert (process.returncode, out, err) == (0, whole[0], "")
+        assert not list(Store("s3://bucket/store").files.walk("claims"))
+    assert len(list(csv.DictReader(io.StringIO(out)))) > 5
