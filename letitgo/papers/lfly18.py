@@ -3,7 +3,8 @@
 The protocol is that of the released code: He's initialization, Adam at a fixed rate with β₂ = 0.99, 100 epochs of
 50,000 images, accuracy on the test images after the last epoch, which the code calls validation. Its penalty of
 1e-4 ‖θ‖² on the weight matrices stands here as a decay of 2e-4 on all that is learned, z in a subspace. Inputs here
-have mean 0 and deviation 1. A shortened run begins at a higher rate, at most ``FASTEST``, and lowers it to 0, so that
+have mean 0 and deviation 1. Projections are sparse, as the paper's of fully connected networks at these d; its LeNet
+had Fastfood. A shortened run begins at a higher rate, at most ``FASTEST``, and lowers it to 0, so that
 the sum of all rates is the paper's from a fifth of its length on.
 """
 
@@ -46,7 +47,7 @@ def study(scale: float, seeds: int) -> Dimension:
         "model_args": {"init": "he"},
     }
     recipes = (make_recipe(model="fcn", widths="200x200", **shared), make_recipe(model="lenet", **shared))
-    return Dimension(recipes, ("model",), seeds, resolution=0.05)
+    return Dimension(recipes, ("model",), seeds, kind="sparse", resolution=0.05)
 
 
 def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
