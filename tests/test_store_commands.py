@@ -15,6 +15,7 @@ from letitgo.cli.main import run
 from letitgo.plan import reached
 from letitgo.store import Store, claimed, open_store
 from letitgo.studies.compute import compute
+from letitgo.studies.dimension import Dimension
 from letitgo.studies.train import Train
 
 RECIPES = (small_recipe(widths="8", depth=2, epochs=1), small_recipe(widths="8", depth=2, epochs=1, seed=1))
@@ -272,3 +273,16 @@ def test_conflicts_and_damage_are_named(filled, tmp_path, capsys):
     assert state.address not in Store(target)
     assert (filled.root / f"{two.address}.json").exists()
     assert "is the store itself" in refused(capsys, "merge", str(target), "--store", str(target))
+
+
+def test_runs_in_a_subspace_are_not_told_as_frozen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
+    recipe = small_recipe(epochs=1)
+    compute(Dimension((recipe,), seeds=1, grid=(5,), layers=("fc1",), global_baseline=0.0), tmp_path / "store")
+    assert run(["runs", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["part"], "fc1" in row["frozen"], "fc2" in row["frozen"]) for row in rows} == {
+        ("", False, False),
+        ("", True, False),
+        ("subspace", False, True),
+    }

@@ -108,7 +108,8 @@ def run_row(store: Store, run: Found) -> Row | None:
         "key": run.key,
         **{name: recipe.get(name) for name in ("model", "data", "epochs", "seed")},
         "begin": value.get("run", {}).get("begin"),
-        "frozen": " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in body.get("frozen", ()))),
+        "frozen": " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in frozen(body))),
+        "part": part(body),
         "states": len(whole),
         "bytes": run.bytes,
         "seconds": body.get("seconds"),
@@ -116,6 +117,19 @@ def run_row(store: Store, run: Found) -> Row | None:
         "written": run.written,
         "recipe": recipe,
     }
+
+
+def frozen(body: Row) -> list[str]:
+    """Names of the parameters that none of a run's values move; those in a subspace do."""
+    trains = body.get("value", {}).get("run", {}).get("trains")
+    projected = set(trains["within"]) if isinstance(trains, dict) and trains.get("kind") == "Subspace" else set()
+    return [name for name in body.get("frozen", ()) if name not in projected]
+
+
+def part(body: Row) -> str:
+    """How parts of tensors are trained, as in ``subspace`` or ``kept``; empty where whole ones are."""
+    trains = body.get("value", {}).get("run", {}).get("trains")
+    return trains["kind"].lower() if isinstance(trains, dict) else ""
 
 
 def run_rows(store: Store, found: Contents, where: dict[str, str], study: str | None = None) -> Iterator[Row]:

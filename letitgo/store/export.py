@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from letitgo.store.contents import APART
+from letitgo.store.contents import APART, frozen, part
 from letitgo.store.store import Store
 
 Row = dict[str, Any]
@@ -27,6 +27,7 @@ COLUMNS = (
     "step",
     "begin",
     "frozen",
+    "part",
     "model",
     "data",
     "optimizer",
@@ -140,7 +141,8 @@ def _of_run(store: Store, state: str, runs: dict[str, Row]) -> Row:
         runs[folder] = {
             "run": folder.rpartition("/")[2],
             "begin": body.get("value", {}).get("run", {}).get("begin"),
-            "frozen": " ".join(body["frozen"]) if "frozen" in body else None,
+            "frozen": " ".join(frozen(body)) if "frozen" in body else None,
+            "part": part(body) if body else None,
             **{name: recipe.get(name) for name in ("model", "data", "optimizer", "lr", "epochs", "batch_size", "seed")},
             "recipe": json.dumps(recipe) if recipe else None,
         }
