@@ -261,8 +261,8 @@ def _log_axis(ax: Any, rows: Sequence[Row], named: bool = True) -> None:
         {round(100 * row["density"], 4) for row in rows if row["variant"] in (DENSE, "ticket")}, reverse=True
     )
     ax.set_xscale("log")
-    if not ax.xaxis_inverted():  # once, where axes are shared
-        ax.invert_xaxis()
+    pad = 1.1 * (levels[0] / levels[-1]) ** 0.03
+    ax.set_xlim(pad * levels[0], levels[-1] / pad)
     ax.xaxis.set_major_locator(FixedLocator(levels[:: max(1, -(-len(levels) // 8))]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.xaxis.set_minor_locator(NullLocator())
