@@ -149,7 +149,7 @@ def test_all_of_everything_is_the_baseline_and_shared_with_the_map():
     part = part_of(seeds=1)
     assert part.run(part.everything, NORMED).key == baseline(NORMED).key
     assert [policy.share for policy in part.policies if policy.name == "filters"] == [0.5, 0.1]  # 1 is everything
-    of_map = {value.key for stage in Map((NORMED,), seeds=1).stages(Store(None)) for value in stage}
+    of_map = {value.key for stage in Map((NORMED,), seeds=1).stages(Store("nowhere")) for value in stage}
     own = {value.key for value in part.values(part.everything) if isinstance(value, Evaluation)}
     assert len(own) == 2
     assert own <= of_map

@@ -24,7 +24,7 @@ from letitgo.recipes.data import open_data
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean
-from letitgo.studies.sweep import with_seed
+from letitgo.studies.sweep import with_seeds
 from letitgo.training.linear import Law, Rule
 from letitgo.training.margin import NotSeparable
 
@@ -299,13 +299,13 @@ class AlignDense:
 
     @property
     def _seeded(self) -> list[Recipe]:
-        return [with_seed(recipe, recipe.seed + i) for recipe in self.recipes for i in range(self.seeds)]
+        return [seeded for recipe in self.recipes for seeded in with_seeds(recipe, self.seeds)]
 
     def rows(self, store: Store) -> list[Row]:
         """A row for each recipe, frozen layer, epoch and dense layer; over the seeds that the store holds."""
         rows = []
         for recipe in self.recipes:
-            seeded = [with_seed(recipe, recipe.seed + i) for i in range(self.seeds)]
+            seeded = with_seeds(recipe, self.seeds)
             for moments in zip(*map(self.states, seeded), strict=True):
                 frozen, epoch, _ = moments[0]
                 found = [

@@ -25,7 +25,7 @@ from letitgo.recipes.networks import Network
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import with_seed
+from letitgo.studies.sweep import with_seeds
 
 Kind = Literal["learned", "frozen", "hadamard", "orthogonal"]
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ class Classifier:
         ]
 
     def _seeds(self, recipe: Recipe) -> list[Recipe]:
-        return [with_seed(recipe, recipe.seed + i) for i in range(self.seeds)]
+        return with_seeds(recipe, self.seeds)
 
     def _row(self, recipe: Recipe, kind: Kind, store: Store) -> Row:
         tests, trains, drops, train_drops, scales = [], [], [], [], []

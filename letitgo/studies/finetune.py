@@ -24,7 +24,7 @@ from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.map import Unit
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import make_recipe, with_seed
+from letitgo.studies.sweep import make_recipe, with_seed, with_seeds
 
 Kind = Literal["none", "all", "frozen", "only"]
 Origin = Literal["pretrained", "initialization"]
@@ -178,7 +178,7 @@ class Tuned:
             return fitted(open_weights(self.study.file, recipe.network), recipe.network, recipe.seed)
         source = with_seed(self.source, recipe.seed)
         module = weights.seeded(source.network, source.seed)
-        run = Run(Initial(source.network, source.seed), _trainable(module), source)
+        run = Run(Initial(source.network, source.seed), weights.trainable_names(module), source)
         return fitted(run.final, recipe.network, recipe.seed)
 
     @property
@@ -190,7 +190,7 @@ class Tuned:
 
     @cached_property
     def _seeds(self) -> list[Recipe]:
-        return [with_seed(self.recipe, self.recipe.seed + i) for i in range(self.study.seeds)]
+        return with_seeds(self.recipe, self.study.seeds)
 
     @cached_property
     def _starts(self) -> dict[tuple[Origin, int], State]:
@@ -206,7 +206,7 @@ class Tuned:
 
     @cached_property
     def _all(self) -> Unit:
-        return Unit("all", "all", _trainable(self._module))
+        return Unit("all", "all", weights.trainable_names(self._module))
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -368,10 +368,6 @@ class Tuned:
     def _trained(self, item: Tuning) -> int:
         size = self._size(item.unit)
         return self._size(self._all) - size if item.kind == "frozen" else size
-
-
-def _trainable(module: nn.Module) -> tuple[str, ...]:
-    return tuple(name for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def _joined(scope: str, units: Sequence[Unit]) -> Unit:

@@ -22,7 +22,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import with_seed
+from letitgo.studies.sweep import with_seeds
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -170,7 +170,7 @@ class Fractioned:
 
     @cached_property
     def _seeds(self) -> list[Recipe]:
-        return [with_seed(self.recipe, self.recipe.seed + i) for i in range(self.study.seeds)]
+        return with_seeds(self.recipe, self.study.seeds)
 
     @cached_property
     def _module(self) -> nn.Module:
@@ -182,7 +182,7 @@ class Fractioned:
 
     @cached_property
     def _all(self) -> tuple[str, ...]:
-        return tuple(name for name, parameter in self._module.named_parameters() if parameter.requires_grad)
+        return weights.trainable_names(self._module)
 
     @cached_property
     def _norms(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import with_seed
+from letitgo.studies.sweep import with_seeds
 from letitgo.value import derive
 
 Kind = Literal["baseline", "frozen", "reinitialised", "rerandomised"]
@@ -146,11 +146,11 @@ class Mapped:
 
     @cached_property
     def _seeds(self) -> list[Recipe]:
-        return [with_seed(self.recipe, self.recipe.seed + i) for i in range(self.study.seeds)]
+        return with_seeds(self.recipe, self.study.seeds)
 
     @cached_property
     def _all(self) -> Unit:
-        return Unit("all", "all", tuple(name for name, p in self._module.named_parameters() if p.requires_grad))
+        return Unit("all", "all", weights.trainable_names(self._module))
 
     @cached_property
     def _module(self) -> nn.Module:

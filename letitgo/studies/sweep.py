@@ -51,6 +51,11 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     return dataclasses.replace(recipe, seed=seed)
 
 
+def with_seeds(recipe: Recipe, count: int) -> list[Recipe]:
+    """The recipe under its own seed and those that follow."""
+    return [with_seed(recipe, recipe.seed + i) for i in range(count)]
+
+
 def _sentence(detail: Any) -> str:
     field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "unexpected_keyword_argument":

@@ -41,7 +41,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean
-from letitgo.studies.sweep import with_seed
+from letitgo.studies.sweep import with_seed, with_seeds
 from letitgo.value import derive
 
 Variant = Literal["ticket", "fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement"]
@@ -194,7 +194,7 @@ class Drawn:
     @cached_property
     def seeds(self) -> list[Recipe]:
         """The recipe under each seed."""
-        return [with_seed(self.recipe, self.recipe.seed + i) for i in range(self.study.seeds)]
+        return with_seeds(self.recipe, self.study.seeds)
 
     @cached_property
     def _module(self) -> nn.Module:
@@ -202,7 +202,7 @@ class Drawn:
 
     @cached_property
     def _all(self) -> tuple[str, ...]:
-        return tuple(name for name, parameter in self._module.named_parameters() if parameter.requires_grad)
+        return weights.trainable_names(self._module)
 
     @cached_property
     def rates(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ class Train:
     def run(self, recipe: Recipe) -> Run:
         """The run that a recipe asks for."""
         module = self._modules[recipe]
-        trainable = tuple(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+        trainable = weights.trainable_names(module)
         base = Run(Initial(recipe.network, recipe.seed), trainable, recipe)
         if self.ticket is not None:
             return self._of_ticket(self.ticket, base)

@@ -12,7 +12,7 @@ from letitgo.weights.graft import distance, graft
 from letitgo.weights.hadamard import walsh_hadamard
 from letitgo.weights.hold import Held, held_of, hold, named_trainable, trainable
 from letitgo.weights.hub import from_pretrained, push_to_hub
-from letitgo.weights.layers import layers, owner, parameter_names, ties
+from letitgo.weights.layers import layers, owner, parameter_names, ties, trainable_names
 from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
 from letitgo.weights.prefix import frozen_prefix
 from letitgo.weights.prune import (
@@ -108,6 +108,7 @@ __all__ = [
     "torch_masks",
     "train_only",
     "trainable",
+    "trainable_names",
     "unpack_bits",
     "unpack_masks",
     "walsh_hadamard",

@@ -29,6 +29,11 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(names)
 
 
+def trainable_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that ask for a gradient, in the module's own order, a tied parameter once."""
+    return tuple(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
 def layers(module: nn.Module) -> dict[str, tuple[str, ...]]:
     """Layer name → names of the parameters it owns, both in the module's own order."""
     owned: dict[str, list[str]] = {}
