@@ -42,10 +42,11 @@ def test_every_power_of_two(bits):
 
 
 @pytest.mark.parametrize("piece", [2**k for k in (6, 10)])
-@pytest.mark.parametrize("shape", [(4096,), (3, 1024), (37, 16), (5, 1), (0, 64)])
+@pytest.mark.parametrize("shape", [(4096,), (8192,), (3, 1024), (37, 16), (5, 1), (1,), (0, 64)])
 def test_pieces_change_nothing(piece, shape, monkeypatch):
     x = drawn(*shape)
     monkeypatch.setattr(implementation, "PIECE", piece)
+    monkeypatch.setattr(implementation, "PART", piece)
     torch.testing.assert_close(walsh_hadamard(x), dense(x), atol=1e-12, rtol=0)
 
 
