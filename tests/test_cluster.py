@@ -23,7 +23,9 @@ from letitgo.plan import Evaluation
 from letitgo.store import Store
 
 COMMAND = [sys.executable, "-c", "from letitgo.cli.main import main; main()"]
-MAP = ("map", "--seeds", "2", "--widths", "32", "--depth", "3", "--epochs", "6", "--report", "none", "--format", "csv")
+SMALL = ("--seeds", "2", "--widths", "32", "--depth", "3", "--epochs", "6", "--report", "none", "--format", "csv")
+MAP = ("map", *SMALL)
+TICKET = ("ticket", "--levels", "2", *SMALL)
 
 
 def test_options_of_a_cluster_without_one_are_a_bad_request(capsys):
@@ -67,19 +69,23 @@ def _token() -> Iterator[None]:
         yield
 
 
+def here(store: Path, study: tuple[str, ...] = MAP) -> str:
+    """The table of an undisturbed run in one process."""
+    command = [*COMMAND, *study, "--workers", "0", "--store", str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[str, Path]:
-    """The map of an undisturbed run in one process, and its store."""
+    """The undisturbed map, and its store."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    done = subprocess.run(
-        [*COMMAND, *MAP, "--workers", "0", "--store", str(store)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, store
+    return here(store), store
 
 
-def start(store: Path | str, *more: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, *MAP, "--on", "ray", "--store", str(store), *more]
+def start(store: Path | str, *more: str, study: tuple[str, ...] = MAP) -> subprocess.Popen[str]:
+    command = [*COMMAND, *study, "--on", "ray", "--store", str(store), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -132,34 +138,33 @@ def test_an_interrupt_ends_the_remote_work_and_keeps_what_is_done(whole, tmp_pat
     kept = states(store)
     time.sleep(2)
     assert states(store) == kept  # nobody goes on
-    done = subprocess.run(
-        [*COMMAND, *MAP, "--workers", "0", "--store", str(store)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == whole[0]
+    assert here(store) == whole[0]
     assert {path: now for path, now in states(store).items() if path in kept} == kept
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_token")
-def test_a_node_that_is_lost_costs_nothing_that_was_finished(whole, tmp_path):
+@pytest.mark.parametrize("study", [MAP, TICKET], ids=["map", "ticket"])
+def test_a_node_that_is_lost_costs_nothing_that_was_finished(study, tmp_path):
     from ray.cluster_utils import Cluster
 
-    store = tmp_path / "store"
+    store, whole = tmp_path / "store", here(tmp_path / "whole", study)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
-        process = start(store, "--ray-address", cluster.address)
+        process = start(store, "--ray-address", cluster.address, study=study)
         wait_for(store, 4, process)
         finished = states(store)
         cluster.remove_node(node, allow_graceful=False)
         out, err = process.communicate(timeout=500)
     finally:
         cluster.shutdown()
-    assert (process.returncode, out, err) == (0, whole[0], "")
+    assert (process.returncode, out, err) == (0, whole, "")
     assert {path: now for path, now in states(store).items() if path in finished} == finished
     total = len(states(store))
     assert len(finished) < total
-    print(f"1 node of 2 killed after {len(finished)} of {total} states: same table, none of these computed again")
+    told = f"killed after {len(finished)} of {total} states: same table, none of these computed again"
+    print(f"{study[0]}: 1 node of 2 {told}")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,36 @@ import torch
 from helpers import baseline, python, small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import LEAVES, OPTIMIZERS, Case
+from networks import step as train_step
+from test_hold import outside
 from torch import nn
 
 from letitgo import weights
-from letitgo.cli.main import run
+from letitgo.cli.main import app, run
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.plan import Evaluation
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute
 from letitgo.studies.train import Train
+from letitgo.weights import Part
 
 pytestmark = pytest.mark.slow
 
 TIMES = int(os.environ.get("LETITGO_FAULTS", "1"))
 COMMAND = [sys.executable, "-c", "from letitgo.cli.main import main; main()"]
-SMALL = ("--epochs", "6", "--widths", "32", "--depth", "3", "--format", "csv", "--workers", "2")
+SMALL = ("--epochs", "4", "--widths", "32", "--depth", "3", "--format", "csv")
+ONE = ("--seeds", "1", "--report", "none")
 STUDIES: dict[str, tuple[str, ...]] = {
-    "map": ("map", "--seeds", "1", "--freeze-at", "0,2", "--report", "none", *SMALL),
+    "map": ("map", "--freeze-at", "0,2", *ONE, *SMALL),
     "train": ("train", "--freeze", "fc1", "--freeze-at", "3", "--lr", "0.1,0.05", *SMALL),
-    "fraction": ("fraction", "--seeds", "1", "--shares", "1,0.5", "--report", "none", *SMALL),
-    "classifier": ("classifier", "--seeds", "1", "--report", "none", *SMALL),
-    "transfer": ("map", "--start", '{"data": "digits"}', "--seeds", "1", "--report", "none", *SMALL),
+    "fraction": ("fraction", "--shares", "1,0.5", *ONE, *SMALL),
+    "classifier": ("classifier", *ONE, *SMALL),
+    "map --start": ("map", "--start", '{"half": "a"}', "--half", "b", *ONE, *SMALL),
+    "ticket": ("ticket", "--levels", "2", *ONE, *SMALL),
+    "dimension": ("dimension", "--grid", "20,100", *ONE, *SMALL),
+    "transfer": ("transfer", "--optimizers", "sgd:0.1,adam:0.001", "--levels", "1", *ONE, *SMALL),
+    "align": ("align", "--steps", "400", *ONE, "--format", "csv"),
 }
 STUDY = Train((small_recipe(widths="8", depth=2, epochs=1),))
 
@@ -64,12 +73,13 @@ def test_kills_of_driver_or_worker_at_random_moments(tmp_path):
     moments, tried = random.Random(int(os.environ.get("LETITGO_SEED", "0"))), {"driver": 0, "worker": 0, "too late": 0}
     for name, arguments in STUDIES.items():
         begin = time.monotonic()
-        whole = subprocess.run([*COMMAND, *arguments, "--store", str(tmp_path / name)], capture_output=True, check=True)
+        command = [*COMMAND, *arguments, "--workers"]
+        whole = subprocess.run([*command, "2", "--store", str(tmp_path / name)], capture_output=True, check=True)
         length = time.monotonic() - begin
         for attempt in range(TIMES):
             store = tmp_path / f"{name}-{attempt}"
             process = subprocess.Popen(
-                [*COMMAND, *arguments, "--store", str(store)],
+                [*command, str((2, 1, 0)[attempt % 3]), "--store", str(store)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -87,9 +97,7 @@ def test_kills_of_driver_or_worker_at_random_moments(tmp_path):
             out, _ = process.communicate()
             assert process.returncode != 0 or out == whole.stdout
             kept = finished(store)
-            again = subprocess.run(
-                [*COMMAND, *arguments, "--store", str(store)], capture_output=True, check=True, timeout=600
-            )
+            again = subprocess.run([*command, "0", "--store", str(store)], capture_output=True, check=True, timeout=600)
             assert again.stdout == whole.stdout
             assert {path: at for path, at in finished(store).items() if path in kept} == kept
             shutil.rmtree(store)
@@ -102,6 +110,7 @@ from helpers import small_recipe
 from letitgo.plan import Run
 from letitgo.studies.compute import compute
 from letitgo.studies.train import Train
+from letitgo.weights import Part
 train, log = Run._train, open(sys.argv[2], "a", buffering=1)
 def noted(self, *args):
     log.write(self.key + "\\n")
@@ -239,21 +248,21 @@ def test_every_file_damaged_in_every_way(tmp_path):
     print(f"{tried} damages of {len(files)} files: each noticed, set aside, computed again")
 
 
-# fmt: off
-OPTIONS = [
-    "model", "data", "lr", "epochs", "batch-size", "optimizer", "schedule", "widths", "depth", "seed",
-    "seeds", "freeze", "freeze-at", "layers", "blocks", "reinit-at", "store", "workers", "tolerance",
-    "statistics", "start", "budget", "shares", "of", "rest", "only", "model-args", "optimizer-args",
-    "momentum", "examples", "shift", "where", "label-noise", "page", "rows", "hours", "study", "ray-address",
-    "gpus", "on",
-]
-# fmt: on
-# fmt: off
-COMMANDS = [
-    "map", "train", "inspect", "classifier", "fraction", "align", "reproduce", "runs", "show", "clean",
-    "export", "merge", "nonsense",
-]
-# fmt: on
+PLACES = ("show", "export", "merge", "inspect", "reproduce", "ticket export")
+"""Commands that ask for something besides options."""
+
+
+def commands() -> dict[str, list[str]]:
+    """The program's commands and their options, as it tells them itself."""
+    apps = {name: app[name] for name in app if not name.startswith("-")} | {"ticket export": app["ticket"]["export"]}
+    found = {}
+    for name, command in apps.items():
+        options = [flag for about in command.assemble_argument_collection() for flag in about.names]
+        found[name] = [flag for flag in options if flag.startswith("--") and flag != "--debug"]
+    return found | {"nonsense": ["--lr"]}
+
+
+COMMANDS = commands()
 ODD = [
     "",
     "-1",
@@ -273,27 +282,48 @@ ODD = [
     "a,b",
 ]
 ODD += ["os:system", "/", "/dev/null", "..", "none", "sgd", "../../x", "s3://", "nothing://x", "0,0", "1,2", "--"]
+ODD += ["sgd:", ":0.1", "sgd:0.1,adam:0.001", "1ep", "99999ep", "-1it", "it", "a=b", "fc*=0.5", "fc1=nan", "2,1", "3,3"]
+ODD += ["layer", "global", "both", "initial,zero", "fresh-weights", "frozen,complement", "hadamard", "dense", "a", "b"]
+ODD += [
+    "a.ticket",
+    "damaged.ticket",
+    "1x8x8",
+    "1x3:int",
+    "permute-labels",
+    "1",
+    "0.5",
+    "20,100",
+    "99999999",
+    "classifier",
+]
 odd = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(ODD)
-lines = st.builds(
-    lambda command, options: [command, *(part for name, value in options for part in (f"--{name}", value))],
-    st.sampled_from(COMMANDS),
-    st.lists(st.tuples(st.sampled_from(OPTIONS), odd), max_size=4),
-)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> list[str]:
+    """A command with something after it, mostly options of its own."""
+    command = draw(st.sampled_from(list(COMMANDS)))
+    own, every = COMMANDS[command], sorted({flag for flags in COMMANDS.values() for flag in flags})
+    line = command.split()
+    if command in PLACES and draw(st.integers(0, 9)):
+        line.append(draw(odd))
+    for _ in range(draw(st.integers(0, 4))):
+        line.append(draw(st.sampled_from(own if draw(st.integers(0, 9)) else every)))
+        line += [draw(odd)] if draw(st.integers(0, 5)) else []
+    return [*line, "--dry-run"] if "--dry-run" in own else line
 
 
 def test_malformed_requests(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
     compute(STUDY, tmp_path / "store")
+    weights.save_ticket("a.ticket", weights.magnitude_masks(weights.seeded(STUDY.recipes[0].network, 0), 0.5))
+    Path("damaged.ticket").write_bytes(Path("a.ticket").read_bytes()[:-1])
     before, codes = finished(tmp_path / "store"), {}
 
     @settings(max_examples=200 * TIMES)
-    @given(line=lines, place=odd)
-    def ask(line, place):
-        if line[0] in ("show", "export", "merge", "inspect", "reproduce", "nonsense"):
-            line = [line[0], place, *line[1:]]
-        if line[0] in ("map", "train", "classifier", "fraction", "align", "reproduce"):
-            line = [*line, "--dry-run"]
+    @given(line=lines())
+    def ask(line):
         begin = time.monotonic()
         code = run(line)
         told = capsys.readouterr()
@@ -309,55 +339,49 @@ def test_malformed_requests(tmp_path, monkeypatch, capsys):
     print(f"{sum(codes.values())} command lines, by exit code {codes}: no traceback, no hang, nothing lost")
 
 
-def test_what_is_frozen_stays(capsys):
-    """Over random networks, choices of what trains, and every optimiser of torch that takes dense gradients."""
-    moved = tried = 0
-    optimisers = [
-        getattr(torch.optim, name)
-        for name in sorted(dir(torch.optim))
-        if isinstance(getattr(torch.optim, name), type)
-        and issubclass(getattr(torch.optim, name), torch.optim.Optimizer)
-        and name not in ("Optimizer", "SparseAdam", "LBFGS", "Muon")
-    ]
+def test_what_is_frozen_stays():
+    """Over random networks, every way to choose what trains, and every optimiser; a case is one of each together."""
+    tried = held_still = 0
+    for seed in range(40 * TIMES):
+        dice = random.Random(seed)
+        case = Case([random_tree(dice) for _ in range(dice.randint(1, 3))], ())
+        module = case.module(seed)
+        part = random_part(module, dice, by_entries=dice.random() < 0.5)
+        if not any(outside(module, part).values()):
+            continue
+        for name, make in OPTIMIZERS.items():
+            with weights.hold(module, part) as held:
+                free = held.parameters()
+                if not free or (name == "Muon" and all(p.ndim != 2 for p in free)):
+                    continue
+                optimizer, before = make(free), outside(module, part)
+                for _ in range(2):  # the second with what the first left in the optimiser
+                    module.train()
+                    train_step(module, optimizer, set_to_none=dice.random() < 0.5)
+                assert outside(module, part) == before, (seed, name, case, part)
+                held_still += sum(map(len, before.values()))
+                tried += 1
+    print(f"{tried} cases, of {40 * TIMES} networks and {len(OPTIMIZERS)} optimisers: of {held_still} bytes none moved")
 
-    @settings(max_examples=300 * TIMES)
-    @given(
-        widths=st.lists(st.integers(1, 5), min_size=2, max_size=5),
-        chosen=st.integers(0, 2**12 - 1),
-        make=st.sampled_from(optimisers),
-        decay=st.sampled_from([0.0, 0.1]),
-        norm=st.booleans(),
-        keep=st.booleans(),
-        seed=st.integers(0, 2**31),
-    )
-    def law(widths, chosen, make, decay, norm, keep, seed):
-        nonlocal moved, tried
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.Tanh()]
-        module = nn.Sequential(*layers)
-        names = weights.parameter_names(module)
-        trains = tuple(name for i, name in enumerate(names) if chosen >> i & 1)
-        if not trains:
-            return
-        before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        weights.train_only(module, weights.Selection(trains, names), "frozen")
-        options = {"weight_decay": decay} if "weight_decay" in make.__init__.__code__.co_varnames else {}
-        optimiser = make(weights.trainable(module), **options)
-        for _ in range(3):
-            module.train()
-            optimiser.zero_grad(set_to_none=not keep)
-            module(torch.randn(4, widths[0])).square().sum().backward()
-            optimiser.step()
-        for name, parameter in module.named_parameters():
-            if name not in trains:
-                moved += int((parameter.detach() != before[name]).sum())
-        tried += 1
 
-    law()
-    print(f"{tried} networks, {len(optimisers)} optimisers: {moved} frozen weights moved")
-    assert moved == 0
+def random_tree(dice: random.Random, depth: int = 2) -> Any:
+    if not depth or dice.random() < 0.6:
+        return dice.choice(list(LEAVES))
+    return [random_tree(dice, depth - 1) for _ in range(dice.randint(1, 3))]
+
+
+def random_part(module: nn.Module, dice: random.Random, by_entries: bool) -> Part:
+    """Of each parameter all or nothing, or else rows or entries of it."""
+    whole, masks = [], {}
+    for name, parameter in module.named_parameters():
+        kind = dice.choice(("whole", "none", "rows", "entries") if by_entries else ("whole", "none"))
+        if kind == "whole":
+            whole.append(name)
+        elif kind != "none":
+            shape = (len(parameter), *[1] * (parameter.ndim - 1)) if kind == "rows" else parameter.shape
+            flags = torch.tensor([dice.random() < 0.5 for _ in range(math.prod(shape))])
+            masks[name] = flags.view(shape).expand(parameter.shape).contiguous()
+    return Part(weights.Selection(tuple(whole), weights.parameter_names(module)), masks)
 
 
 def test_files_of_strangers_take_no_more_than_they_declare(tmp_path):

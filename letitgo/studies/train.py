@@ -78,8 +78,9 @@ class Train:
         if type(seed) is not int or type(step) is not int or step < 0:
             raise BadRequest(f"{path} tells no start that can be read: seed and step are whole numbers")
         if step and about.get("recipe_key") != recipe.key:
-            there, own = about.get("recipe"), recipe.fields()
-            other = [f"{name} {value}" for name, value in there.items() if value != own.get(name)] if there else []
+            told, own = about.get("recipe"), recipe.fields()
+            there = told if isinstance(told, dict) else {}
+            other = [f"{name} {value}" for name, value in there.items() if value != own.get(name)]
             raise BadRequest(
                 f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
                 "give that one, or a ticket that was found with rewind 0"

@@ -139,13 +139,23 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
         about, seal = json.loads(metadata[_ABOUT])
         if about["format"] > FORMAT:
             raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
-        kinds = {"projected": list, "excluded": list, "projection": str, "subspace": dict, "base": dict}
-        if seal != _seal(about, stored) or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
+        if seal != _seal(about, stored) or not _well_formed(about):
             raise _bad(path, "its contents are not what its digest says")
-        if about["subspace"].keys() != {"d", "kind", "seed", "said"}:
-            raise KeyError
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, BadRequest):
             raise
         raise _bad(path, "its metadata cannot be read") from error
     return about, stored
+
+
+def _well_formed(about: dict[str, Any]) -> bool:
+    space, base = about["subspace"], about["base"]
+    return (
+        {name: type(value) for name, value in space.items()} == {"d": int, "kind": str, "seed": int, "said": bool}
+        and all(isinstance(about[key], list) for key in ("projected", "excluded"))
+        and all(isinstance(name, str) for name in (*about["projected"], *about["excluded"]))
+        and isinstance(about["projection"], str)
+        and isinstance(base["digest"], str)
+        and isinstance(base["tensors"], str)
+        and isinstance(about["versions"], dict)
+    )
