@@ -17,7 +17,9 @@ import pytest
 from helpers import baseline, freezing, small_recipe
 
 from letitgo.cli.main import run
+from letitgo.errors import BadRequest
 from letitgo.execute import plan_jobs
+from letitgo.execute.cluster import RayExecutor
 from letitgo.execute.executor import Board
 from letitgo.plan import Evaluation
 from letitgo.store import Store
@@ -55,6 +57,13 @@ def test_jobs_are_sent_after_what_they_need(store):
         board.forget(job) if board.hopeless(job) else board.finish(job)
     assert board.over()
     assert [failure.why for failure in board.failures] == ["lost"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port", "ray://127.0.0.1:1"])
+def test_an_address_where_nobody_listens_is_told_at_once(address, tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(BadRequest, match=f"no Ray answers at {address}"):
+        RayExecutor(Store(tmp_path), address).compute([baseline(small_recipe()).final])
 
 
 @pytest.fixture(scope="module")

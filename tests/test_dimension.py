@@ -347,6 +347,9 @@ def test_the_program_tells_rows_and_a_page(tmp_path, capsys):
     assert run([*options, "--dry-run", "--format", "json"]) == 0
     planned = json.loads(capsys.readouterr().out)["dry_run"]
     assert planned["runs"] == planned["runs_stored"] == 2 * (len(of_kind(rows, "d")))
+    assert not planned["at_least"]
+    assert run([*options, "--seed", "9", "--dry-run"]) == 0
+    assert "left to do: at least" in capsys.readouterr().out
     assert run(options) == 0
     assert "d_int90 against its own baseline" in capsys.readouterr().out
 
@@ -372,6 +375,7 @@ WRONG = {
     "resolution": (("--resolution", "0"), "resolution is 0: give a share above 0"),
     "baseline": (("--global-baseline", "98"), "global-baseline is 98: give an accuracy up to 1"),
     "nothing to project": (("--exclude", "*"), "nothing is left to project: exclude fewer parameters"),
+    "others without a layer": (("--others", "trained"), "asked about one at a time: give --layer too"),
     "no such layer": (("--layer", "conv1"), "the pattern 'conv1' matches no layer"),
     "no weights": (("--model", "helpers:no_parameters"), "has no parameters to train"),
     "two shifts": (("--shuffle-pixels", "--shift", "invert"), "is itself a shift: leave out one of the two"),

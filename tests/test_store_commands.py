@@ -47,8 +47,8 @@ def told(capsys):
     return call
 
 
-def refused(capsys, *arguments: str) -> str:
-    assert run(list(arguments)) == 2
+def refused(capsys, *arguments: str, code: int = 2) -> str:
+    assert run(list(arguments)) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("letitgo: ")
@@ -286,3 +286,8 @@ def test_runs_in_a_subspace_are_not_told_as_frozen(tmp_path, capsys, monkeypatch
         ("", True, False),
         ("subspace", False, True),
     }
+
+
+def test_what_cannot_be_written_is_not_blamed_on_the_store(filled, capsys):
+    assert "/proc/all.parquet cannot be written" in refused(capsys, "export", "/proc/all.parquet", code=1)
+    assert refused(capsys, "merge", "/nowhere").endswith("there is no store at /nowhere: name another\n")

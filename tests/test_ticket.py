@@ -494,8 +494,9 @@ def test_the_export_command(tmp_path, store, capsys):
     assert run(["ticket", "export", path, *options, "--store", str(store.root)]) == 0
     assert "of 1,440 weights" in capsys.readouterr().err
     assert set(letitgo.read_ticket(path).masks) == {"fc1.weight", "fc2.weight", "fc3.weight"}
-    assert run(["ticket", "export", path, *options, "--level", "0"]) == 2
-    assert "level is 0: give one of 1 to 1" in capsys.readouterr().err
+    for level in ("0", "9"):
+        assert run(["ticket", "export", path, *options, "--level", level]) == 2
+        assert f"level is {level}: give one of 1 to 1, or more levels" in capsys.readouterr().err
     assert run(["ticket", "export", str(tmp_path / "no" / "a"), *options]) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert run(["ticket", "export", path, *options, "--lr", "0.1,0.2"]) == 2

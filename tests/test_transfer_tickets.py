@@ -372,6 +372,7 @@ def test_the_command_tells_rows_and_writes_a_report(tmp_path, capsys):
     ("options", "words"),
     [
         (["--optimizers", "sgd:0.1,:3"], "optimizers is 'sgd:0.1,:3': give names, each with its lr"),
+        (["--optimizers", "sgd:0.1,adam:abc"], "optimizers has 'adam:abc': 'abc' is no learning rate"),
         (["--optimizers", "sgd,adam", "--lr", "0.1"], "lr and optimizers are both given"),
         (["--data", "digits"], "one recipe has nowhere to carry a ticket"),
         (["--shift", "none,invert", "--fit", "8x8"], "fit is '8x8': write channels (1 or 3), height and width"),

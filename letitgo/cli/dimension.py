@@ -76,8 +76,9 @@ def dimension(
         Parameter(group=STUDY, negative="", help="pattern of layers to ask about one at a time; may be repeated"),
     ] = None,
     others: Annotated[
-        Literal["frozen", "trained"], Parameter(group=STUDY, help="what the other layers do meanwhile")
-    ] = "frozen",
+        Literal["frozen", "trained"] | None,
+        Parameter(group=STUDY, help="what the other layers do meanwhile [default: frozen]"),
+    ] = None,
     tolerance: Annotated[
         float, Parameter(group=STUDY, help="of the verdict on a layer frozen: the largest harmless drop, in points")
     ] = 1.0,
@@ -105,6 +106,8 @@ def dimension(
             raise BadRequest(f"{flag} is itself a {name.replace('_', '-')}: leave out one of the two")
         fields |= {name: value} if asked else {}
     recipes, swept = sweep(**fields)
+    if others and not layer:
+        raise BadRequest("others is about layers asked about one at a time: give --layer too")
     study = Dimension(
         tuple(recipes),
         swept=tuple(swept),
@@ -118,7 +121,7 @@ def dimension(
         exclude=tuple(exclude or ()),
         said=said,
         layers=tuple(layer or ()),
-        others=others,
+        others=others or "frozen",
         split=split or ("train" if shuffle_labels else "test"),
         stop_every=stop_every,
         tolerance=tolerance / 100,

@@ -23,7 +23,7 @@ def merge(
     """Copy what the store lacks of another's results, digests checked; where two differ, ours stays and is named."""
     from letitgo.store.merge import merge as merged
 
-    with existing_store(other) as theirs:
+    with existing_store(other, "name another") as theirs:
         store = open_store(options.store)
         if store.root == theirs.root:
             raise BadRequest(f"{other} is the store itself: name another")
@@ -33,7 +33,7 @@ def merge(
     elif options.format == "csv":
         write_csv([{name: getattr(done, name) for name in ("copied", "present")} | _counts(done)])
     else:
-        print(f"{done.copied} results copied, {done.present} were there already")
+        print(f"results copied: {done.copied}, there already: {done.present}")
     for what, found in (("conflict", done.conflicts), ("damaged", done.damaged)):
         for address, why in found.items():
             print(f"letitgo: {what}: {address}: {why}", file=sys.stderr)

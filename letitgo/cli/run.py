@@ -146,10 +146,12 @@ def _tell(takes: Any, form: str, store: Store) -> None:
         row = dataclasses.asdict(takes)
         print(json.dumps({"dry_run": row})) if form == "json" else write_rows([row], form, {})
         return
+    least = "at least " if takes.at_least else ""
     print(
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
         f"{takes.measures} measures, {takes.measures_stored} of them in the store\n"
-        f"left to do: {amount(takes.operations)}floating-point operations, about {duration(takes.seconds)}"
+        f"left to do: {least}{amount(takes.operations)}floating-point operations, "
+        f"{least}about {duration(takes.seconds)}"
     )
 
 

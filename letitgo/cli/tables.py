@@ -68,8 +68,12 @@ def ago(then: float) -> str:
 
 
 @contextmanager
-def existing_store(root: str | None) -> Iterator[Store]:
+def existing_store(root: str | None, hint: str = "name another with --store") -> Iterator[Store]:
     """A store that is there. What goes wrong in reading it is told with its name.
+
+    Args:
+        root: As in :func:`open_store`.
+        hint: What to do where there is none.
 
     Raises:
         BadRequest: There is none.
@@ -80,7 +84,7 @@ def existing_store(root: str | None) -> Iterator[Store]:
     store = open_store(root, make=False)
     try:
         if not store.files.names("") and not store.files.folders(""):
-            raise BadRequest(f"there is no store at {store.root}: name another with --store")
+            raise BadRequest(f"there is no store at {store.root}: {hint}")
         yield store
     except OSError as error:
         raise WorkFailed(f"the store {store.root} cannot be read ({error.strerror or error})") from error

@@ -115,7 +115,7 @@ def export(
 
     check_target(file)
     levels = draw.levels if level is None else level
-    study = _lottery(dataclasses.replace(draw, levels=max(draw.levels, levels)), recipe, seeds=1, variants=())
+    study = _lottery(draw, recipe, seeds=1, variants=())
     if len(study.recipes) > 1:
         raise BadRequest(f"one ticket goes into one file: give one recipe, not {len(study.recipes)}")
     if running.dry_run:

@@ -79,6 +79,7 @@ def transfer(
 
 def _recipes(fields: dict[str, Any], optimizers: str | None) -> list[Recipe]:
     """The recipes, under each optimiser with its own lr."""
+    from letitgo.recipes.optimizers import is_known
     from letitgo.studies.sweep import sweep
 
     if optimizers is None:
@@ -92,6 +93,8 @@ def _recipes(fields: dict[str, Any], optimizers: str | None) -> list[Recipe]:
         try:
             given = {"optimizer": name, "lr": float(lr)}
         except ValueError:
+            if is_known(name):
+                raise BadRequest(f"optimizers has {text!r}: {lr!r} is no learning rate, as 0.1 is") from None
             given = {"optimizer": text}
         if not given["optimizer"] or (mark and not lr):
             raise BadRequest(f"optimizers is {optimizers!r}: give names, each with its lr, as in sgd:0.1,adam:0.0003")

@@ -24,6 +24,8 @@ WINDOW = 1000
 """Jobs handed to Ray at once, so that the driver holds no more however long the study is."""
 INTERVAL = 1.0
 """Seconds between two reports of progress of a job."""
+CONNECT = 10.0
+"""Seconds that a cluster has to answer in."""
 RESIDENT = 640 << 20
 """Bytes that a worker takes before it has a network: Python, torch and the libraries of data, measured."""
 COPIES = 6
@@ -217,6 +219,7 @@ def _connected(address: str | None, cores: int | None) -> Any:
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _listens(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": cores}
@@ -226,6 +229,21 @@ def _connected(address: str | None, cores: int | None) -> Any:
         why = str(error).strip().partition("\n")[0]
         raise BadRequest(f"no Ray answers at {address} ({why}): see to --ray-address or RAY_ADDRESS") from error
     return ray
+
+
+def _listens(address: str) -> None:
+    """See that somebody is at HOST:PORT, for which Ray itself would wait for minutes.
+
+    Raises:
+        BadRequest: Nobody is.
+    """
+    host, mark, port = address.removeprefix("ray://").rpartition(":")
+    if not mark:
+        return  # local, auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadRequest(f"no Ray answers at {address} ({error}): see to --ray-address or RAY_ADDRESS") from error
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from letitgo.report.answer import length
 from letitgo.report.figures import STYLE
 
 if TYPE_CHECKING:
@@ -442,9 +443,7 @@ def show_dense(console: Console, study: AlignDense, rows: list[Row]) -> None:
 
 def _dense_heading(study: AlignDense, recipe: Any) -> str:
     varied = ", ".join(f"{name.replace('_', '-')} {getattr(recipe, name)}" for name in study.swept)
-    return f"Dense layers of {recipe.model} on {recipe.data}, {recipe.epochs} epochs" + (
-        f", {varied}" if varied else ""
-    )
+    return f"Dense layers of {recipe.model} on {recipe.data}, {length(recipe)}" + (f", {varied}" if varied else "")
 
 
 def dense_figure(rows: Sequence[Row]) -> Figure:

@@ -52,7 +52,12 @@ def heading(study: Swept, recipe: Recipe) -> str:
         "permute-pixels": ", pixels permuted",
     }
     data = f"{some}{recipe.data}{how[recipe.shift]}{noise}"
-    return f"{recipe.model} on {data}, {recipe.epochs} epochs" + (f", {varied}" if varied else "")
+    return f"{recipe.model} on {data}, {length(recipe)}" + (f", {varied}" if varied else "")
+
+
+def length(recipe: Recipe) -> str:
+    """``30 epochs``."""
+    return "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
 
 
 def answers(study: Map, rows: Sequence[Row]) -> list[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from letitgo.recipes import Recipe
 from letitgo.recipes.text import open_text
-from letitgo.report.answer import points
+from letitgo.report.answer import length, points
 from letitgo.report.figures import COLOURS, STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.report.table import _COLOURS
@@ -204,13 +204,13 @@ def _groups(study: Classifier, rows: Sequence[Row]) -> Iterator[tuple[Recipe, li
 
 
 def _label(study: Classifier, recipe: Recipe) -> str:
-    epochs = [f"{recipe.epochs} epochs"] if "epochs" in study.swept else []
+    epochs = [length(recipe)] if "epochs" in study.swept else []
     return ", ".join([recipe.model, recipe.data, *epochs, *_varied(study, recipe)])
 
 
 def _heading(study: Classifier, recipe: Recipe) -> str:
     noise = f" with {100 * recipe.label_noise:g} % label noise" if recipe.label_noise else ""
-    return ", ".join([f"{recipe.model} on {recipe.data}{noise}, {recipe.epochs} epochs", *_varied(study, recipe)])
+    return ", ".join([f"{recipe.model} on {recipe.data}{noise}, {length(recipe)}", *_varied(study, recipe)])
 
 
 def _varied(study: Classifier, recipe: Recipe) -> list[str]:

@@ -96,7 +96,7 @@ def _answer(study: Dimension, row: Row) -> str:
         return f"{what}: 0 dimensions, since {reached} % are reached without any."
     return (
         f"{what}: {row['d']:,}, and {row['low']:,} do not suffice: {100 * row['d'] / row['D']:.2g} % of "
-        f"{row['D']:,} weights, {row['bits_per_label']:.3g} bits per training label (32 for each number learned). "
+        f"{row['D']:,} weights, {row['bits_per_label']:,.4g} bits per training label (32 for each number learned). "
         f"{_alone(row['seed_d'])}"
     )
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from letitgo.recipes import Recipe
-from letitgo.report.answer import heading, points
+from letitgo.report.answer import heading, length, points
 from letitgo.report.figures import STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.studies.compute import Outcome
@@ -40,7 +40,7 @@ def what(part: Tuned) -> str:
     """One line on a recipe: what was trained on, and what is fine-tuned on."""
     if part.source is None:
         return f"{heading(part.study, part.recipe)}, from {Path(str(part.study.file)).name}"
-    return f"{heading(part.study, part.recipe)}, from {part.source.epochs} epochs on {named(part.source)}"
+    return f"{heading(part.study, part.recipe)}, from {length(part.source)} on {named(part.source)}"
 
 
 def named(recipe: Recipe) -> str:
@@ -60,7 +60,7 @@ def answers(part: Tuned, rows: Sequence[Row]) -> list[str]:
     said = [f"{within}{_advice(best)}: {points(best['accuracy_mean'], best['accuracy_ci95'])} % test accuracy"]
     if best["intervention"] != "all":
         said[0] += (
-            f" for {100 * best['share']:.0f} % of the arithmetic, against "
+            f" for {100 * best['share']:.1f} % of the arithmetic, against "
             f"{points(full['accuracy_mean'], full['accuracy_ci95'])} % with everything trained: {_drop(best, part)}"
         )
     said = [f"{said[0]}.", *_sureness(rows, best)]
@@ -132,7 +132,8 @@ def _adviser(rows: Sequence[Row], best: Row) -> list[str]:
         return ["The relative gradient norm (Auto-RGN) chooses no layer: training none alone meets the budget."]
     choice = f"The relative gradient norm (Auto-RGN) chooses to train only {row['layer']}"
     if row is best:
-        return [f"{choice}, which is what was found best."]
+        rivals = any(r["meets"] and r["intervention"] == "only" and r is not best for r in rows)
+        return [f"{choice}, {'which is what was found best' if rivals else 'the only one that meets the budget'}."]
     return [f"{choice}: {points(row['behind_mean'], row['behind_ci95'])} points behind the best."]
 
 
@@ -165,7 +166,7 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_row(
             escape(told(row["intervention"], row["layer"])) + mark,
             f"{row['trained']:,}",
-            f"{100 * row['share']:.0f} %",
+            f"{100 * row['share']:.1f} %",
             points(row["accuracy_mean"], row["accuracy_ci95"]),
             "" if row["intervention"] == "all" else points(row["drop_mean"], row["drop_ci95"]),
             points(other["accuracy_mean"], other["accuracy_ci95"]) if other else "–",

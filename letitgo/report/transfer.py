@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from letitgo.report.answer import points
+from letitgo.report.answer import length, points
 from letitgo.report.figures import STYLE
 from letitgo.report.page import Section, resolved, write_report
 from letitgo.studies.compute import Outcome
@@ -93,7 +93,7 @@ def _name(place: Place, between: str = ", ") -> str:
 def _heading(study: Transfer) -> str:
     recipe = study.recipes[0]
     left = f"{study.levels} levels of {100 * study.rate:g} %"
-    return f"{recipe.model}, {recipe.epochs} epochs, {left}, {study.scope}, rewound to {study.rewind}"
+    return f"{recipe.model}, {length(recipe)}, {left}, {study.scope}, rewound to {study.rewind}"
 
 
 def transfer_answers(rows: Sequence[Row]) -> list[str]:

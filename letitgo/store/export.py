@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from letitgo.errors import WorkFailed
 from letitgo.store.contents import APART, frozen, part
 from letitgo.store.store import Store
 
@@ -56,7 +57,8 @@ def export(store: Store, path: str | Path) -> int:
         The number of rows.
 
     Raises:
-        OSError: The file cannot be written, or the store not be read.
+        WorkFailed: The file cannot be written.
+        OSError: The store cannot be read.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -67,7 +69,7 @@ def export(store: Store, path: str | Path) -> int:
     partial = target.with_name(f".{target.name}.partial")
     count = 0
     try:
-        with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with _opened(partial, target) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
             for rows in _batches(rows_of(store)):
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                 count += len(rows)
@@ -75,6 +77,13 @@ def export(store: Store, path: str | Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _opened(partial: Path, target: Path) -> BinaryIO:
+    try:
+        return partial.open("wb")
+    except OSError as error:
+        raise WorkFailed(f"{target} cannot be written ({error.strerror or error})") from error
 
 
 def rows_of(store: Store) -> Iterator[Row]:

@@ -127,6 +127,7 @@ class Estimate:
         measures_stored: Those in the store already.
         operations: Floating-point operations left to do, counted.
         seconds: Time they take, from a short measurement of training on this machine.
+        at_least: Whether what is computed first tells what else there is to do, as in a search.
     """
 
     runs: int
@@ -135,6 +136,7 @@ class Estimate:
     measures_stored: int
     operations: int
     seconds: float
+    at_least: bool = False
 
 
 def estimate(study: Study, store: Store, workers: int) -> Estimate:
@@ -159,6 +161,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
         measures_stored=measures - measures_left,
         operations=operations,
         seconds=seconds,
+        at_least=bool(left) and getattr(study, "searches", False),
     )
 
 

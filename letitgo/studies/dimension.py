@@ -109,6 +109,11 @@ class Dimension:
             if given not in get_args(known):
                 raise BadRequest(f"{name} is {given!r}: {nearest(given, get_args(known))}")
 
+    @property
+    def searches(self) -> bool:
+        """Whether results say what is tried next, so that nobody knows beforehand how much that is."""
+        return not self.grid
+
     def check(self) -> None:
         """Make sure that every recipe can be trained in a subspace.
 

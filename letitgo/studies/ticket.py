@@ -165,7 +165,7 @@ def export_ticket(study: Lottery, level: int, path: str, store: Store, workers: 
         WorkFailed: Finding it does not come through.
     """
     if not 1 <= level <= study.levels:
-        raise BadRequest(f"level is {level}: give one of 1 to {study.levels}")
+        raise BadRequest(f"level is {level}: give one of 1 to {study.levels}, or more levels")
     study.check()
     part = study.parts[0]
     mask, recipe = part.mask(level, part.recipe), part.recipe

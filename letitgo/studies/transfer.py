@@ -86,11 +86,11 @@ class Transfer:
     at: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.lottery.recipes) < 2:
-            raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
         for name in self.controls:
             if name not in get_args(Control):
                 raise BadRequest(f"controls names {name!r}: {nearest(name, get_args(Control))}")
+        if len(self.lottery.recipes) < 2:
+            raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
 
     @cached_property
     def lottery(self) -> Lottery:
