@@ -228,7 +228,7 @@ def test_an_epoch_to_freeze_from_needs_something_to_freeze(capsys):
     assert "nothing is frozen: name it with --freeze" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", [2.0, 4.0])
+@pytest.mark.parametrize("moment", [1.0, 2.0, 4.0])
 def test_an_interrupt_is_told_in_one_sentence(tmp_path, moment):
     command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", "map", "--epochs", "500"]
     process = subprocess.Popen(

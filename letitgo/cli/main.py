@@ -10,6 +10,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from letitgo import __version__
+from letitgo.cli import interrupt
 from letitgo.errors import BadRequest, LetItGoError
 
 app = App(
@@ -52,6 +53,7 @@ app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what
 
 def main() -> None:
     """Entry point of the console script."""
+    interrupt.watch()
     warnings.showwarning = _show_warning
     sys.exit(run(sys.argv[1:]))
 
@@ -70,8 +72,7 @@ def run(arguments: list[str]) -> int:
     except LetItGoError as error:
         return _give_up(error, arguments)
     except KeyboardInterrupt:
-        print("letitgo: interrupted; what was finished is in the store, the same command goes on", file=sys.stderr)
-        return 130
+        return _stop()
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more, and the interpreter would complain at its end
         return 1
@@ -79,7 +80,14 @@ def run(arguments: list[str]) -> int:
         return _give_up(error, arguments)
 
 
+def _stop() -> int:
+    print("letitgo: interrupted; what was finished is in the store, the same command goes on", file=sys.stderr)
+    return 130
+
+
 def _give_up(error: Exception, arguments: list[str]) -> int:
+    if interrupt.seen():
+        return _stop()
     if "--debug" in arguments:
         traceback.print_exception(error)
     known = isinstance(error, LetItGoError)

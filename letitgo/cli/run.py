@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from letitgo.cli import interrupt
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write_csv
@@ -57,6 +58,7 @@ def run_study(
     if wanted:
         make_folder(folder)
     with kept_from_stdout(), shown_progress() as on_progress:
+        interrupt.check()
         outcome = compute(
             study,
             store,
