@@ -228,6 +228,13 @@ def _connected(address: str | None, cores: int | None) -> Any:
     return ray
 
 
+def disconnect() -> None:
+    """Let go of Ray: its threads write to stdout when a node is lost, also after the work is done."""
+    import ray
+
+    ray.shutdown()
+
+
 @lru_cache(maxsize=64)
 def _weight_bytes(network: Network) -> int:
     return sum(p.numel() * p.element_size() for p in weights.seeded(network, 0).parameters())
