@@ -168,7 +168,7 @@ def test_a_node_that_is_lost_costs_nothing_that_was_finished(study, tmp_path):
         out, err = process.communicate(timeout=500)
     finally:
         cluster.shutdown()
-    assert (process.returncode, out, err) == (0, whole, "")
+    assert (process.returncode, out) == (0, whole), err  # on stderr Ray may tell of the node
     assert {path: now for path, now in states(store).items() if path in finished} == finished
     total = len(states(store))
     assert len(finished) < total

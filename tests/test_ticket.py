@@ -479,6 +479,23 @@ def test_a_damaged_or_foreign_ticket_is_refused(ticket_file, tmp_path):
         letitgo.save_ticket(bad, {"a": torch.tensor([0.5])})
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"step": 2, "recipe": "words"}, "starts from step 2 of another recipe (it does not say which)"),
+        ({"step": 2, "recipe": {"lr": 3}}, "starts from step 2 of another recipe (lr 3)"),
+        ({"step": 10**9, "recipe_key": RECIPE.key}, "starts from step 1000000000, but training ends with step 12"),
+        ({"step": -1}, "tells no start that can be read"),
+        ({"seed": "0"}, "tells no start that can be read"),
+    ],
+)
+def test_what_a_stranger_tells_of_the_start_is_refused_in_a_sentence(start, said, tmp_path, capsys):
+    path = tmp_path / "a.ticket"
+    letitgo.save_ticket(path, magnitude_masks(seeded(RECIPE.network, 0), 0.5), start)
+    assert run(["train", *OPTIONS, "--epochs", "2", "--ticket", str(path), "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_ticket_that_declares_more_than_the_network_is_not_unpacked(tmp_path):
     """Shapes are held against the network before masks are inflated."""
     path = tmp_path / "huge"

@@ -19,6 +19,7 @@ from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write_csv
 from letitgo.errors import BadRequest
+from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
 from letitgo.plan.states import versions
 from letitgo.report.table import amount, duration
@@ -68,6 +69,8 @@ def run_study(
             ray_address=options.ray_address,
             gpus=options.gpus,
         )
+        if options.on == "ray":
+            disconnect()
     if options.format == "table":
         show(stdout_console(), told(outcome.rows))
     else:

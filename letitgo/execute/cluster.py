@@ -246,6 +246,13 @@ def _listens(address: str) -> None:
         raise BadRequest(f"no Ray answers at {address} ({error}): see to --ray-address or RAY_ADDRESS") from error
 
 
+def disconnect() -> None:
+    """Let go of Ray: its threads write to stdout when a node is lost, also after the work is done."""
+    import ray
+
+    ray.shutdown()
+
+
 @lru_cache(maxsize=64)
 def _weight_bytes(network: Network) -> int:
     return sum(p.numel() * p.element_size() for p in weights.seeded(network, 0).parameters())

@@ -85,6 +85,8 @@ class Train:
                 f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
                 "give that one, or a ticket that was found with rewind 0"
             )
+        if step >= recipe.steps:
+            raise BadRequest(f"{path} starts from step {step}, but training ends with step {recipe.steps}")
         start = base.at(step) if step else Initial(recipe.network, seed)
         besides = tuple(name for name in base.moves if name not in mask.names)
         return Run(Masked(start, mask), Kept(mask, besides), recipe, step, statistics=self.statistics)
