@@ -165,7 +165,7 @@ def test_metadata_of_another_form(text, kind):
     assert not taken_or_refused(name, odd)
 
 
-def test_a_header_that_is_longer_than_the_file_takes_no_memory(kind):
+def test_a_header_that_is_longer_than_the_file_is_refused(kind):
     name, path = kind
     huge = path.with_name("huge")
     with huge.open("wb") as file:
