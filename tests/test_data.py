@@ -320,3 +320,12 @@ def test_a_shape_is_in_the_key_only_where_it_is_another():
     others = [open_data("digits", fit=fit) for fit in ("1x10x10", "3x8x8")]
     assert len({digits, *others}) == 3
     assert open_data("digits", "invert", half="a", fit="1x10x10").split("train").inputs.shape[1:] == (1, 10, 10)
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "secret"))
+
+    monkeypatch.setattr(Path, "rglob", refuse)
+    with pytest.raises(BadRequest, match=r"cannot be read \(Permission denied: .*secret"):
+        open_data(str(tmp_path))

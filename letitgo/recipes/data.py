@@ -301,8 +301,11 @@ def _signature(name: str) -> list[Any]:
     """What tells that a folder has changed since it was decoded; a hub id is decoded once."""
     if not Path(name).is_absolute():
         return [name]
-    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
-    return [name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+    try:
+        files = sorted(path for path in Path(name).rglob("*") if path.is_file())
+        return [name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+    except OSError as error:
+        raise BadRequest(f"the data folder {name} cannot be read ({error.strerror}: {error.filename})") from error
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
