@@ -371,7 +371,7 @@ WRONG = {
     "scales": (("--said", "--grid", "2"), "grid is 2: give whole numbers from 3"),
     "words": (("--grid", "few"), "grid is 'few': give whole numbers with commas"),
     "threshold": (("--threshold", "90"), "threshold is 90: give a share above 0 and at most 1, as in 0.9"),
-    "threshold in words": (("--threshold", "most"), "threshold is 'most': give a share"),
+    "threshold in words": (("--threshold", "most"), "threshold is 'most': give numbers"),
     "resolution": (("--resolution", "0"), "resolution is 0: give a share above 0"),
     "baseline": (("--global-baseline", "98"), "global-baseline is 98: give an accuracy up to 1"),
     "nothing to project": (("--exclude", "*"), "nothing is left to project: exclude fewer parameters"),

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import (
+    STUDY,
+    RecipeOptions,
+    ReportFolder,
+    RunningOptions,
+    numbers,
+    recipe_fields,
+    whole,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from letitgo.studies.align import Align, AlignDense
-    from letitgo.studies.compute import Outcome
 
 OF_LINEAR = ("model", "data", "widths", "depth", "seed")
 """Fields of a recipe that a deep linear network has too."""
@@ -63,9 +68,7 @@ def align(
     rate: Annotated[
         float | None, Parameter(group=STUDY, help="factor of that step [default: 8]", show_default=False)
     ] = None,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -84,17 +87,9 @@ def align(
     fields = recipe_fields(recipe)
     if fields.get("model", "linear") != "linear":
         dense = _dense(fields, own, freeze, seeds)
-
-        def write_dense(outcome: Outcome, folder: str, command: str) -> Path:
-            return write_dense_report(dense, outcome, folder, command)
-
-        return run_study(dense, running, lambda c, rows: show_dense(c, dense, rows), write_dense, report)[0]
+        return run_study(dense, running, show_dense, write_dense_report, report)[0]
     study = _linear(fields, own, freeze, seeds)
-
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_align_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_align(console, study, rows), write, report)[0]
+    return run_study(study, running, show_align, write_align_report, report)[0]
 
 
 def _linear(fields: dict[str, Any], own: dict[str, Any], freeze: str | None, seeds: int) -> Align:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields, whole
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, recipe_fields, whole
 from letitgo.errors import BadRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from letitgo.studies.compute import Outcome
 
 
 def classifier(
@@ -41,9 +36,7 @@ def classifier(
             "comes with Python, or a file; takes --seeds, --epochs and --lr",
         ),
     ] = None,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -74,10 +67,7 @@ def classifier(
         tolerance=0.003 if tolerance is None else tolerance / 100,
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_classifier_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_classifier(console, study, rows), write, report)[0]
+    return run_study(study, running, show_classifier, write_classifier_report, report)[0]
 
 
 def _language(text: str, seeds: int, given: dict[str, Any], report: str, running: RunningOptions) -> int:
@@ -93,7 +83,4 @@ def _language(text: str, seeds: int, given: dict[str, Any], report: str, running
     checked = make_recipe(**given)
     study = LanguageClassifier(text, seeds, **{name: getattr(checked, name) for name in given})
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_language_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_language(console, study, rows), write, report)[0]
+    return run_study(study, running, show_language, write_language_report, report)[0]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import (
+    STUDY,
+    RecipeOptions,
+    ReportFolder,
+    RunningOptions,
+    floats,
+    numbers,
+    recipe_fields,
+    whole,
+)
 from letitgo.errors import BadRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from letitgo.studies.compute import Outcome
 
 
 def dimension(
@@ -82,9 +86,7 @@ def dimension(
     tolerance: Annotated[
         float, Parameter(group=STUDY, help="of the verdict on a layer frozen: the largest harmless drop, in points")
     ] = 1.0,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -112,7 +114,7 @@ def dimension(
         tuple(recipes),
         swept=tuple(swept),
         seeds=seeds,
-        thresholds=tuple(dict.fromkeys((*_shares(threshold), *((1.0,) if d_int100 else ())))),
+        thresholds=tuple(dict.fromkeys((*floats("threshold", threshold), *((1.0,) if d_int100 else ())))),
         global_baseline=global_baseline,
         kind=kind,
         resolution=resolution,
@@ -127,16 +129,4 @@ def dimension(
         tolerance=tolerance / 100,
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_dimension_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_dimensions(console, study, rows), write, report)[0]
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadRequest(
-            f"threshold is {text!r}: give a share, as in 0.9, or several with commas between them"
-        ) from None
+    return run_study(study, running, show_dimensions, write_dimension_report, report)[0]

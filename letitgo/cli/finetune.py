@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from letitgo.cli.options import RunningOptions, json_object, recipe_fields
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from letitgo.studies.compute import Outcome
 
 
 def finetune(
@@ -46,7 +41,4 @@ def finetune(
         statistics=statistics,
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_finetune_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_finetune(console, study, rows), write, report)[0]
+    return run_study(study, running, show_finetune, write_finetune_report, report)[0]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, recipe_fields, whole
-from letitgo.errors import BadRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from letitgo.studies.compute import Outcome
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, floats, recipe_fields, whole
 
 
 def learn_fraction(
@@ -59,9 +53,7 @@ def learn_fraction(
     tolerance: Annotated[
         float, Parameter(group=STUDY, help="largest drop in accuracy that does no harm, in points")
     ] = 1.0,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -81,7 +73,7 @@ def learn_fraction(
         tuple(recipes),
         swept=tuple(swept),
         seeds=seeds,
-        shares=_shares(shares),
+        shares=floats("shares", shares),
         **{name: tuple(text.split(",")) for name, text in words.items()},
         only=None if only is None else () if only == "none" else tuple(only.split(",")),  # type: ignore[arg-type]
         layers=tuple(layers or ()),
@@ -91,14 +83,4 @@ def learn_fraction(
         tolerance=tolerance / 100,
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_fraction_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_fractions(console, study, rows), write, report)[0]
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadRequest(f"shares is {text!r}: give numbers with commas between them, as in 0.5,0.1") from None
+    return run_study(study, running, show_fractions, write_fraction_report, report)[0]

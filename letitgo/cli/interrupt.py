@@ -10,8 +10,9 @@ _seen = threading.Event()
 
 
 def watch() -> None:
-    """From here on remember interrupts."""
-    signal.signal(signal.SIGINT, _interrupt)
+    """From here on remember interrupts, unless they are ignored, as in a shell's background."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def seen() -> bool:

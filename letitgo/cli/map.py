@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import (
+    STUDY,
+    RecipeOptions,
+    ReportFolder,
+    RunningOptions,
+    numbers,
+    recipe_fields,
+    whole,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from letitgo.studies.compute import Outcome
+    from letitgo.studies.map import Map
 
 
 def map_layers(
@@ -69,9 +78,7 @@ def map_layers(
         float | None,
         Parameter(group=STUDY, help="with --start: share of full fine-tuning's arithmetic to be met [default: 1]"),
     ] = None,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -125,9 +132,10 @@ def map_layers(
         re_estimate=re_estimate,
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        from letitgo.report.page import write_map_report
+    return run_study(study, running, show_map, _write, report)[0]
 
-        return write_map_report(study, outcome, folder, command)
 
-    return run_study(study, running, lambda console, rows: show_map(console, study, rows), write, report)[0]
+def _write(study: Map, outcome: Outcome, folder: str, command: str) -> Path:
+    from letitgo.report.page import write_map_report  # which imports matplotlib
+
+    return write_map_report(study, outcome, folder, command)

@@ -15,6 +15,8 @@ RECIPE = Group("Recipe: any of these may be a list, as in --lr 0.01,0.1", sort_k
 STUDY = Group("Study", sort_key=0)
 RUNNING = Group("Running and output", sort_key=2)
 
+ReportFolder = Annotated[str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")]
+
 _FIELDS = Recipe.__pydantic_fields__  # type: ignore[attr-defined]
 RECIPE_FIELDS = tuple(_FIELDS)
 
@@ -116,6 +118,18 @@ def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 0,1,2") from None
+
+
+def floats(name: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        BadRequest: One is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadRequest(f"{name} is {text!r}: give numbers with commas between them, as in 0.5,0.1") from None
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:

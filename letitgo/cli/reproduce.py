@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
 
 from letitgo.cli.options import STUDY, RunningOptions, whole
 
@@ -33,4 +34,7 @@ def reproduce(
     def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [dataclasses.asdict(claim) for claim in found.claims(study, rows)]
 
-    return run_study(study, running, lambda console, rows: show_claims(console, found.TITLE, scale, rows), told=told)[0]
+    def show(console: Console, _: Any, rows: list[dict[str, Any]]) -> None:
+        show_claims(console, found.TITLE, scale, rows)
+
+    return run_study(study, running, show, told=told)[0]

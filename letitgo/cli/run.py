@@ -30,8 +30,8 @@ from letitgo.studies.compute import Outcome, Study, compute, estimate
 def run_study(
     study: Study,
     options: RunningOptions,
-    show: Callable[[Console, list[dict[str, Any]]], None],
-    report: Callable[[Outcome, str, str], Path] | None = None,
+    show: Callable[[Console, Any, list[dict[str, Any]]], None],
+    report: Callable[[Any, Outcome, str, str], Path] | None = None,
     folder: str = "none",
     told: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
 ) -> tuple[int, Outcome | None]:
@@ -40,8 +40,8 @@ def run_study(
     Args:
         study: The study.
         options: Where and how.
-        show: Writes the rows for a person.
-        report: Writes a report from the outcome into a folder, given the command that makes it.
+        show: Writes the study's rows for a person.
+        report: Writes a report of the study's outcome into a folder, given the command that makes it.
         folder: The folder, or ``none``.
         told: Makes of the study's rows those that are shown.
 
@@ -72,7 +72,7 @@ def run_study(
         if options.on == "ray":
             disconnect()
     if options.format == "table":
-        show(stdout_console(), told(outcome.rows))
+        show(stdout_console(), study, told(outcome.rows))
     else:
         write_rows(told(outcome.rows), options.format, {"recipes": [r.fields() for r in study.recipes]})
     for failure in outcome.failures:
@@ -84,7 +84,7 @@ def run_study(
     if report is not None and wanted and any(row.get("n", 1) for row in outcome.rows):
         try:
             with kept_from_stdout():
-                path = report(outcome, folder, shlex.join(["letitgo", *sys.argv[1:]]))
+                path = report(study, outcome, folder, shlex.join(["letitgo", *sys.argv[1:]]))
         except OSError as error:
             raise BadRequest(
                 f"the report cannot be written to {folder} ({error.strerror}): name another folder"

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import (
+    STUDY,
+    RecipeOptions,
+    ReportFolder,
+    RunningOptions,
+    numbers,
+    recipe_fields,
+    whole,
+)
 from letitgo.errors import BadRequest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from letitgo.studies.compute import Outcome
     from letitgo.studies.ticket import Lottery
 
 
@@ -65,9 +70,7 @@ def ticket(
     stability: Annotated[
         bool, Parameter(group=STUDY, negative="", help="also tell the stability to pruning and to the data's order")
     ] = False,
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -82,10 +85,7 @@ def ticket(
     chosen = () if variants == "none" else tuple(name.replace("-", " ") for name in variants.split(","))
     study = _lottery(draw, recipe, seeds=seeds, variants=chosen, at=numbers("at", at), stability=stability)
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_ticket_report(study, outcome, folder, command)
-
-    code, outcome = run_study(study, running, lambda console, rows: show_tickets(console, study, rows), write, report)
+    code, outcome = run_study(study, running, show_tickets, write_ticket_report, report)
     for row in outcome.rows if outcome is not None else ():
         if row["empty"] and row["variant"] == "ticket":
             print(f"letitgo: warning: level {row['level']} leaves nothing of {row['empty']}", file=sys.stderr)

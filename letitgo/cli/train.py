@@ -46,7 +46,7 @@ def train(
         raise BadRequest(f"save names one file for {len(recipes)} runs: train one recipe, or leave it out")
     study = Train(tuple(recipes), tuple(swept), tuple(freeze or ()), freeze_at, statistics, ticket)
 
-    code, outcome = run_study(study, running, show_train)
+    code, outcome = run_study(study, running, lambda console, _, rows: show_train(console, rows))
     if save and outcome is not None and code == 0:
         from pathlib import Path
 

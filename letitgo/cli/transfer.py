@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import (
+    STUDY,
+    RecipeOptions,
+    ReportFolder,
+    RunningOptions,
+    numbers,
+    recipe_fields,
+    whole,
+)
 from letitgo.errors import BadRequest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from letitgo.recipes import Recipe
-    from letitgo.studies.compute import Outcome
 
 
 def transfer(
@@ -43,9 +48,7 @@ def transfer(
     controls: Annotated[
         str, Parameter(group=STUDY, help="what is trained besides each ticket: one of these, both, or none")
     ] = "fresh weights,random mask and fresh weights",
-    report: Annotated[
-        str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")
-    ] = "letitgo-report",
+    report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -71,10 +74,7 @@ def transfer(
         controls=() if controls == "none" else tuple(controls.split(",")),  # type: ignore[arg-type]
     )
 
-    def write(outcome: Outcome, folder: str, command: str) -> Path:
-        return write_transfer_report(study, outcome, folder, command)
-
-    return run_study(study, running, lambda console, rows: show_transfer(console, study, rows), write, report)[0]
+    return run_study(study, running, show_transfer, write_transfer_report, report)[0]
 
 
 def _recipes(fields: dict[str, Any], optimizers: str | None) -> list[Recipe]:
