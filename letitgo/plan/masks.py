@@ -65,10 +65,6 @@ class Pruned(Measure, Mask):
     def load(self, store: Store) -> weights.Masks:
         return weights.unpack_masks(self.result(store))
 
-    def cost(self) -> int:
-        """Next to nothing."""
-        return 1
-
 
 @dataclass(frozen=True, eq=False)
 class Filed(Mask):
@@ -194,10 +190,6 @@ class Density(Measure):
         """Parameter name → ``kept`` and ``all``."""
         return {name: {"kept": int(m.sum()), "all": m.numel()} for name, m in self.mask.load(store).items()}
 
-    def cost(self) -> int:
-        """Next to nothing."""
-        return 1
-
 
 @dataclass(frozen=True, eq=False)
 class Curve(Measure):
@@ -216,10 +208,6 @@ class Curve(Measure):
         best = min(points, key=lambda point: point["loss"] if point["loss"] is not None else math.inf)
         columns = {name: [point[name] for point in points] for name in ("step", "loss", "accuracy")}
         return {**columns, "stop": best["step"], "test_accuracy": best["test_accuracy"]}
-
-    def cost(self) -> int:
-        """Next to nothing."""
-        return 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +237,3 @@ class Apart(Measure):
         norm = math.sqrt(of_a * of_b)
         angle = math.degrees(math.acos(max(-1.0, min(1.0, product / norm)))) if norm else None
         return {"l2": math.sqrt(squares), "angle": angle}
-
-    def cost(self) -> int:
-        """Next to nothing."""
-        return 1

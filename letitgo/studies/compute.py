@@ -30,7 +30,10 @@ SAMPLE = 0.5
 
 
 class Study(Protocol):
-    """What is asked of a study."""
+    """What is asked of a study.
+
+    One whose results say what else is computed has a property ``searches`` that is true.
+    """
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

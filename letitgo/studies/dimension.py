@@ -155,9 +155,9 @@ class Dimension:
 def _asked(recipe: Recipe, patterns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Layer → names of its parameters that train; all of the network under ``""`` without patterns."""
     module = weights.seeded(recipe.network, recipe.seed)
-    trains = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    trains = weights.trainable_names(module)
     if not patterns:
-        return {"": tuple(name for name in weights.parameter_names(module) if name in trains)}
+        return {"": trains}
     chosen = weights.select(module, *patterns)
     owned = {
         layer: tuple(name for name in names if name in chosen and name in trains)

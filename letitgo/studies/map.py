@@ -121,6 +121,11 @@ class Map:
         """One part of the study per recipe."""
         return [Mapped(self, recipe) for recipe in self.recipes]
 
+    @property
+    def searches(self) -> bool:
+        """Whether verdicts say which sets of layers there are, so that nobody knows all of them beforehand."""
+        return self.together
+
     def stages(self, store: Store) -> Iterator[list[Stored]]:
         """The values to compute, stage by stage: a stage may rest on the results of those before."""
         yield [value for part in self.mapped for value in part.values(part.singles)]

@@ -290,7 +290,8 @@ class Drawn:
 
     def measures(self, level: int, variant: str, recipe: Recipe) -> dict[str, Measure]:
         """What the row of a cell is read from, of one seed."""
-        final = self.run(level, variant, recipe).final
+        run = self.run(level, variant, recipe)
+        final = run.final
         assert isinstance(final, At)
         found: dict[str, Measure] = {
             split: Evaluation.under(recipe, final, split)  # type: ignore[arg-type]
@@ -298,13 +299,13 @@ class Drawn:
         }
         if recipe.validation:
             found["curve"] = Curve(final)
-        trains = self.run(level, variant, recipe).trains
-        if isinstance(trains, Kept):
-            found["density"] = Density(trains.mask)
+        if isinstance(run.trains, Kept):
+            mask = run.trains.mask
+            found["density"] = Density(mask)
             if self.study.stability and variant in STABLE and level in self._at:
                 again = self.run(level, variant, recipe, derive(recipe.seed, "another order")).final
-                found["pruning"] = Apart(self.dense(recipe).final, final, trains.mask)
-                found["order"] = Apart(again, final, trains.mask)
+                found["pruning"] = Apart(self.dense(recipe).final, final, mask)
+                found["order"] = Apart(again, final, mask)
         return found
 
     def values(self) -> list[Stored]:
@@ -330,9 +331,6 @@ class Drawn:
             except Absent:
                 continue
             found.append({**one, "base": base, "ticket": ticket})
-        sizes = {name: self._module.get_parameter(name).numel() for name in weights.prunable(self._module)}
-        density = found[0].get("density") if found else None
-        kept = {name: density[name]["kept"] if density and name in density else size for name, size in sizes.items()}
         accuracies = [one["test"]["accuracy"] for one in found]
         drops = [one["base"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
         below = [one["ticket"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
@@ -340,10 +338,7 @@ class Drawn:
         return {
             "level": level,
             "variant": variant,
-            "weights_left": sum(kept.values()) if found else None,
-            "density": sum(kept.values()) / sum(sizes.values()) if found else None,
-            "layers": ", ".join(f"{name} {n / sizes[name]:.4g}" for name, n in kept.items()) if found else "",
-            "empty": ", ".join(name for name, n in kept.items() if n == 0) if found else "",
+            **left(self._module, found[0].get("density", {}) if found else None),
             "accuracy_mean": mean(accuracies),
             "accuracy_ci95": ci95(accuracies),
             "accuracy_min": min(accuracies, default=None),
@@ -362,6 +357,25 @@ class Drawn:
             },
             "n": len(found),
         }
+
+
+def left(module: nn.Module, density: dict[str, Any] | None) -> Row:
+    """How many weights are left of all that pruning could be about, together and layer by layer.
+
+    Args:
+        module: The network.
+        density: What :class:`~letitgo.plan.Density` tells of those that are pruned; None where nothing is known.
+    """
+    if density is None:
+        return {"weights_left": None, "density": None, "layers": "", "empty": ""}
+    sizes = {name: module.get_parameter(name).numel() for name in weights.prunable(module)}
+    kept = {name: density[name]["kept"] if name in density else size for name, size in sizes.items()}
+    return {
+        "weights_left": sum(kept.values()),
+        "density": sum(kept.values()) / sum(sizes.values()),
+        "layers": ", ".join(f"{name} {n / sizes[name]:.4g}" for name, n in kept.items()),
+        "empty": ", ".join(name for name, n in kept.items() if n == 0),
+    }
 
 
 def _early(curves: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> Row:

@@ -32,7 +32,7 @@ from letitgo.plan import (
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.statistics import ci95, mean
-from letitgo.studies.ticket import DENSE, Drawn, Lottery
+from letitgo.studies.ticket import DENSE, Drawn, Lottery, left
 from letitgo.value import derive
 
 Control = Literal["fresh weights", "random mask and fresh weights"]
@@ -276,20 +276,12 @@ class Transfer:
 
     def _left(self, cell: Cell, own: list[float | None], store: Store) -> Row:
         """How many weights the first seed that is there has left, biases and norms aside."""
-        module = weights.seeded(self.recipes[cell.target].network, 0)
-        sizes = {name: module.get_parameter(name).numel() for name in weights.prunable(module)}
         first = next((i for i, accuracy in enumerate(own) if accuracy is not None), None)
-        if first is None:
-            return {"weights_left": None, "density": None, "layers": "", "empty": ""}
-        density = self._measures[cell][first][1]
-        pruned = density.result(store) if density else {}
-        kept = {name: pruned[name]["kept"] if name in pruned else size for name, size in sizes.items()}
-        return {
-            "weights_left": sum(kept.values()),
-            "density": sum(kept.values()) / sum(sizes.values()),
-            "layers": ", ".join(f"{name} {n / sizes[name]:.4g}" for name, n in kept.items()),
-            "empty": ", ".join(name for name, n in kept.items() if n == 0),
-        }
+        density = None
+        if first is not None:
+            measure = self._measures[cell][first][1]
+            density = measure.result(store) if measure else {}
+        return left(weights.seeded(self.recipes[cell.target].network, 0), density)
 
 
 def place(recipe: Recipe) -> tuple[str, str]:
