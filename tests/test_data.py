@@ -64,6 +64,16 @@ def test_batches_are_normalised_by_the_training_set(folder):
     assert torch.equal(torch.cat([inputs for inputs, _ in pairs]), batch)
 
 
+def test_unit_pixels_go_from_0_to_the_brightest_training_pixel(folder):
+    name = str(write_dataset(folder, splits(3)))
+    unit, inverted, plain = open_data(name, pixels="unit"), open_data(name, "invert", pixels="unit"), open_data(name)
+    brightest = unit.split("train").inputs.max()
+    for split in (unit.split("train"), unit.split("test"), inverted.split("train")):
+        assert torch.equal(split.batch(slice(0, 9)), split.inputs / brightest)
+    assert torch.equal(plain.split("train").inputs, unit.split("train").inputs)
+    assert unit.key != plain.key == open_data(name, pixels="standard").key
+
+
 def test_a_constant_channel_is_no_division_by_zero(folder):
     black = [np.zeros((6, 5), dtype=np.uint8)] * 6
     data = open_data(str(write_dataset(folder, {"train": (black, LABELS), "test": (black, LABELS)})))

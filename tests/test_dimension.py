@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -237,6 +239,35 @@ def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path
     compute(Dimension((recipe,), seeds=2, grid=(20, 400)), store)
     assert part.run(400, recipe).at_epoch(4).address in store
     assert early.rows(store) == rows
+
+
+def test_what_is_out_of_reach_is_given_up_and_what_is_near_is_not(store):
+    recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=6, optimizer="adam", lr=0.05)
+    search = Dimension((recipe,), seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse")
+    part, rows = search.parts[0], compute(search, store).rows
+    [answer] = of_kind(rows, "answer")
+    ends = {d: max(looks) for d, looks in part._replayed(store)[0].items() if d}
+    known = {row["d"]: row["accuracy_mean"] for row in of_kind(rows, "d")}
+    given_up = [d for d, epoch in ends.items() if epoch < 6 and known[d] < answer["target"]]
+    assert given_up
+    for d in given_up:
+        assert part.run(d, recipe).at_epoch(6).address not in store
+    whole = compute(replace(search, stop_every=0, grid=tuple(given_up)), store).rows
+    assert all(row["accuracy_mean"] < answer["target"] for row in of_kind(whole, "d"))
+    assert search.rows(store) == rows
+    assert ends[100] == 6  # nothing is known before it
+
+
+def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):
+    recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
+    early = Dimension((recipe,), seeds=2, grid=(20, 100), stop_every=1, thresholds=(0.9,), global_baseline=0.0)
+    rows = compute(early, tmp_path / "whole").rows
+    assert max(row["epoch"] for row in of_kind(rows, "d")) > 1
+    broken = Store(tmp_path / "broken")
+    for values in islice(early.stages(broken), 2):  # the baselines and the first look
+        Executor(broken).compute(values)
+    assert not of_kind(early.rows(broken), "d")
+    assert compute(early, broken).rows == rows
 
 
 def test_what_is_never_reached_says_so_with_the_best(store):

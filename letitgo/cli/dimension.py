@@ -55,7 +55,7 @@ def dimension(
         Parameter(
             group=STUDY,
             converter=whole,
-            help="look every so many epochs, and stop where the threshold is exceeded; 0: only the last epoch counts",
+            help="look every so many epochs, stop once the threshold is exceeded or out of reach; 0: look at the last",
         ),
     ] = 0,
     split: Annotated[

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist
 
 Shift = Literal["none", "invert", "noise", "permute-labels", "permute-pixels"]
 Half = Literal["none", "a", "b"]
+Pixels = Literal["standard", "unit"]
 NOISE = 0.6
 """Standard deviation of the noise, as a share of the range of pixels: small networks lose 25 to 35 points on MNIST."""
 
@@ -43,6 +44,7 @@ class Data(Value):
         half: Which half of the training examples is there at all; the halves are the same for everyone.
         validation: How many of those are held out, in a split of their own; the same for everyone.
         fit: The shape that the images are brought to, as in ``1x28x28``, where it is not their own; see :func:`fitted`.
+        pixels: How they reach the network, see :func:`open_data`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Data(Value):
     half: Half = "none"
     validation: int = 0
     fit: str | None = None
+    pixels: Pixels = "standard"
 
     def identity(self) -> dict[str, Any]:
         shift = {} if self.shift == "none" else {"shift": self.shift}
@@ -60,7 +63,8 @@ class Data(Value):
         half = {} if self.half == "none" else {"half": self.half}
         validation = {"validation": self.validation} if self.validation else {}
         fit = {} if self.fit is None else {"fit": self.fit}
-        return {"digest": self.digest, **shift, **kept, **half, **validation, **fit}
+        pixels = {} if self.pixels == "standard" else {"pixels": self.pixels}
+        return {"digest": self.digest, **shift, **kept, **half, **validation, **fit, **pixels}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,6 +85,8 @@ class Data(Value):
         else:
             seed = 0 if chosen is None else self.seed
             inputs, labels = _split(self.name, self.fit, self.shift, name, chosen, seed, half, held_out)
+        if self.pixels == "unit":
+            return Split(inputs, labels, torch.zeros_like(content.mean), torch.full_like(content.mean, content.white))
         return Split(inputs, labels, content.mean, content.deviation)
 
 
@@ -91,8 +97,9 @@ class Split:
     Attributes:
         inputs: Pixels as they were stored, uint8, shape (N, C, H, W).
         labels: Class numbers, int64, shape (N,).
-        mean: Mean of each channel over all training inputs, before any shift, shape (C, 1, 1).
-        deviation: Standard deviation of each channel over the same, shape (C, 1, 1).
+        mean: What is taken off each channel: its mean over all training inputs, before any shift; shape (C, 1, 1).
+        deviation: What it is divided by then: its standard deviation over the same, shape (C, 1, 1). Where pixels are
+            brought to 0 to 1, these are 0 and the brightest training pixel.
     """
 
     inputs: Tensor
@@ -104,7 +111,7 @@ class Split:
         return len(self.labels)
 
     def batch(self, rows: Tensor | slice) -> Tensor:
-        """Inputs of some rows, normalised to the training set's mean 0 and deviation 1, float32."""
+        """Inputs of some rows, less the mean and divided by the deviation, float32."""
         # index_select copies whole rows, an order of magnitude quicker than indexing with a tensor
         chosen = self.inputs.index_select(0, rows) if isinstance(rows, Tensor) else self.inputs[rows]
         return chosen.to(torch.float32).sub_(self.mean).div_(self.deviation)
@@ -197,6 +204,7 @@ def open_data(
     half: Half = "none",
     validation: int = 0,
     fit: str | None = None,
+    pixels: Pixels = "standard",
 ) -> Data:
     """The data set of a name; decoded on its first use on this machine.
 
@@ -210,6 +218,8 @@ def open_data(
         half: Only one half of the training examples, ``a`` or ``b``.
         validation: How many of the training examples are held out in a split ``"validation"``.
         fit: Channels, height and width that the images are brought to, as :func:`fitted` tells, as in ``1x28x28``.
+        pixels: How they reach the network: ``standard``, with mean 0 and deviation 1 over the training inputs of each
+            channel; or ``unit``, from 0 to the brightest training pixel's 1.
 
     Raises:
         BadRequest: There is no such data set, it is none of images with labels in a training and a test split, or it
@@ -230,7 +240,7 @@ def open_data(
         raise BadRequest(f"examples is {examples:,}: {name!r} has {there - validation:,} for training")
     own = "x".join(map(str, content.tensors["train_inputs"].shape[1:]))
     fit = None if fit == own else fit
-    return Data(name, content.digest, shift, examples, 0 if examples is None else seed, half, validation, fit)
+    return Data(name, content.digest, shift, examples, 0 if examples is None else seed, half, validation, fit, pixels)
 
 
 @dataclass(frozen=True)
@@ -240,6 +250,11 @@ class _Content:
     mean: Tensor
     deviation: Tensor
     digest: str
+
+    @cached_property
+    def white(self) -> int:
+        """The brightest pixel of the training inputs, at least 1."""
+        return max(1, int(self.tensors["train_inputs"].max()))
 
 
 @lru_cache(maxsize=4)
@@ -289,7 +304,7 @@ def _split(
         rows = torch.randperm(len(labels), generator=generator)[:examples]
         return inputs[rows], labels[rows]
     inputs, labels = content.tensors[f"{split}_inputs"], content.tensors[f"{split}_labels"]
-    return shifted(inputs, labels, int(content.tensors["train_inputs"].max()), content.classes, shift, split)
+    return shifted(inputs, labels, content.white, content.classes, shift, split)
 
 
 def _cache() -> Path:

@@ -58,6 +58,10 @@ class Recipe(Value):
             description="shape that images are brought to, as in 1x28x28: grey-scale, padding, cropping, no scaling",
         ),
     ] = None
+    pixels: Annotated[
+        Literal["standard", "unit"],
+        Field(description="how pixels reach the network: standard (mean 0, deviation 1) or unit (0 to 1)"),
+    ] = "standard"
     validation: Annotated[
         int, Field(ge=0, description="training examples held out, to tell when the loss on them is least")
     ] = 0
@@ -112,7 +116,9 @@ class Recipe(Value):
     def dataset(self) -> Data:
         from letitgo.recipes.data import open_data
 
-        return open_data(self.data, self.shift, self.examples, self.seed, self.half, self.validation, self.fit)
+        return open_data(
+            self.data, self.shift, self.examples, self.seed, self.half, self.validation, self.fit, self.pixels
+        )
 
     @cached_property
     def network(self) -> Network:

@@ -139,7 +139,8 @@ def write_dimension_report(study: Dimension, outcome: Outcome, folder: str | Pat
             sections.append(Section(title, dimension_answers(study, own), drawn, tables, about))
     stop = (
         f"The accuracy is looked at every {study.stop_every} epochs, and training at a d ends once the mean exceeds "
-        "all that is asked for; the best look counts."
+        "all that is asked for, or is further below than twice the most that an earlier d gained from there on; the "
+        "best look counts."
         if study.stop_every
         else "The accuracy is that of the last epoch."
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,6 +31,8 @@ from letitgo.weights.projections import Kind, check_kind
 Others = Literal["frozen", "trained"]
 Split = Literal["train", "test"]
 Row = dict[str, Any]
+Looks = dict[int, list[float]]
+"""Epoch → accuracy of each seed."""
 
 GLOBAL = {"mnist": 1.0, "cifar10": 0.5}
 """The paper's baselines that are the same for all networks, as accuracies."""
@@ -38,6 +40,8 @@ START, STEP = 100, 10
 """The first d that is tried, and the factor to the next until the answer is between two of them."""
 MEMORY = 2**32
 """Bytes that a projection may take: dense and sparse ones are not tried beyond."""
+MARGIN = 2
+"""How many times the most that any earlier d gained is still hoped for, before a training is given up."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Dimension:
         others: What the other layers do meanwhile: ``frozen`` at their initialization, or ``trained`` in full.
         split: On which the accuracy is measured.
         stop_every: Look at the accuracy every so many epochs and end the training at a d once the mean exceeds all
-            that is asked for; 0: only the last epoch counts, as in the paper.
+            that is asked for, or is further below than twice the most that an earlier d of the search gained from that
+            epoch to the last; 0: only the last epoch counts, as in the paper.
         tolerance: Largest drop that does no harm, a fraction: of the verdict on a layer frozen at initialization.
 
     Raises:
@@ -297,14 +302,16 @@ class Searched:
 
     def known(self, store: Store) -> list[Stored]:
         """What the search came by already, so that a dry run counts it."""
-        means, _ = self._replayed(store)
-        return [self.evaluation(d, recipe, self.accuracies(d, store)[0]) for d in means for recipe in self._seeds]
+        found, _ = self._replayed(store)
+        looked = [(d, epoch) for d, looks in found.items() for epoch in looks]
+        return [self.evaluation(d, recipe, epoch) for d, epoch in looked for recipe in self._seeds]
 
     def looks(self, d: int, store: Store) -> Iterator[list[Stored]]:
-        """The values of one d, look after look; no more of them once nothing is left to reach."""
+        """The values of one d, look after look; no more of them once the answer to every target is known."""
+        before, _ = self._replayed(store)
         for epoch in self._epochs:
             yield [self.evaluation(d, recipe, epoch) for recipe in self._seeds]
-            if self._over(self._at(d, epoch, store), store):
+            if self._settled(epoch, self._at(d, epoch, store), store, before):
                 return
 
     @property
@@ -320,19 +327,21 @@ class Searched:
         found = []
         for threshold in self.study.thresholds:
             if len(own) == len(self._seeds):
-                found.append(Target(threshold, "own", threshold * sum(own) / len(own)))
+                found.append(Target(threshold, "own", threshold * _mean(own)))
             if fixed and threshold * fixed < 1:  # no mean exceeds 1
                 found.append(Target(threshold, "global", threshold * fixed))
         return found
 
-    def accuracies(self, d: int, store: Store) -> tuple[int, list[float]]:
-        """Of the seeds that the store holds, at the epoch where their mean is highest; and that epoch."""
-        found: list[tuple[int, list[float]]] = []
+    def _looked(self, d: int, store: Store, before: dict[int, Looks]) -> Looks | None:
+        """Look after look up to where training in d dimensions ends; None while one is missing."""
+        looks: Looks = {}
         for epoch in self._epochs if d else [self.recipe.epochs]:
-            found.append((epoch, self._at(d, epoch, store)))
-            if self._over(found[-1][1], store):
+            looks[epoch] = self._at(d, epoch, store)
+            if len(looks[epoch]) < len(self._seeds):
+                return None
+            if self._settled(epoch, looks[epoch], store, before):
                 break  # the store may hold more, for other questions
-        return max(found, key=lambda item: mean(item[1]) or -1.0)
+        return looks
 
     def _at(self, d: int, epoch: int, store: Store) -> list[float]:
         return self._results([self.evaluation(d, recipe, epoch) for recipe in self._seeds], store)
@@ -346,35 +355,44 @@ class Searched:
                 continue
         return found
 
-    def _over(self, accuracies: list[float], store: Store) -> bool:
-        """Whether these are those of all seeds, and their mean exceeds all that is asked for."""
-        targets = self.targets(store)
-        reached = mean(accuracies) if len(accuracies) == len(self._seeds) else None
-        return reached is not None and bool(targets) and all(reached > target.accuracy for target in targets)
+    def _settled(self, epoch: int, accuracies: list[float], store: Store, before: dict[int, Looks]) -> bool:
+        """Whether the mean of all seeds exceeds, or is too far below, each accuracy that is asked for.
+
+        It is too far below where ``MARGIN`` times the most that any earlier d gained from this epoch to the last would
+        not be enough.
+        """
+        last, targets = self.recipe.epochs, self.targets(store)
+        if len(accuracies) < len(self._seeds) or not targets:
+            return False
+        ended = [looks for looks in before.values() if epoch in looks and last in looks]
+        gains = [_mean(looks[last]) - _mean(looks[epoch]) for looks in ended]
+        hope = MARGIN * max(0.0, *gains) if gains else inf
+        reached = _mean(accuracies)
+        return all(reached > target.accuracy or reached + hope < target.accuracy for target in targets)
 
     def wanted(self, store: Store) -> set[int]:
         """The dimensions to try next; none where the answers are narrow enough."""
         return self._replayed(store)[1]
 
-    def _replayed(self, store: Store) -> tuple[dict[int, float], set[int]]:
-        """What the search came by, d → mean accuracy, and what it asks for next.
+    def _replayed(self, store: Store) -> tuple[dict[int, Looks], set[int]]:
+        """What the search came by, by d, and what it asks for next.
 
         It is gone through again from its beginning, round by round: what it asks for is a function of what it found,
         whatever else the store holds.
         """
-        means: dict[int, float] = {}
+        known: dict[int, Looks] = {}
         asked = {0, *self.study.grid}
         while True:
-            found = {d: self.accuracies(d, store)[1] for d in sorted(asked)}
-            missing = {d for d, accuracies in found.items() if len(accuracies) < len(self._seeds)}
-            if missing:
-                return means, {d if d else self._first for d in missing}
-            means |= {d: sum(accuracies) / len(accuracies) for d, accuracies in found.items()}
+            found = {d: self._looked(d, store, known) for d in sorted(asked)}
+            if missing := {d if d else self._first for d, looks in found.items() if looks is None}:
+                return known, missing
+            known |= {d: looks for d, looks in found.items() if looks is not None}
             if self.study.grid:
-                return means, set()
+                return known, set()
+            means = _means(known)
             asked = {d for target in self.targets(store) if (d := self._next(target.accuracy, means)) is not None}
             if not asked:
-                return means, set()
+                return known, set()
 
     @property
     def _first(self) -> int:
@@ -392,24 +410,24 @@ class Searched:
 
     def rows(self, store: Store) -> list[Row]:
         """The baseline, each d, and an answer for each accuracy to exceed. Accuracies are fractions."""
-        means, _ = self._replayed(store)
+        found, _ = self._replayed(store)
         base = self._results([self.baseline(recipe) for recipe in self._seeds], store)
         rows = [self._row("baseline", self.recipe.epochs, base, d=None)]
-        rows += [self._row("d", *self.accuracies(d, store), d=d) for d in sorted(means)]
-        if means:
-            rows += [self._answer(target, means, store) for target in self.targets(store)]
+        rows += [self._row("d", *_best(found[d]), d=d) for d in sorted(found)]
+        if found:
+            rows += [self._answer(target, found, store) for target in self.targets(store)]
         return rows
 
-    def _answer(self, target: Target, means: dict[int, float], store: Store) -> Row:
+    def _answer(self, target: Target, found: dict[int, Looks], store: Store) -> Row:
+        means = _means(found)
         low, high = interval(target.accuracy, means)
         told = high if high is not None else max(means, key=means.__getitem__)
-        of_seeds = {d: self.accuracies(d, store)[1] for d in sorted(means)}
         alone = [
-            next((d for d, accuracies in of_seeds.items() if accuracies[i] > target.accuracy), None)
+            next((d for d in sorted(found) if _best(found[d])[1][i] > target.accuracy), None)
             for i in range(len(self._seeds))
         ]
         return {
-            **self._row("answer", *self.accuracies(told, store), d=high),
+            **self._row("answer", *_best(found[told]), d=high),
             "low": None if high == 0 else low,
             "threshold": target.threshold,
             "baseline": target.baseline,
@@ -454,6 +472,19 @@ class Searched:
             "bits_per_label": None,
             "verdict": None,
         }
+
+
+def _mean(accuracies: list[float]) -> float:
+    return sum(accuracies) / len(accuracies)
+
+
+def _best(looks: Looks) -> tuple[int, list[float]]:
+    """The epoch where the mean is highest, and the accuracies there."""
+    return max(looks.items(), key=lambda item: _mean(item[1]))
+
+
+def _means(found: dict[int, Looks]) -> dict[int, float]:
+    return {d: _mean(_best(looks)[1]) for d, looks in found.items()}
 
 
 def interval(accuracy: float, means: dict[int, float]) -> tuple[int, int | None]:
