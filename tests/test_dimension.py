@@ -23,10 +23,10 @@ from letitgo.papers import lfly18
 from letitgo.plan import Initial, Run, Subspace
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import fcn, lenet
-from letitgo.report.dimension import _over_sweep, dimension_answers, write_dimension_report
+from letitgo.report.dimension import _cells, _over_sweep, dimension_answers, write_dimension_report
 from letitgo.store import Store
 from letitgo.studies.compute import Outcome, compute
-from letitgo.studies.dimension import GLOBAL, Dimension, Searched, interval
+from letitgo.studies.dimension import GLOBAL, Dimension, Searched, Target, interval
 from letitgo.studies.map import Map
 from letitgo.studies.sweep import sweep
 from letitgo.value import dump
@@ -241,21 +241,41 @@ def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path
     assert early.rows(store) == rows
 
 
-def test_what_is_out_of_reach_is_given_up_and_what_is_near_is_not(store):
-    recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=6, optimizer="adam", lr=0.05)
+def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
+    recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=12, optimizer="adam", lr=0.05)
     search = Dimension((recipe,), seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse")
-    part, rows = search.parts[0], compute(search, store).rows
+    rows = compute(search, store).rows
     [answer] = of_kind(rows, "answer")
-    ends = {d: max(looks) for d, looks in part._replayed(store)[0].items() if d}
-    known = {row["d"]: row["accuracy_mean"] for row in of_kind(rows, "d")}
-    given_up = [d for d, epoch in ends.items() if epoch < 6 and known[d] < answer["target"]]
+    given_up = [row for row in of_kind(rows, "d") if row["stopped"] == "given up"]
     assert given_up
-    for d in given_up:
-        assert part.run(d, recipe).at_epoch(6).address not in store
-    whole = compute(replace(search, stop_every=0, grid=tuple(given_up)), store).rows
+    for row in given_up:
+        assert row["epoch"] < 12
+        assert row["accuracy_mean"] < answer["target"]
+        assert search.parts[0].run(row["d"], recipe).at_epoch(12).address not in store
+    assert _cells(given_up[0])["epoch"] == f"{given_up[0]['epoch']}, given up"
+    whole = compute(replace(search, stop_every=0, grid=tuple(row["d"] for row in given_up)), store).rows
     assert all(row["accuracy_mean"] < answer["target"] for row in of_kind(whole, "d"))
     assert search.rows(store) == rows
-    assert ends[100] == 6  # nothing is known before it
+
+
+def test_on_the_level_of_chance_nothing_is_given_up():
+    part = Dimension((replace(RECIPE, epochs=8),), seeds=1, stop_every=1, global_baseline=0.9).parts[0]
+
+    def settled(*looks):
+        found = {0: 0.1, **dict(enumerate(looks, start=1))}
+        at = lambda d, epoch, store: [found[epoch if d else 0]]  # noqa: E731
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Searched, "_at", lambda self, *args: at(*args))
+            patch.setattr(Searched, "targets", lambda self, store: [Target(0.9, "own", 0.8)])
+            return part._settled({epoch: [found[epoch]] for epoch in range(1, len(looks) + 1)}, None)
+
+    assert not settled(0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert not settled(0.44, 0.44, 0.44, 0.44)  # less than half the way
+    assert not settled(0.7)  # no pace is known
+    assert not settled(0.6, 0.7)  # would be at 1.3
+    assert settled(0.7, 0.7)
+    assert settled(0.6, 0.7, 0.71, 0.69)
+    assert settled(0.6, 0.81)
 
 
 def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):

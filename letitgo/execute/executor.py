@@ -71,6 +71,8 @@ OnProgress = Callable[[Progress], None]
 class Executor:
     """Computes values into a store, in this process or in worker processes of one thread each.
 
+    Within ``with executor:`` the processes stay from one call of :meth:`compute` to the next.
+
     Args:
         store: Where results are read and written.
         workers: Number of worker processes; 0 computes in this process.
@@ -91,6 +93,16 @@ class Executor:
         self.on_progress = on_progress
         self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
+        self._idle: list[_Worker] = []
+        self._stays = False
+
+    def __enter__(self) -> Executor:
+        self._stays = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stays = False
+        self._end_idle()
 
     def compute(self, values: Iterable[Stored]) -> list[Failure]:
         """Compute what the store does not hold of these values, and what they need.
@@ -125,6 +137,12 @@ class Executor:
             board.close()
             for thread in threads:
                 thread.join()
+            if not self._stays:
+                self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
 
     def _request(self, job: Job) -> dict[str, Any]:
         """What a worker is told: nothing but JSON."""
@@ -144,7 +162,7 @@ class Executor:
 
     def _serve(self, board: Board) -> None:
         """One thread: it keeps one worker process, and feeds it."""
-        worker: _Worker | None = None
+        worker = self._idle.pop() if self._idle else None
         try:
             while (job := board.take()) is not None:
                 try:
@@ -153,17 +171,15 @@ class Executor:
                     board.fail(job, sentence(error), traceback.format_exc())
         finally:
             if worker is not None:
-                worker.end()
+                self._idle.append(worker)
 
     def _hand_over(self, job: Job, worker: _Worker | None, board: Board) -> _Worker | None:
         """Have a job done by the worker, or by another one where it dies; gives the worker that is left."""
         request = self._request(job)
         code = 0
         for _ in range(TRIES):
-            worker = worker or _Worker(board)
-            outcome = worker.ask(request, lambda step: board.step(job, step))
-            if board.closed:
-                return worker
+            worker = worker or _Worker()
+            outcome = worker.ask(request, board, functools.partial(board.step, job))
             if outcome is not None:
                 if "error" in outcome:
                     board.fail(job, outcome["error"], outcome["trace"])
@@ -171,6 +187,8 @@ class Executor:
                     board.finish(job) if outcome["done"] else board.postpone(job)
                 return worker
             code, worker = worker.end(), None
+            if board.closed:
+                return None
         board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
         return None
 
@@ -313,7 +331,7 @@ class Board:
 class _Worker:
     """A worker process, spoken to by one thread."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WORKER],
@@ -323,18 +341,17 @@ class _Worker:
             bufsize=1,
             env={**os.environ, **threads},
         )
-        self._board = board
         self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, request: dict[str, Any], on_step: Callable[[int], None]) -> dict[str, Any] | None:
+    def ask(self, request: dict[str, Any], board: Board, on_step: Callable[[int], None]) -> dict[str, Any] | None:
         """Hand over a job and wait for its outcome; None where the process died or the work was called off."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
         except OSError:
             return None
-        while not self._board.closed:
+        while not board.closed:
             try:
                 reply = self._replies.get(timeout=0.1)
             except queue.Empty:

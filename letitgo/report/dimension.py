@@ -55,7 +55,7 @@ def _cells(row: Row) -> dict[str, str]:
         "d": "all, plain" if row["d"] is None else f"{row['d']:,}",
         "accuracy, %": points(row["accuracy_mean"], row["accuracy_ci95"]),
         "of each seed": ", ".join(f"{100 * value:.2f}" for value in row["accuracies"]),
-        "epoch": str(row["epoch"]),
+        "epoch": ", ".join(filter(None, [str(row["epoch"]), row["stopped"]])),
         "n": str(row["n"]),
     }
 
@@ -83,22 +83,28 @@ def named(row: Row) -> str:
 
 def _answer(study: Dimension, row: Row) -> str:
     what = named(row) + (f" of {row['layer']} with the others {row['others']}" if row["layer"] else "")
+    early = " (given up before the last epoch)" if row["stopped"] == "given up" else ""
     if row["d"] is None:
         whole = row["low"] == row["D"]
         reach = "all there are" if whole else f"the largest d tried, of {row['D']:,} weights"
         hint = " More epochs or a larger learning rate may reach it." if whole and not row["layer"] else ""
         return (
-            f"{what}: never reached up to d = {row['low']:,}, {reach}; the best is "
+            f"{what}: never reached up to d = {row['low']:,}{early}, {reach}; the best is "
             f"{points(row['accuracy_mean'], row['accuracy_ci95'])} % at d = {row['best_d']:,}.{hint}"
         )
     if row["d"] == 0:
         reached = points(row["accuracy_mean"], row["accuracy_ci95"])
         return f"{what}: 0 dimensions, since {reached} % are reached without any."
     return (
-        f"{what}: {row['d']:,}, and {row['low']:,} do not suffice: {100 * row['d'] / row['D']:.2g} % of "
+        f"{what}: {row['d']:,}, and {row['low']:,} do not suffice{early}: {_share(row['d'], row['D'])} % of "
         f"{row['D']:,} weights, {row['bits_per_label']:,.4g} bits per training label (32 for each number learned). "
         f"{_alone(row['seed_d'])}"
     )
+
+
+def _share(d: int, whole: int) -> str:
+    share = 100 * d / whole
+    return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 
 def _alone(dimensions: Sequence[int | None]) -> str:
@@ -139,8 +145,8 @@ def write_dimension_report(study: Dimension, outcome: Outcome, folder: str | Pat
             sections.append(Section(title, dimension_answers(study, own), drawn, tables, about))
     stop = (
         f"The accuracy is looked at every {study.stop_every} epochs, and training at a d ends once the mean exceeds "
-        "all that is asked for, or is further below than twice the most that an earlier d gained from there on; the "
-        "best look counts."
+        "all that is asked for, or has come more than half the way to it and would not arrive at twice its pace "
+        "of late. The best look counts."
         if study.stop_every
         else "The accuracy is that of the last epoch."
     )

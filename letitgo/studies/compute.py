@@ -111,7 +111,7 @@ def compute(
         executor = Executor(store, workers, checkpoint_every, on_progress)
     failures: list[Failure] = []
     meter = Meter(store)
-    with Listing(store, type(study).__name__, study.recipes) as listing:
+    with executor, Listing(store, study) as listing:
         for values in study.stages(store):
             listing.add(values)
             meter.add(values)

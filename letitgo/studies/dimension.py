@@ -41,7 +41,7 @@ START, STEP = 100, 10
 MEMORY = 2**32
 """Bytes that a projection may take: dense and sparse ones are not tried beyond."""
 MARGIN = 2
-"""How many times the most that any earlier d gained is still hoped for, before a training is given up."""
+"""How many times the pace of late is still hoped for, before a training is given up."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Dimension:
         others: What the other layers do meanwhile: ``frozen`` at their initialization, or ``trained`` in full.
         split: On which the accuracy is measured.
         stop_every: Look at the accuracy every so many epochs and end the training at a d once the mean exceeds all
-            that is asked for, or is further below than twice the most that an earlier d of the search gained from that
-            epoch to the last; 0: only the last epoch counts, as in the paper.
+            that is asked for, or is out of reach of it (see :meth:`Searched.looks`); 0: only the last epoch counts, as
+            in the paper.
         tolerance: Largest drop that does no harm, a fraction: of the verdict on a layer frozen at initialization.
 
     Raises:
@@ -307,11 +307,16 @@ class Searched:
         return [self.evaluation(d, recipe, epoch) for d, epoch in looked for recipe in self._seeds]
 
     def looks(self, d: int, store: Store) -> Iterator[list[Stored]]:
-        """The values of one d, look after look; no more of them once the answer to every target is known."""
-        before, _ = self._replayed(store)
+        """The values of one d, look after look, no more of them once every target is exceeded or out of reach.
+
+        It is out of reach where the best mean so far is more than half the way from the initial weights' to the target
+        and would not get there by the last epoch at ``MARGIN`` times the pace of the latter half of training so far.
+        """
+        looks: Looks = {}
         for epoch in self._epochs:
             yield [self.evaluation(d, recipe, epoch) for recipe in self._seeds]
-            if self._settled(epoch, self._at(d, epoch, store), store, before):
+            looks[epoch] = self._at(d, epoch, store)
+            if self._settled(looks, store):
                 return
 
     @property
@@ -332,14 +337,14 @@ class Searched:
                 found.append(Target(threshold, "global", threshold * fixed))
         return found
 
-    def _looked(self, d: int, store: Store, before: dict[int, Looks]) -> Looks | None:
+    def _looked(self, d: int, store: Store) -> Looks | None:
         """Look after look up to where training in d dimensions ends; None while one is missing."""
         looks: Looks = {}
         for epoch in self._epochs if d else [self.recipe.epochs]:
             looks[epoch] = self._at(d, epoch, store)
             if len(looks[epoch]) < len(self._seeds):
                 return None
-            if self._settled(epoch, looks[epoch], store, before):
+            if d and self._settled(looks, store):
                 break  # the store may hold more, for other questions
         return looks
 
@@ -355,20 +360,22 @@ class Searched:
                 continue
         return found
 
-    def _settled(self, epoch: int, accuracies: list[float], store: Store, before: dict[int, Looks]) -> bool:
-        """Whether the mean of all seeds exceeds, or is too far below, each accuracy that is asked for.
-
-        It is too far below where ``MARGIN`` times the most that any earlier d gained from this epoch to the last would
-        not be enough.
-        """
-        last, targets = self.recipe.epochs, self.targets(store)
-        if len(accuracies) < len(self._seeds) or not targets:
+    def _settled(self, looks: Looks, store: Store) -> bool:
+        """Whether every target is exceeded or out of reach at the last of these looks."""
+        targets, start = self.targets(store), self._at(0, self.recipe.epochs, store)
+        if not targets or any(len(accuracies) < len(self._seeds) for accuracies in (start, *looks.values())):
             return False
-        ended = [looks for looks in before.values() if epoch in looks and last in looks]
-        gains = [_mean(looks[last]) - _mean(looks[epoch]) for looks in ended]
-        hope = MARGIN * max(0.0, *gains) if gains else inf
-        reached = _mean(accuracies)
-        return all(reached > target.accuracy or reached + hope < target.accuracy for target in targets)
+        now, means = max(looks), {epoch: _mean(accuracies) for epoch, accuracies in looks.items()}
+        best, hope = max(means.values()), inf
+        if earlier := [epoch for epoch in means if epoch <= now / 2]:
+            pace = (best - max(means[epoch] for epoch in earlier)) / (now - max(earlier))
+            hope = MARGIN * pace * (self.recipe.epochs - now)
+
+        def settled(target: float) -> bool:
+            midway = (_mean(start) + target) / 2
+            return best > target or midway < best < target - hope
+
+        return all(settled(target.accuracy) for target in targets)
 
     def wanted(self, store: Store) -> set[int]:
         """The dimensions to try next; none where the answers are narrow enough."""
@@ -383,7 +390,7 @@ class Searched:
         known: dict[int, Looks] = {}
         asked = {0, *self.study.grid}
         while True:
-            found = {d: self._looked(d, store, known) for d in sorted(asked)}
+            found = {d: self._looked(d, store) for d in sorted(asked)}
             if missing := {d if d else self._first for d, looks in found.items() if looks is None}:
                 return known, missing
             known |= {d: looks for d, looks in found.items() if looks is not None}
@@ -413,7 +420,9 @@ class Searched:
         found, _ = self._replayed(store)
         base = self._results([self.baseline(recipe) for recipe in self._seeds], store)
         rows = [self._row("baseline", self.recipe.epochs, base, d=None)]
-        rows += [self._row("d", *_best(found[d]), d=d) for d in sorted(found)]
+        rows += [
+            {**self._row("d", *_best(found[d]), d=d), "stopped": self._stopped(found[d], store)} for d in sorted(found)
+        ]
         if found:
             rows += [self._answer(target, found, store) for target in self.targets(store)]
         return rows
@@ -428,6 +437,7 @@ class Searched:
         ]
         return {
             **self._row("answer", *_best(found[told]), d=high),
+            "stopped": None if high == 0 else self._stopped(found[low], store),
             "low": None if high == 0 else low,
             "threshold": target.threshold,
             "baseline": target.baseline,
@@ -437,6 +447,13 @@ class Searched:
             "bits_per_label": None if high is None else self._bits(high),
             "verdict": self._verdict(store) if self.layer else None,
         }
+
+    def _stopped(self, looks: Looks, store: Store) -> str | None:
+        """Why training ended before the last epoch."""
+        if self.recipe.epochs in looks:
+            return None
+        reached = _mean(_best(looks)[1])
+        return "exceeded" if all(reached > target.accuracy for target in self.targets(store)) else "given up"
 
     def _bits(self, d: int) -> float:
         return 32 * (d + self._count(self._besides)) / len(self.recipe.dataset.split("train"))
@@ -466,6 +483,7 @@ class Searched:
             "accuracy_ci95": ci95(accuracies),
             "accuracies": accuracies,
             "epoch": epoch,
+            "stopped": None,
             "n": len(accuracies),
             "best_d": None,
             "seed_d": None,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from letitgo.plan import Stored, reached
-from letitgo.recipes import Recipe
 from letitgo.store import Store, claimed
-from letitgo.value import canonical, sha256
+from letitgo.value import Value, canonical, sha256
+
+if TYPE_CHECKING:
+    from letitgo.studies.compute import Study
 
 
 class Listing:
@@ -19,38 +23,50 @@ class Listing:
 
     Args:
         store: Where.
-        study: What kind of study.
-        recipes: What it trains on.
+        study: Its kind, its recipes and its options say which study it is.
     """
 
-    def __init__(self, store: Store, study: str, recipes: Sequence[Recipe]) -> None:
-        self._store, self._study = store, study
-        self._recipes = [recipe.fields() for recipe in recipes]
-        self._key = ""
+    def __init__(self, store: Store, study: Study) -> None:
+        self._store = store
+        self._about = {
+            "study": type(study).__name__,
+            "recipes": [recipe.fields() for recipe in study.recipes],
+            "options": _options(study),
+        }
+        self._key = sha256(canonical([self._about, [recipe.key for recipe in study.recipes]]))
         self._values: dict[str, Stored] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Listing:
+        owner = secrets.token_hex(8)
+        self._stack.enter_context(claimed(self._store, f"study-{self._key}-{owner}", owner))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
     def add(self, values: Iterable[Stored]) -> None:
-        """List values, and all that they rest on. The first ones say which study it is."""
-        values = list(values)
-        if not self._key:
-            self._key = sha256(canonical([self._study, sorted(value.key for value in values)]))
-            owner = secrets.token_hex(8)
-            self._stack.enter_context(claimed(self._store, f"study-{self._key}-{owner}", owner))
+        """List values, and all that they rest on."""
         self._values |= reached(values)
         address = f"studies/{self._key}"
         before = self._store.read(address, self._key) or {}
         if not self._values.keys() <= set(before.get("values", ())):
-            body = {
-                "study": self._study,
-                "recipes": self._recipes,
-                "values": sorted(self._values),
-                "begun": time.time(),
-            }
+            body = {**self._about, "values": sorted(self._values), "begun": time.time()}
             self._store.write(address, self._key, body)
+
+
+def _options(study: Study) -> dict[str, Any]:
+    """What a study was told besides its recipes, as JSON."""
+    told = {field.name: getattr(study, field.name) for field in fields(study)} if is_dataclass(study) else vars(study)
+    return {name: _plain(option) for name, option in told.items() if name != "recipes"}
+
+
+def _plain(option: Any) -> Any:
+    if isinstance(option, (list, tuple)):
+        return [_plain(item) for item in option]
+    if isinstance(option, Value):
+        return _plain(option.fields())
+    if isinstance(option, dict):
+        return {str(name): _plain(item) for name, item in option.items()}
+    whole = option is None or isinstance(option, (str, int)) or (isinstance(option, float) and isfinite(option))
+    return option if whole else repr(option)
