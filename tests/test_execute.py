@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers import baseline, bits, freezing, small_recipe
 
-from letitgo.execute import Executor, Progress, plan_jobs
+from letitgo.execute import Executor, Progress, executor, plan_jobs
 from letitgo.execute.jobs import describe, perform, revive
 from letitgo.plan import Distance, Evaluation, Graft, Run, Stored
 from letitgo.store import Store
@@ -55,6 +55,29 @@ def here(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("here"))
     assert Executor(store).compute(measures(small())) == []
     return store
+
+
+def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
+    started = []
+
+    class Noted(executor._Worker):
+        def __init__(self):
+            super().__init__()
+            started.append(self._process)
+
+    monkeypatch.setattr(executor, "_Worker", Noted)
+    values = measures(small())
+    with Executor(store, workers=1) as kept:
+        assert kept.compute(values[:1]) == kept.compute(values[1:2]) == []
+        assert [process.poll() for process in started] == [None]
+        started[0].kill()
+        started[0].wait()
+        assert kept.compute(values[2:3]) == []
+        assert [process.poll() for process in started] == [-signal.SIGKILL, None]
+    assert started[1].poll() is not None
+    assert Executor(store, workers=1).compute(values) == []
+    assert len(started) == 3
+    assert started[2].poll() is not None
 
 
 @pytest.mark.parametrize("workers", [1, 2])

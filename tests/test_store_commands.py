@@ -98,6 +98,8 @@ def test_runs_are_filtered_and_paged(filled, told, capsys):
     assert [row["frozen"] for row in told("runs", "--study", study[:6])["rows"]] == ["fc1"]
     assert "give a field" in refused(capsys, "runs", "--where", "seed")
     assert "did you mean batch_size" in refused(capsys, "runs", "--where", "batchsize=3")
+    run(["runs", "--where", "seed=77"])
+    assert "no run on this page matches" in capsys.readouterr().out
     assert "page is 0" in refused(capsys, "runs", "--page", "0")
 
 
@@ -132,6 +134,32 @@ def test_show_tells_of_runs_and_studies(filled, told, capsys):
     assert told("show", study["key"])["results"] == study["results"]
     assert "give at least the first four" in refused(capsys, "show", "ab")
     assert "is not in the store" in refused(capsys, "show", "0" * 20)
+
+
+def test_searches_of_other_options_are_other_studies_and_keep_their_results(tmp_path, told, monkeypatch):
+    recipe = small_recipe(widths="8", depth=1, batch_size=256, optimizer="adam", lr=0.05)
+    store = Store(tmp_path / "searches")
+    monkeypatch.setenv("LETITGO_STORE", str(store.root))
+    shared = {"seeds": 1, "global_baseline": 0.0}
+    asked = [{"grid": (20, 60)}, {"grid": (30, 40)}, {"max_d": 200}, {"max_d": 200, "kind": "sparse"}]
+    studies = [Dimension((recipe,), **shared, **options) for options in asked]
+    for study in studies:
+        compute(study, store)
+    rows = told("runs")["study_rows"]
+    assert len({row["key"] for row in rows}) == len(studies)
+    assert {row["options"] for row in rows} == {
+        "global_baseline=0.0 grid=20,60 seeds=1",
+        "global_baseline=0.0 grid=30,40 seeds=1",
+        "global_baseline=0.0 max_d=200 seeds=1",
+        "global_baseline=0.0 kind=sparse max_d=200 seeds=1",
+    }
+    age(store)
+    before = there(store)
+    told("clean", "--remove")
+    assert there(store) == before
+    for study in studies:
+        compute(study, store)
+    assert len(told("runs")["study_rows"]) == len(studies)
 
 
 def test_clean_removes_nothing_that_a_study_lists(filled, told):
@@ -240,6 +268,7 @@ def test_other_libraries_read_the_table(library, filled, tmp_path):
 
 def test_export_to_nowhere_is_a_bad_request(filled, tmp_path, capsys):
     assert "cannot be written" in refused(capsys, "export", str(tmp_path / "no" / "a.parquet"))
+    assert "is not the name of a Parquet file" in refused(capsys, "export", str(tmp_path / "a.csv"))
 
 
 def test_merge_makes_one_store_of_two(filled, tmp_path, told):

@@ -565,8 +565,12 @@ def test_the_answer_names_the_last_level_without_a_clear_drop():
         row(3, "ticket", 0.5, 0.05, 0.01),
         row(4, "ticket", 0.4, 0.001, 0.002),
         row(1, "fresh weights", 0.8, 0.02, 0.01),
+        row(1, "random mask", 0.8, 0.02, 0.01),
+        row(2, "random mask", 0.64, 0.02, 0.03),
+        row(3, "random mask", 0.5, 0.06, 0.01),
     ]
     said = ticket_answers(Lottery((RECIPE,)), rows)
+    assert "clearly below that at 80 % and 50 % of the weights; at other levels the seeds differ too much" in said[3]
     assert "Ticket: not clearly below that down to 64 % of the weights;" in said[1]
     assert "Same mask, fresh weights: clearly below that at every level told of" in said[2]
 

@@ -26,6 +26,10 @@ def export(
     target = Path(path)
     if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
         raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
+    if target.suffix not in ("", ".parquet", ".pq"):
+        raise BadRequest(
+            f"{path!r} is not the name of a Parquet file, which is what is written: name it measures.parquet"
+        )
     with existing_store(options.store) as store:
         count = write(store, target)
     print(f"{path}: {count} rows")

@@ -117,7 +117,7 @@ def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 0,1,2") from None
+        raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 1,2,5") from None
 
 
 def floats(name: str, text: str) -> tuple[float, ...]:

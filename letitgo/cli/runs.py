@@ -59,6 +59,8 @@ def runs(
         {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in of_page
     ]
     show_rows(f"runs, page {page}", shown)
+    if not shown:
+        print("no run on this page matches" if wanted or study or page > 1 else "no runs")
     return 0
 
 

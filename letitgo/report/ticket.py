@@ -102,8 +102,11 @@ def _how_far(rows: Sequence[Row]) -> str:
     name, last = NAMES[rows[0]["variant"]], _reaches(rows)
     if rows[0]["drop_ci95"] is None:
         told = "with one seed nothing can be told of how sure the drops are"
-    elif last is None:
+    elif last is None and all(map(_below, rows)):
         told = "clearly below that at every level told of"
+    elif last is None:
+        where = " and ".join(_share(row) for row in rows if _below(row))
+        told = f"clearly below that at {where} of the weights; at other levels the seeds differ too much to tell"
     else:
         end = ", the last level told of" if last is rows[-1] else ""
         told = f"not clearly below that down to {_share(last)} of the weights{end}"
@@ -111,11 +114,16 @@ def _how_far(rows: Sequence[Row]) -> str:
     return f"{name[0].upper()}{name[1:]}: {told}; the drop in points is {drops}."
 
 
+def _below(row: Row) -> bool:
+    """Whether the drop is clearly above zero."""
+    return row["drop_ci95"] is not None and row["drop_mean"] - row["drop_ci95"] > 0
+
+
 def _reaches(rows: Sequence[Row]) -> Row | None:
     """The last of the levels, from the first on without a gap, at which the drop is not clearly above zero."""
     last = None
     for row in rows:
-        if row["drop_ci95"] is None or row["drop_mean"] - row["drop_ci95"] > 0:
+        if row["drop_ci95"] is None or _below(row):
             break
         last = row
     return last

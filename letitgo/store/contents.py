@@ -162,11 +162,18 @@ def study_rows(store: Store) -> list[Row]:
         except (OSError, ValueError):
             continue
         key = address.rpartition("/")[2]
-        about = {"models": " ".join(dict.fromkeys(recipe["model"] for recipe in body["recipes"]))}
+        about = {
+            "models": " ".join(dict.fromkeys(recipe["model"] for recipe in body["recipes"])),
+            "options": " ".join(f"{name}={_short(option)}" for name, option in body.get("options", {}).items()),
+        }
         rows.append(
             {"key": key, "study": body["study"], **about, "results": len(body["values"]), "begun": body["begun"]}
         )
     return sorted(rows, key=lambda row: -row["begun"])
+
+
+def _short(option: Any) -> str:
+    return ",".join(map(_short, option)) if isinstance(option, list) else str(option)
 
 
 def study_body(store: Store, prefix: str) -> Row:

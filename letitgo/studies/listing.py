@@ -56,8 +56,11 @@ class Listing:
 
 
 def _options(study: Study) -> dict[str, Any]:
-    """What a study was told besides its recipes, as JSON."""
-    told = {field.name: getattr(study, field.name) for field in fields(study)} if is_dataclass(study) else vars(study)
+    """What a study was told besides its recipes, as JSON, where it is not the default."""
+    if is_dataclass(study):
+        told = {f.name: getattr(study, f.name) for f in fields(study) if getattr(study, f.name) != f.default}
+    else:
+        told = vars(study)
     return {name: _plain(option) for name, option in told.items() if name != "recipes"}
 
 
