@@ -258,6 +258,20 @@ def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
     assert search.rows(store) == rows
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"grid": (20,), "max_d": 40}, "a grid is none"),
+        ({"stop_every": RECIPE.epochs + 1}, "give a number of epochs up to 2"),
+        ({"stop_every": -1}, "stop-every is -1"),
+        ({"tolerance": -0.01}, "tolerance is -1 points"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, said):
+    with pytest.raises(BadRequest, match=said):
+        Dimension((RECIPE,), **options)
+
+
 def test_on_the_level_of_chance_nothing_is_given_up():
     part = Dimension((replace(RECIPE, epochs=8),), seeds=1, stop_every=1, global_baseline=0.9).parts[0]
 

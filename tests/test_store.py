@@ -217,6 +217,8 @@ def test_a_store_that_cannot_be_written_is_a_bad_request(tmp_path):
     ) as e:
         open_store(tmp_path / "file" / "store")
     assert e.value.exit_code == 2
+    with pytest.raises(BadRequest, match="is a file: name a folder"):
+        open_store(tmp_path / "file", make=False)
 
 
 def test_the_store_is_where_it_is_asked_for(tmp_path, monkeypatch):

@@ -42,11 +42,13 @@ def open_store(root: str | Path | None = None, make: bool = True) -> Store:
         make: Make it if need be, and see that it can be written; otherwise only look.
 
     Raises:
-        BadRequest: It cannot be written, or a package is missing that reaches there.
+        BadRequest: It is a file, cannot be written, or a package is missing that reaches there.
     """
     name = root or os.environ.get("LETITGO_STORE") or ".letitgo"
     if not is_url(name):
         name = Path(str(name).removeprefix("file://")).expanduser().resolve()
+        if name.is_file():
+            raise BadRequest(f"the store {name} is a file: name a folder with --store")
     store = Store(name)
     if make:
         try:

@@ -107,8 +107,17 @@ class Dimension:
             raise BadRequest(f"resolution is {self.resolution:g}: give a share above 0 and at most 1, as in 0.1")
         if len(set(self.grid)) < len(self.grid):
             raise BadRequest(f"grid has a value twice: {', '.join(map(str, self.grid))}")
-        if self.stop_every < 0:
-            raise BadRequest(f"stop-every is {self.stop_every}: give a number of epochs, or 0 for the last epoch only")
+        epochs, points = min(recipe.epochs for recipe in self.recipes), 100 * self.tolerance
+        for fits, said in (
+            (not self.grid or self.max_d is None, "max-d ends a search, and a grid is none: leave out one of the two"),
+            (
+                0 <= self.stop_every <= epochs,
+                f"stop-every is {self.stop_every}: give a number of epochs up to {epochs}, or 0 for the last one only",
+            ),
+            (0 <= points < 100, f"tolerance is {points:g} points: give at least 0 and less than 100"),
+        ):
+            if not fits:
+                raise BadRequest(said)
         for name, known in (("others", Others), ("split", Split)):
             given = getattr(self, name)
             if given not in get_args(known):
