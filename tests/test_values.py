@@ -59,6 +59,7 @@ def other_fields(folder: str) -> dict[str, Any]:
         "examples": 5,
         "half": "a",
         "fit": "1x10x10",
+        "pixels": "unit",
         "validation": 5,
         "label_noise": 0.1,
         "optimizer": "adam",
