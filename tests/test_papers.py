@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import PAPERS, find_paper, scaled, zbs19
+
+
+def test_the_help_names_every_paper(capsys):
+    run(["reproduce", "--help"])
+    told = capsys.readouterr().out
+    assert all(name in told for name in PAPERS)
 
 
 @pytest.mark.parametrize("name", PAPERS)

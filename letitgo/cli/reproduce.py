@@ -12,7 +12,9 @@ from letitgo.cli.options import STUDY, RunningOptions, whole
 
 
 def reproduce(
-    paper: Annotated[str, Parameter(group=STUDY, help="which paper, as in zbs19")],
+    paper: Annotated[
+        str, Parameter(group=STUDY, help="fc18, fdrc19, hhs18, jt18, lee23, lfly18, mypt19, rt18 or zbs19")
+    ],
     /,
     *,
     scale: Annotated[float, Parameter(group=STUDY, help="share of the paper's training, in (0, 1]")] = 1.0,
