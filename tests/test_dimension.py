@@ -269,24 +269,21 @@ def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
 )
 def test_options_that_mean_nothing_are_refused(options, said):
     with pytest.raises(BadRequest, match=said):
-        Dimension((RECIPE,), **options)
+        Dimension((RECIPE,), **options).check()
 
 
-def test_on_the_level_of_chance_nothing_is_given_up():
-    part = Dimension((replace(RECIPE, epochs=8),), seeds=1, stop_every=1, global_baseline=0.9).parts[0]
+def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch):
+    part = Dimension((replace(RECIPE, epochs=8),), seeds=1).parts[0]
+    monkeypatch.setattr(Searched, "_at", lambda *_: [0.1])  # the initial weights
+    monkeypatch.setattr(Searched, "targets", lambda *_: [Target(0.9, "own", 0.8)])
 
-    def settled(*looks):
-        found = {0: 0.1, **dict(enumerate(looks, start=1))}
-        at = lambda d, epoch, store: [found[epoch if d else 0]]  # noqa: E731
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Searched, "_at", lambda self, *args: at(*args))
-            patch.setattr(Searched, "targets", lambda self, store: [Target(0.9, "own", 0.8)])
-            return part._settled({epoch: [found[epoch]] for epoch in range(1, len(looks) + 1)}, None)
+    def settled(*accuracies):
+        return part._settled({epoch: [value] for epoch, value in enumerate(accuracies, start=1)}, None)
 
     assert not settled(0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     assert not settled(0.44, 0.44, 0.44, 0.44)  # less than half the way
     assert not settled(0.7)  # no pace is known
-    assert not settled(0.6, 0.7)  # would be at 1.3
+    assert not settled(0.6, 0.7)  # would be at 1.9
     assert settled(0.7, 0.7)
     assert settled(0.6, 0.7, 0.71, 0.69)
     assert settled(0.6, 0.81)

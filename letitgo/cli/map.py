@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import (
-    STUDY,
-    RecipeOptions,
-    ReportFolder,
-    RunningOptions,
-    numbers,
-    recipe_fields,
-    whole,
-)
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, numbers, recipe_fields, whole
 
 if TYPE_CHECKING:
     from pathlib import Path

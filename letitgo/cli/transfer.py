@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import (
-    STUDY,
-    RecipeOptions,
-    ReportFolder,
-    RunningOptions,
-    numbers,
-    recipe_fields,
-    whole,
-)
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, numbers, recipe_fields, whole
 from letitgo.errors import BadRequest
 
 if TYPE_CHECKING:

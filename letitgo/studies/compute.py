@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from letitgo import weights
 from letitgo.execute import Executor, Failure, Job, plan_jobs
@@ -30,10 +30,12 @@ SAMPLE = 0.5
 
 
 class Study(Protocol):
-    """What is asked of a study.
+    """What is asked of a study: a dataclass, whose fields tell it from others.
 
     One whose results say what else is computed has a property ``searches`` that is true.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

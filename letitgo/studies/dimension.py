@@ -107,17 +107,8 @@ class Dimension:
             raise BadRequest(f"resolution is {self.resolution:g}: give a share above 0 and at most 1, as in 0.1")
         if len(set(self.grid)) < len(self.grid):
             raise BadRequest(f"grid has a value twice: {', '.join(map(str, self.grid))}")
-        epochs, points = min(recipe.epochs for recipe in self.recipes), 100 * self.tolerance
-        for fits, said in (
-            (not self.grid or self.max_d is None, "max-d ends a search, and a grid is none: leave out one of the two"),
-            (
-                0 <= self.stop_every <= epochs,
-                f"stop-every is {self.stop_every}: give a number of epochs up to {epochs}, or 0 for the last one only",
-            ),
-            (0 <= points < 100, f"tolerance is {points:g} points: give at least 0 and less than 100"),
-        ):
-            if not fits:
-                raise BadRequest(said)
+        if not 0 <= self.tolerance < 1:
+            raise BadRequest(f"tolerance is {100 * self.tolerance:g} points: give at least 0 and less than 100")
         for name, known in (("others", Others), ("split", Split)):
             given = getattr(self, name)
             if given not in get_args(known):
@@ -134,6 +125,13 @@ class Dimension:
         Raises:
             BadRequest: One cannot, a pattern matches nothing, or a dimension is outside its range.
         """
+        if self.grid and self.max_d is not None:
+            raise BadRequest("max-d ends a search, and a grid is none: leave out one of the two")
+        epochs = min(recipe.epochs for recipe in self.recipes)
+        if not 0 <= self.stop_every <= epochs:
+            raise BadRequest(
+                f"stop-every is {self.stop_every}: give a number of epochs up to {epochs}, or 0 for the last one only"
+            )
         for recipe in self.recipes:
             check_recipe(recipe)
         for part in self.parts:
@@ -353,7 +351,7 @@ class Searched:
             looks[epoch] = self._at(d, epoch, store)
             if len(looks[epoch]) < len(self._seeds):
                 return None
-            if d and self._settled(looks, store):
+            if self._settled(looks, store):
                 break  # the store may hold more, for other questions
         return looks
 

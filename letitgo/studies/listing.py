@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import fields, is_dataclass
-from math import isfinite
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from letitgo.plan import Stored, reached
 from letitgo.store import Store, claimed
-from letitgo.value import Value, canonical, sha256
+from letitgo.value import canonical, sha256
 
 if TYPE_CHECKING:
     from letitgo.studies.compute import Study
@@ -57,19 +57,6 @@ class Listing:
 
 def _options(study: Study) -> dict[str, Any]:
     """What a study was told besides its recipes, as JSON, where it is not the default."""
-    if is_dataclass(study):
-        told = {f.name: getattr(study, f.name) for f in fields(study) if getattr(study, f.name) != f.default}
-    else:
-        told = vars(study)
-    return {name: _plain(option) for name, option in told.items() if name != "recipes"}
-
-
-def _plain(option: Any) -> Any:
-    if isinstance(option, (list, tuple)):
-        return [_plain(item) for item in option]
-    if isinstance(option, Value):
-        return _plain(option.fields())
-    if isinstance(option, dict):
-        return {str(name): _plain(item) for name, item in option.items()}
-    whole = option is None or isinstance(option, (str, int)) or (isinstance(option, float) and isfinite(option))
-    return option if whole else repr(option)
+    told = {f.name: getattr(study, f.name) for f in fields(study) if getattr(study, f.name) != f.default}
+    told.pop("recipes", None)  # which deep linear networks have not
+    return json.loads(json.dumps(told, default=repr))
