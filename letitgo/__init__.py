@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from letitgo.errors import BadRequest, LetItGoError, WorkFailed
+    from letitgo.execute import Executor
     from letitgo.plan import Distance, Evaluation, Gradients, Graft, Initial, Loaded, Run
     from letitgo.recipes import Recipe
     from letitgo.report.finetune import write_finetune_report
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from letitgo.studies.align import Align, AlignDense
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
+    from letitgo.studies.dimension import Dimension
     from letitgo.studies.finetune import FineTune
     from letitgo.studies.fraction import LearnedFraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.ticket import Lottery
     from letitgo.studies.train import Train
+    from letitgo.studies.transfer import Transfer
     from letitgo.weights import (
         Alignment,
         Cost,
@@ -88,15 +91,18 @@ _HOMES = (
     "weights",
     "store",
     "plan",
+    "execute",
     "studies.classifier",
     "studies.align",
     "studies.compute",
+    "studies.dimension",
     "studies.fraction",
     "studies.finetune",
     "studies.map",
     "studies.sweep",
     "studies.ticket",
     "studies.train",
+    "studies.transfer",
     "report.finetune",
     "report.page",
 )
@@ -108,8 +114,10 @@ __all__ = [
     "BadRequest",
     "Classifier",
     "Cost",
+    "Dimension",
     "Distance",
     "Evaluation",
+    "Executor",
     "FineTune",
     "FixedClassifier",
     "Gradients",
@@ -130,6 +138,7 @@ __all__ = [
     "Subspace",
     "Ticket",
     "Train",
+    "Transfer",
     "WorkFailed",
     "alignment",
     "biases",

@@ -402,7 +402,7 @@ def test_claims_of_lee23_take_the_better_rate_of_each_way():
 
     claims = lee23.claims(Study(), rows)
     assert [claim.within for claim in claims] == [True, True, False, False]
-    assert claims[0].measured == pytest.approx(0.06)
+    assert claims[0].measured == pytest.approx(6)
     assert "rates 0.01 and 0.001" in claims[0].note
     rows[-1] = claim_row("permute-labels", "only", "fc4", 0.915)
     assert [claim.within for claim in lee23.claims(Study(), rows)] == [True, True, None, True]

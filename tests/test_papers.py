@@ -6,7 +6,7 @@ import pytest
 
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
-from letitgo.papers import PAPERS, find_paper, scaled, zbs19
+from letitgo.papers import PAPERS, find_paper, scaled, shortened, zbs19
 
 
 def test_the_help_names_every_paper(capsys):
@@ -30,6 +30,13 @@ def test_an_unknown_paper_and_a_scale_out_of_range():
         with pytest.raises(BadRequest, match="above 0 and at most 1"):
             scaled(100, scale)
     assert scaled(100, 0.001) == 1
+
+
+def test_a_shortened_study_says_what_is_run_of_the_papers_own():
+    for name, told in (("fc18", "1 of the paper's 55 epochs"), ("jt18", "10 of the paper's 10,000 steps")):
+        paper = find_paper(name)
+        assert shortened(paper.study(0.001, 1), paper.study(1.0, 1)) == told
+        assert not shortened(paper.study(1.0, 1), paper.study(1.0, 1))
 
 
 def row(layer, intervention, drop, accuracy, verdict, scope="layer", epoch=0):

@@ -27,7 +27,7 @@ from letitgo.papers import fc18, fdrc19
 from letitgo.plan import Apart, Curve, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import At
 from letitgo.recipes.networks import find_network, lenet, lenet_300_100
-from letitgo.report.ticket import ticket_answers, write_ticket_report
+from letitgo.report.ticket import against_weights, ticket_answers, write_ticket_report
 from letitgo.studies.compute import compute
 from letitgo.studies.ticket import DENSE, Drawn, Lottery, export_ticket
 from letitgo.weights import (
@@ -317,7 +317,7 @@ def test_a_level_with_an_empty_layer_is_named_and_goes_on(store, capsys):
     outcome = compute(study, store)
     assert not outcome.failures
     assert [row["empty"] for row in outcome.rows] == ["", "", "small.weight"]
-    assert "nothing is left of small.weight" in " ".join(ticket_answers(study, outcome.rows))
+    assert "Nothing is left of small.weight at level 2." in " ".join(ticket_answers(study, outcome.rows))
     options = "--model test_ticket:lopsided --batch-size 512 --epochs 1 --seeds 1 --levels 2 --rate 0.8 --scope global"
     command = [*options.split(), "--output-rate", "0.8", "--variants", "none", "--report", "none", "--workers", "0"]
     assert run(["ticket", *command, "--store", str(store.root)]) == 0
@@ -339,7 +339,8 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     [
         ({"rate": 1.0}, "rate is 1: give a share above 0 and below 1"),
         ({"rate": 0.0}, "rate is 0"),
-        ({"rates": (("fc1", 1.5),)}, "the rate of fc1 is 1.5"),
+        ({"rates": (("fc1", 1.5),)}, "the rate of fc1 is 1.5: give a share below 1, or 0 not to prune it"),
+        ({"rates": (("*", 0.0),)}, "nothing to prune"),
         ({"rates": (("fc9", 0.5),)}, "fc9"),
         ({"levels": 0}, "levels is 0"),
         ({"output_rate": 1.0}, "output-rate is 1"),
@@ -347,6 +348,8 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         ({"rewind": "half"}, "rewind is 'half': give 0, or steps as in 500it"),
         ({"rewind": "9ep"}, "training ends at step"),
         ({"variants": ("fresh wieghts",)}, "did you mean fresh weights"),
+        ({"variants": ("ticket",)}, "variants names 'ticket': "),
+        ({"variants": ("frozen", "frozen")}, "variants names 'frozen' twice"),
         ({"at": (3,)}, "at names level 3: give levels of 1 to 2"),
         ({"seeds": 0}, "seeds is 0"),
     ],
@@ -360,6 +363,7 @@ def test_bad_requests_are_one_clear_sentence(fields, message):
 def test_rates_by_pattern_and_an_output_layer_left_alone():
     part = part_of(rates=(("fc1", 0.5),), output_rate=0)
     assert part.rates == {"fc1.weight": 0.5, "fc2.weight": 0.2}
+    assert part_of(rates=(("*", 0.5), ("fc2", 0))).rates == {"fc1.weight": 0.5, "fc3.weight": 0.5}
     assert part_of(scope="global").rates == {"fc1.weight": 0.2, "fc2.weight": 0.2}
     assert part_of().rates == {"fc1.weight": 0.2, "fc2.weight": 0.2, "fc3.weight": 0.1}
 
@@ -571,8 +575,53 @@ def test_the_answer_names_the_last_level_without_a_clear_drop():
     ]
     said = ticket_answers(Lottery((RECIPE,)), rows)
     assert "clearly below that at 80 % and 50 % of the weights; at other levels the seeds differ too much" in said[3]
-    assert "Ticket: not clearly below that down to 64 % of the weights;" in said[1]
+    assert "Ticket: not clearly below that down to 64 % of the weights, and clearly above that at 80 %;" in said[1]
     assert "Same mask, fresh weights: clearly below that at every level told of" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([(1.0, 0.0), (1.5, 0.2)], "At no level is the loss on the held-out examples least before"),
+        ([(0.8, 0.1), (0.6, 0.3)], "after 0.60 ± 0.30 of the steps that all weights take, at 64 % of the weights; no"),
+        (
+            [(0.8, 0.3), (0.9, 0.0)],
+            "0.80 ± 0.30 of the steps that all weights take, at 80 % of the weights, which is",
+        ),
+        ([(0.8, None)], "after 0.80 of the steps that all weights take, at 80 % of the weights, which is not clearly"),
+    ],
+)
+def test_the_answer_says_how_surely_a_level_is_earlier(ratios, said):
+    shared = {"drop_mean": 0.0, "drop_ci95": 0.1, "accuracy_mean": 0.9, "accuracy_ci95": 0.1, "n": 3, "empty": ""}
+    rows = [{"level": 0, "variant": DENSE, "density": 1.0, "weights_left": 100, **shared}]
+    for level, (ratio, half) in enumerate(ratios, start=1):
+        told = {"density": 0.8**level, "stop_ratio_mean": ratio, "stop_ratio_ci95": half}
+        rows.append({"level": level, "variant": "ticket", **told, **shared})
+    assert said in ticket_answers(Lottery((RECIPE,)), rows)[-1]
+
+
+def test_the_figure_reaches_the_rows_beyond_the_last_ticket():
+    rows = [
+        {"variant": variant, "density": density, "accuracy_mean": 0.9, "accuracy_min": 0.8, "accuracy_max": 1.0}
+        for variant, density in ((DENSE, 1.0), ("ticket", 0.8), ("complement", 0.2))
+    ]
+    most, least = against_weights(rows, "accuracy", "test accuracy, %", 100).axes[0].get_xlim()
+    assert most > 100
+    assert least < 20
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("ticket --variants random_mask", "variants names 'random_mask': did you mean random-mask or"),
+        ("ticket --variants none,frozen", "none stands alone"),
+        ("transfer --data digits --half a,b --controls fresh-wieghts", "did you mean fresh-weights"),
+        ("transfer --data digits --half a,b --controls fresh-weights,fresh-weights", "'fresh weights' twice"),
+    ],
+)
+def test_names_of_variants_on_the_command_line(command, said, capsys):
+    assert run(command.split()) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_claims_of_the_two_papers_hold_and_fail_with_the_rows():

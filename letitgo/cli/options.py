@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, nearest
 from letitgo.recipes import Recipe
 
 RECIPE = Group("Recipe: any of these may be a list, as in --lr 0.01,0.1", sort_key=1)
@@ -104,6 +105,22 @@ def recipe_fields(options: Any) -> dict[str, Any]:
     """
     given = {name: text for name, text in dataclasses.asdict(options).items() if text is not None}
     return {name: _parse(name, text) for name, text in given.items()}
+
+
+def named(option: str, text: str, known: Sequence[str]) -> tuple[Any, ...]:
+    """The names of an option, of which there are those known, written with hyphens; ``none`` for none.
+
+    Raises:
+        BadRequest: One is none of them.
+    """
+    if text == "none":
+        return ()
+    for name in text.split(","):
+        if name == "none":
+            raise BadRequest(f"{option} is {text!r}: none stands alone")
+        if name.replace("-", " ") not in known:
+            raise BadRequest(f"{option} names {name!r}: {nearest(name, [one.replace(' ', '-') for one in known])}")
+    return tuple(name.replace("-", " ") for name in text.split(","))
 
 
 def numbers(name: str, text: str | None) -> tuple[int, ...] | None:

@@ -17,7 +17,9 @@ def reproduce(
     ],
     /,
     *,
-    scale: Annotated[float, Parameter(group=STUDY, help="share of the paper's training, in (0, 1]")] = 1.0,
+    scale: Annotated[
+        float, Parameter(group=STUDY, help="share of the paper's training, in (0, 1]; at least an epoch")
+    ] = 1.0,
     seeds: Annotated[int, Parameter(group=STUDY, converter=whole, help="number of seeds")] = 3,
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
@@ -27,7 +29,7 @@ def reproduce(
     cannot show it says.
     """
     from letitgo.cli.run import run_study
-    from letitgo.papers import find_paper
+    from letitgo.papers import find_paper, shortened
     from letitgo.report.table import show_claims
 
     found = find_paper(paper)
@@ -37,6 +39,6 @@ def reproduce(
         return [dataclasses.asdict(claim) for claim in found.claims(study, rows)]
 
     def show(console: Console, _: Any, rows: list[dict[str, Any]]) -> None:
-        show_claims(console, found.TITLE, scale, rows)
+        show_claims(console, found.TITLE, shortened(study, found.study(1.0, seeds)), rows)
 
     return run_study(study, running, show, told=told)[0]

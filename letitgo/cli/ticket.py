@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import App, Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, named, numbers, recipe_fields, whole
 from letitgo.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def ticket(
     """
     from letitgo.cli.run import run_study
     from letitgo.report.ticket import show_tickets, write_ticket_report
+    from letitgo.studies.ticket import Variant
 
-    chosen = () if variants == "none" else tuple(name.replace("-", " ") for name in variants.split(","))
+    chosen = named("variants", variants, get_args(Variant))
     study = _lottery(draw, recipe, seeds=seeds, variants=chosen, at=numbers("at", at), stability=stability)
 
     code, outcome = run_study(study, running, show_tickets, write_ticket_report, report)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
-from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, numbers, recipe_fields, whole
+from letitgo.cli.options import STUDY, RecipeOptions, ReportFolder, RunningOptions, named, numbers, recipe_fields, whole
 from letitgo.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def transfer(
     ] = None,
     controls: Annotated[
         str, Parameter(group=STUDY, help="what is trained besides each ticket: one of these, both, or none")
-    ] = "fresh weights,random mask and fresh weights",
+    ] = "fresh-weights,random-mask-and-fresh-weights",
     report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]
     running: RunningOptions = RunningOptions(),  # noqa: B008
@@ -51,7 +51,7 @@ def transfer(
     """
     from letitgo.cli.run import run_study
     from letitgo.report.transfer import show_transfer, write_transfer_report
-    from letitgo.studies.transfer import Transfer
+    from letitgo.studies.transfer import Control, Transfer
 
     study = Transfer(
         tuple(_recipes(recipe_fields(recipe), optimizers)),
@@ -63,7 +63,7 @@ def transfer(
         scope=scope,
         rewind=rewind,
         at=numbers("at", at),
-        controls=() if controls == "none" else tuple(controls.split(",")),  # type: ignore[arg-type]
+        controls=named("controls", controls, get_args(Control)),
     )
 
     return run_study(study, running, show_transfer, write_transfer_report, report)[0]

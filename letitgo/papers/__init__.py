@@ -70,6 +70,18 @@ def find_paper(name: str) -> Paper:
     return import_module(f"letitgo.papers.{name}")  # type: ignore[return-value]
 
 
+def percent(mean: float | None, half: float | None) -> tuple[float | None, float | None]:
+    """A fraction and its interval in per cent, or a difference of fractions in points."""
+    return None if mean is None else 100 * mean, None if half is None else 100 * half
+
+
+def shortened(study: Any, whole: Any) -> str:
+    """How much of a paper's own study this is, in words; nothing where it is all of it."""
+    unit = "steps" if hasattr(study, "steps") else "epochs"
+    own, full = (one.steps if unit == "steps" else one.recipes[0].epochs for one in (study, whole))
+    return "" if own == full else f"{own:,} of the paper's {full:,} {unit}"
+
+
 def scaled(number: int, scale: float) -> int:
     """A number of epochs or steps, shortened, and at least one.
 

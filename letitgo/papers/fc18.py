@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.sweep import make_recipe
 from letitgo.studies.ticket import Lottery
 
@@ -98,5 +98,6 @@ def _over(quantity: str, paper: str, row: Row, column: str, limit: float, factor
 def _equal(quantity: str, row: Row, column: str) -> Claim:
     mean, half = row[f"{column}_mean"], row[f"{column}_ci95"]
     within = None if mean is None or half is None else mean - half <= 0
-    told = (None if mean is None else 100 * mean, None if half is None else 100 * half)
-    return Claim(quantity, "0: back at the original", *told, row["n"], within, "read as not surely above 0")
+    return Claim(
+        quantity, "0: back at the original", *percent(mean, half), row["n"], within, "read as not surely above 0"
+    )

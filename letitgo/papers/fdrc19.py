@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, fc18
+from letitgo.papers import Claim, fc18, percent
 from letitgo.studies.ticket import Lottery
 
 TITLE = "Frankle, Dziugaite, Roy and Carbin: Stabilizing the lottery ticket hypothesis (arXiv:1903.01611)"
@@ -55,8 +55,7 @@ def claims(study: Lottery, rows: list[Row]) -> list[Claim]:
             Claim(
                 f"{name}: test accuracy, %",
                 f"{paper}",
-                None if mean is None else 100 * mean,
-                None if half is None else 100 * half,
+                *percent(mean, half),
                 row["n"],
                 within,
                 "read as within 0.2 points of the interval, the paper's own spread",

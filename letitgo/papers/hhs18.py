@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.classifier import Classifier
 from letitgo.studies.sweep import sweep
 
@@ -33,19 +33,17 @@ def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:
         drop, half, n = row["train_drop_mean"], row["train_drop_ci95"], row["n"]
         told += [
             Claim(
-                f"drop in test accuracy: {what}",
+                f"drop in test accuracy, points: {what}",
                 "little or none (ResNet56 on CIFAR-10: −0.11 points)",
-                row["drop_mean"],
-                row["drop_ci95"],
+                *percent(row["drop_mean"], row["drop_ci95"]),
                 n,
                 {"robust": True, "critical": False}.get(row["verdict"]),
                 f"little is {100 * study.tolerance:g} points",
             ),
             Claim(
-                f"drop in training accuracy: {what}",
+                f"drop in training accuracy, points: {what}",
                 "training error is higher",
-                drop,
-                half,
+                *percent(drop, half),
                 n,
                 None if half is None or abs(drop) <= half else drop > 0,
             ),

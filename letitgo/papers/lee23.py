@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import hypot
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.finetune import FineTune
 from letitgo.studies.sweep import sweep
 
@@ -66,10 +66,9 @@ def _claim(quantity: str, row: dict[str, Any], other: dict[str, Any], tolerance:
     if half is not None and abs(lead + tolerance) > half:
         within = lead + tolerance > 0
     return Claim(
-        f"{row['shift']}: {quantity}",
-        f"at least -{tolerance:g}" if tolerance else "above 0",
-        lead,
-        half,
+        f"{row['shift']}: {quantity}, points",
+        f"at least -{100 * tolerance:g}" if tolerance else "above 0",
+        *percent(lead, half),
         row["n"],
         within,
         f"rates {row['lr']:g} and {other['lr']:g}",

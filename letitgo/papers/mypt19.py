@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.sweep import sweep
 from letitgo.studies.transfer import RANDOM, TICKET, Transfer
 
@@ -49,19 +49,30 @@ def claims(study: Transfer, rows: list[dict[str, Any]]) -> list[Claim]:
             of_own = row["above_own_mean"], row["above_own_ci95"]
             told.append(
                 Claim(
-                    f"{name}: against its own ticket", "close to it", *of_own, row["n"], _above(*of_own, -CLOSE), _READ
+                    f"{name}: against its own ticket, points",
+                    "close to it",
+                    *percent(*of_own),
+                    row["n"],
+                    _above(*of_own, -CLOSE),
+                    _READ,
                 )
             )
             told.append(
-                Claim(f"{name}: against a random ticket", "better", *of_random, row["n"], _above(*of_random, 0.0))
+                Claim(
+                    f"{name}: against a random ticket, points",
+                    "better",
+                    *percent(*of_random),
+                    row["n"],
+                    _above(*of_random, 0.0),
+                )
             )
         else:
             above = _above(*of_random, CLOSE)
             told.append(
                 Claim(
-                    f"{name}: against a random ticket",
+                    f"{name}: against a random ticket, points",
                     "hardly better so early",
-                    *of_random,
+                    *percent(*of_random),
                     row["n"],
                     None if above is None else not above,
                     _READ,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.fraction import LearnedFraction
 from letitgo.studies.sweep import make_recipe
 
@@ -35,10 +35,9 @@ def claims(study: LearnedFraction, rows: list[dict[str, Any]]) -> list[Claim]:
         if row["policy"] == "filters" and row["norms"] == "learned":
             told.append(
                 Claim(
-                    f"drop with {100 * row['share']:g} % of the filters learned",
+                    f"drop with {100 * row['share']:g} % of the filters learned, points",
                     "a few points",
-                    row["drop_mean"],
-                    row["drop_ci95"],
+                    *percent(row["drop_mean"], row["drop_ci95"]),
                     row["n"],
                     _below(row["drop_mean"], row["drop_ci95"], FEW_POINTS),
                     f"read as at most {100 * FEW_POINTS:g} points; norms and classifier learned",
@@ -48,10 +47,9 @@ def claims(study: LearnedFraction, rows: list[dict[str, Any]]) -> list[Claim]:
     mean, half = norms["above_random_mean"], norms["above_random_ci95"]
     told.append(
         Claim(
-            "accuracy of norms only above as many random values",
+            "accuracy of norms only above as many random values, points",
             "far above (arXiv:2003.00152)",
-            mean,
-            half,
+            *percent(mean, half),
             norms["n"],
             None if mean is None else _below(-mean, half, 0.0),
             "classifier frozen",
@@ -63,10 +61,9 @@ def claims(study: LearnedFraction, rows: list[dict[str, Any]]) -> list[Claim]:
         ends = (alone[0]["policy"], alone[-1]["policy"])
         told.append(
             Claim(
-                "accuracy of the best layer alone",
+                "accuracy of the best layer alone, %",
                 "a middle layer",
-                best["accuracy_mean"],
-                best["accuracy_ci95"],
+                *percent(best["accuracy_mean"], best["accuracy_ci95"]),
                 best["n"],
                 best["policy"] not in ends,
                 f"it is {best['policy'].removesuffix(' only')}, {best['learned']:,} values; norms frozen",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, percent, scaled
 from letitgo.studies.map import Map
 from letitgo.studies.sweep import make_recipe
 
@@ -32,10 +32,9 @@ def claims(study: Map, rows: list[dict[str, Any]]) -> list[Claim]:
         first = layer == layers[0]
         told.append(
             Claim(
-                f"drop when {layer} is re-initialised",
+                f"drop when {layer} is re-initialised, points",
                 "ruinous" if first else "harmless",
-                put_back["drop_mean"],
-                put_back["drop_ci95"],
+                *percent(put_back["drop_mean"], put_back["drop_ci95"]),
                 put_back["n"],
                 None if put_back["verdict"] == "undecided" else (put_back["verdict"] == "critical") is first,
                 f"robust is a drop within {100 * study.tolerance:g} points",
@@ -46,10 +45,9 @@ def claims(study: Map, rows: list[dict[str, Any]]) -> list[Claim]:
         within = None if error is None or wide else error + drawn["accuracy_ci95"] >= chance
         told.append(
             Claim(
-                f"test error when {layer} is re-randomised",
-                "chance, 90 %",
-                error,
-                drawn["accuracy_ci95"],
+                f"test error when {layer} is re-randomised, %",
+                "chance, 90",
+                *percent(error, drawn["accuracy_ci95"]),
                 drawn["n"],
                 within,
             )

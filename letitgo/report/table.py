@@ -99,10 +99,9 @@ def show_train(console: Console, rows: list[Row]) -> None:
     console.print(table)
 
 
-def show_claims(console: Console, title: str, scale: float, rows: list[Row]) -> None:
+def show_claims(console: Console, title: str, shortened: str, rows: list[Row]) -> None:
     """What a paper says against what was measured, a line each."""
-    length = "" if scale == 1 else f", at {100 * scale:g} % of the paper's training"
-    table = Table(title=escape(title) + length, title_justify="left", pad_edge=False)
+    table = Table(title=escape(", ".join(filter(None, (title, shortened)))), title_justify="left", pad_edge=False)
     for name in ("quantity", "paper", "measured", "n", "within", "note"):
         table.add_column(name, justify="right" if name in ("measured", "n") else "left")
     for row in rows:

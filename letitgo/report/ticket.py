@@ -81,16 +81,25 @@ def ticket_answers(study: Lottery, rows: Sequence[Row]) -> list[str]:
     for variant in dict.fromkeys(row["variant"] for row in rows[1:]):
         said.append(_how_far([row for row in rows if row["variant"] == variant]))
     tickets = [row for row in rows if row["variant"] == "ticket"]
-    for row in [row for row in tickets if row["empty"]][:1]:
-        said.append(f"At level {row['level']} nothing is left of {row['empty']}: no signal passes through.")
+    if empty := [row for row in tickets if row["empty"]]:
+        told = "; ".join(f"{row['empty']} at level {row['level']}" for row in empty)
+        said.append(f"Nothing is left of {told}.")
     if tickets and tickets[0]["stop_ratio_mean"] is not None:
-        best = min(tickets, key=lambda row: row["stop_ratio_mean"])
-        half = "" if best["stop_ratio_ci95"] is None else f" ± {best['stop_ratio_ci95']:.2f}"
-        said.append(
-            f"The loss on the held-out examples is least earliest at {_share(best)} of the weights: after "
-            f"{best['stop_ratio_mean']:.2f}{half} of the steps that all weights take."
-        )
+        said.append(_how_early(min(tickets, key=lambda row: row["stop_ratio_mean"])))
     return said
+
+
+def _how_early(row: Row) -> str:
+    """A sentence on the level with the earliest least loss."""
+    ratio, half = row["stop_ratio_mean"], row["stop_ratio_ci95"]
+    if ratio >= 1:
+        return "At no level is the loss on the held-out examples least before it is with all weights."
+    sure = "" if half is not None and ratio + half < 1 else ", which is not clearly earlier"
+    told = f"{ratio:.2f}" if half is None else f"{ratio:.2f} ± {half:.2f}"
+    return (
+        f"The loss on the held-out examples is least after {told} of the steps that all weights take, at "
+        f"{_share(row)} of the weights{sure}; no other level is earlier."
+    )
 
 
 def _share(row: Row) -> str:
@@ -105,13 +114,19 @@ def _how_far(rows: Sequence[Row]) -> str:
     elif last is None and all(map(_below, rows)):
         told = "clearly below that at every level told of"
     elif last is None:
-        where = " and ".join(_share(row) for row in rows if _below(row))
+        where = _listed([_share(row) for row in rows if _below(row)])
         told = f"clearly below that at {where} of the weights; at other levels the seeds differ too much to tell"
     else:
         end = ", the last level told of" if last is rows[-1] else ""
         told = f"not clearly below that down to {_share(last)} of the weights{end}"
+    above = [_share(row) for row in rows if row["drop_ci95"] is not None and row["drop_mean"] + row["drop_ci95"] < 0]
+    told += f", and clearly above that at {_listed(above)}" if above else ""
     drops = ", ".join(f"{points(row['drop_mean'], row['drop_ci95'])} at {_share(row)}" for row in rows[-3:])
     return f"{name[0].upper()}{name[1:]}: {told}; the drop in points is {drops}."
+
+
+def _listed(shares: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(shares[:-1]), shares[-1])))
 
 
 def _below(row: Row) -> bool:
@@ -191,18 +206,18 @@ def write_ticket_report(study: Lottery, outcome: Outcome, folder: str | Path, co
 
 
 def _stability_cells(row: Row) -> dict[str, str]:
-    def cell(name: str, digits: int) -> str:
+    def cell(name: str) -> str:
         mean, low, high = (row[f"{name}_{of}"] for of in ("mean", "min", "max"))
-        return "–" if mean is None else f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        return "–" if mean is None else f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
     return {
         "level": str(row["level"]),
         "trained": NAMES[row["variant"]],
         "%": f"{100 * row['density']:.3g}",
-        "to pruning, L2": cell("pruning_l2", 1),
-        "to pruning, degrees": cell("pruning_angle", 1),
-        "to data order, L2": cell("order_l2", 1),
-        "to data order, degrees": cell("order_angle", 1),
+        "to pruning, L2": cell("pruning_l2"),
+        "to pruning, degrees": cell("pruning_angle"),
+        "to data order, L2": cell("order_l2"),
+        "to data order, degrees": cell("order_angle"),
     }
 
 
@@ -269,8 +284,9 @@ def _log_axis(ax: Any, rows: Sequence[Row], named: bool = True) -> None:
         {round(100 * row["density"], 4) for row in rows if row["variant"] in (DENSE, "ticket")}, reverse=True
     )
     ax.set_xscale("log")
-    pad = 1.1 * (levels[0] / levels[-1]) ** 0.03
-    ax.set_xlim(pad * levels[0], levels[-1] / pad)
+    shares = [100 * row["density"] for row in rows if row["density"]]
+    pad = 1.1 * (max(shares) / min(shares)) ** 0.03
+    ax.set_xlim(pad * max(shares), min(shares) / pad)
     ax.xaxis.set_major_locator(FixedLocator(levels[:: max(1, -(-len(levels) // 8))]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -44,12 +44,12 @@ from letitgo.studies.statistics import ci95, mean
 from letitgo.studies.sweep import with_seed, with_seeds
 from letitgo.value import derive
 
-Variant = Literal["ticket", "fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement"]
+Variant = Literal["fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement"]
 Row = dict[str, Any]
 
 DENSE = "everything"
 CONTROLS: tuple[Variant, ...] = ("fresh weights", "random mask", "random mask and fresh weights")
-STABLE: tuple[Variant, ...] = ("ticket", "random mask")
+STABLE = ("ticket", "random mask")
 """What stability is told of."""
 
 
@@ -65,7 +65,7 @@ class Lottery:
         rate: Share of the weights still there that is pruned each time, in (0, 1).
         output_rate: The same of the last layer; half the rate by default, as FC18, and none where the scope is global.
             0: it is not pruned.
-        rates: Pattern of layers → their own rate.
+        rates: Pattern of layers → their own rate, 0 where they are not pruned; later ones go over earlier ones.
         scope: Whether the smallest of each ``layer`` are pruned, or of all layers together (``global``).
         rewind: Where the weights are put back to: ``0``, or as in ``500it`` or ``1ep``.
         one_shot: Prune the trained network once to each level's density, instead of level by level.
@@ -98,15 +98,19 @@ class Lottery:
             raise BadRequest(f"seeds is {self.seeds}: at least 1 is needed, and 2 for intervals")
         if self.levels < 1:
             raise BadRequest(f"levels is {self.levels}: at least 1 is needed")
-        for name, rate in (("rate", self.rate), *((f"the rate of {pattern}", rate) for pattern, rate in self.rates)):
-            if not 0 < rate < 1:
-                raise BadRequest(f"{name} is {rate:g}: give a share above 0 and below 1")
+        if not 0 < self.rate < 1:
+            raise BadRequest(f"rate is {self.rate:g}: give a share above 0 and below 1")
+        for pattern, rate in self.rates:
+            if not 0 <= rate < 1:
+                raise BadRequest(f"the rate of {pattern} is {rate:g}: give a share below 1, or 0 not to prune it")
         self._check_scope()
         if not re.fullmatch(r"0|\d+(it|ep)", self.rewind):
             raise BadRequest(f"rewind is {self.rewind!r}: give 0, or steps as in 500it, or epochs as in 1ep")
         for variant in self.variants:
             if variant not in get_args(Variant):
                 raise BadRequest(f"variants names {variant!r}: {nearest(variant, get_args(Variant))}")
+            if self.variants.count(variant) > 1:
+                raise BadRequest(f"variants names {variant!r} twice: once is enough")
         for level in self.at or ():
             if not 1 <= level <= self.levels:
                 raise BadRequest(f"at names level {level}: give levels of 1 to {self.levels}")
@@ -333,8 +337,9 @@ class Drawn:
             found.append({**one, "base": base, "ticket": ticket})
         accuracies = [one["test"]["accuracy"] for one in found]
         drops = [one["base"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
-        below = [one["ticket"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found]
-        looked = [one for one in found if "curve" in one]
+        beside = variant not in (DENSE, "ticket")  # a ticket, so that it can be held against that
+        below = [one["ticket"]["test"]["accuracy"] - one["test"]["accuracy"] for one in found if beside]
+        curves = [(one["curve"], one["base"]["curve"], one["ticket"]["curve"]) for one in found if "curve" in one]
         return {
             "level": level,
             "variant": variant,
@@ -346,9 +351,9 @@ class Drawn:
             "train_accuracy_mean": mean([one["train"]["accuracy"] for one in found]),
             "drop_mean": mean(drops),
             "drop_ci95": ci95(drops),
-            "below_ticket_mean": mean(below) if variant not in (DENSE, "ticket") else None,
-            "below_ticket_ci95": ci95(below) if variant not in (DENSE, "ticket") else None,
-            **_early([(one["curve"], one["base"]["curve"], one["ticket"]["curve"]) for one in looked]),
+            "below_ticket_mean": mean(below),
+            "below_ticket_ci95": ci95(below),
+            **_early(curves, beside),
             **{
                 f"{kind}_{measure}_{of}": value
                 for kind in ("pruning", "order")
@@ -378,16 +383,21 @@ def left(module: nn.Module, density: dict[str, Any] | None) -> Row:
     }
 
 
-def _early(curves: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> Row:
-    """When the loss on the held-out examples was least and the accuracy then: against everything, and the ticket."""
+def _early(curves: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]], beside: bool) -> Row:
+    """When the loss on the held-out examples was least and the accuracy then: against everything, and the ticket.
+
+    Args:
+        curves: Of each seed: its own, that of everything trained, and the ticket's.
+        beside: Whether it is another than the ticket's.
+    """
     stops = [float(own["stop"]) for own, _, _ in curves]
     accuracies = [own["test_accuracy"] for own, _, _ in curves]
     told = {
         "stop_ratio": [own["stop"] / base["stop"] for own, base, _ in curves],
-        "stop_ratio_ticket": [own["stop"] / ticket["stop"] for own, _, ticket in curves],
+        "stop_ratio_ticket": [own["stop"] / ticket["stop"] for own, _, ticket in curves if beside],
         "stop_accuracy": accuracies,
         "stop_drop": [base["test_accuracy"] - own["test_accuracy"] for own, base, _ in curves],
-        "stop_below_ticket": [ticket["test_accuracy"] - own["test_accuracy"] for own, _, ticket in curves],
+        "stop_below_ticket": [ticket["test_accuracy"] - own["test_accuracy"] for own, _, ticket in curves if beside],
     }
     return {
         **{f"stop_{of}": value for of, value in _spread(stops).items()},

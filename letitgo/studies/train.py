@@ -78,9 +78,10 @@ class Train:
         if type(seed) is not int or type(step) is not int or step < 0:
             raise BadRequest(f"{path} tells no start that can be read: seed and step are whole numbers")
         if step and about.get("recipe_key") != recipe.key:
-            told, own = about.get("recipe"), recipe.fields()
-            there = told if isinstance(told, dict) else {}
-            other = [f"{name} {value}" for name, value in there.items() if value != own.get(name)]
+            there, own = about.get("recipe"), recipe.fields()
+            there = there if isinstance(there, dict) else {}
+            told = {name: "by default" if value is None else value for name, value in there.items()}
+            other = [f"{name} {told[name]}" for name, value in there.items() if value != own.get(name)]
             raise BadRequest(
                 f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
                 "give that one, or a ticket that was found with rewind 0"
@@ -122,6 +123,7 @@ class Train:
             rows.append(
                 {
                     **{name: getattr(recipe, name) for name in self.swept},
+                    **({"ticket": self.ticket} if self.ticket else {}),
                     "frozen": " ".join(self.freeze),
                     "epoch": self.freeze_at,
                     "parameters": sum(parameter.numel() for parameter in self._modules[recipe].parameters()),

@@ -89,6 +89,8 @@ class Transfer:
         for name in self.controls:
             if name not in get_args(Control):
                 raise BadRequest(f"controls names {name!r}: {nearest(name, get_args(Control))}")
+            if self.controls.count(name) > 1:
+                raise BadRequest(f"controls names {name!r} twice: once is enough")
         if len(self.lottery.recipes) < 2:
             raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
 

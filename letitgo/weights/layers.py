@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, nearest
 
 _PARAMETRIZATIONS = ".parametrizations."
 
@@ -27,6 +27,13 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
             raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
         names.append(name)
     return tuple(names)
+
+
+def no_parameter(name: str, names: tuple[str, ...]) -> str:
+    """A half-sentence on a name that is no parameter's: what is near, or that PyTorch's pruning holds it."""
+    if f"{name}_orig" in names:
+        return "torch.nn.utils.prune holds it; take its masks with torch_masks, then end that with prune.remove"
+    return nearest(name, names)
 
 
 def trainable_names(module: nn.Module) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, owner, parameter_names
+from letitgo.weights.layers import is_container, no_parameter, owner, parameter_names
 from letitgo.weights.select import Selection
 
 
@@ -67,7 +67,7 @@ def entries(module: nn.Module, masks: Mapping[str, Tensor]) -> Part:
     found = {}
     for name, mask in masks.items():
         if name not in names:
-            raise BadRequest(f"{name!r} is no parameter: {nearest(name, names)}")
+            raise BadRequest(f"{name!r} is no parameter: {no_parameter(name, names)}")
         shape = module.get_parameter(name).shape
         if mask.shape != shape:
             raise BadRequest(f"the mask of {name} has shape {tuple(mask.shape)}: the parameter has {tuple(shape)}")

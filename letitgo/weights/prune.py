@@ -106,6 +106,8 @@ def random_masks(masks: Mapping[str, Tensor], seed: int) -> Masks:
 def torch_masks(module: nn.Module) -> Masks:
     """The masks that ``torch.nn.utils.prune`` attached to a network, by the names that its parameters had before.
 
+    ``prune.remove`` gives the parameters those names back; until then they are called ``…_orig``.
+
     Raises:
         BadRequest: It attached none.
     """

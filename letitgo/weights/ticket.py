@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest
 from letitgo.value import canonical
 from letitgo.weights.delta import _bad, _open, _versions, _write
-from letitgo.weights.layers import parameter_names
+from letitgo.weights.layers import no_parameter, parameter_names
 from letitgo.weights.part import Part, entries, zero_out
 from letitgo.weights.prune import Masks, unpack_bits
 from letitgo.weights.select import Selection
@@ -135,7 +135,7 @@ def _check(shapes: Mapping[str, tuple[int, ...]], module: nn.Module, path: Any) 
     names = parameter_names(module)
     for name, shape in shapes.items():
         if name not in names:
-            raise BadRequest(f"{path} is of another network: it prunes {name!r}; {nearest(name, names)}")
+            raise BadRequest(f"{path} is of another network: it prunes {name!r}; {no_parameter(name, names)}")
         own = tuple(module.get_parameter(name).shape)
         if shape != own:
             raise BadRequest(f"{path} is of another network: {name!r} has shape {shape} there and {own} here")
