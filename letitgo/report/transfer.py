@@ -29,6 +29,9 @@ EVEN = 0.5
 
 _CONTROLS = {FRESH: "own mask, fresh weights", RANDOM: "random mask and fresh weights"}
 
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are; on what is dark, white is written."""
+
 PANELS = 3
 """Levels in the figure of the matrix; the page has all of them in its table."""
 
@@ -36,36 +39,40 @@ PANELS = 3
 def show_transfer(console: Console, study: Transfer, rows: list[Row]) -> None:
     """The rows for a person: a line for each ticket under each target, and the answer in words."""
     console.print(f"\n[bold]{escape(_heading(study))}[/bold]")
-    for target in dict.fromkeys(_target(row) for row in rows):
-        here = [row for row in rows if _target(row) == target]
-        lines = _lines(here)
-        accuracy = points(here[0]["accuracy_mean"], here[0]["accuracy_ci95"])
-        title = f"trained under {_name(target)}: everything reaches {accuracy} %"
+    for title, lines in _tables(rows).items():
         table = Table(title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
         for name in lines[0]:
-            if name != "trained under":
-                words = name == "ticket of"
-                table.add_column(name, justify="left" if words else "right", no_wrap=words)
+            words = name == "ticket of"
+            table.add_column(name, justify="left" if words else "right", no_wrap=words)
         for line in lines:
-            table.add_row(*(escape(cell) for name, cell in line.items() if name != "trained under"))
+            table.add_row(*map(escape, line.values()))
         console.print(table)
     for sentence in transfer_answers(rows):
         console.print(escape(sentence))
 
 
+def _tables(rows: Sequence[Row]) -> dict[str, list[dict[str, str]]]:
+    """For each target what everything reaches there, and a line for each ticket trained under it."""
+    tables = {}
+    for target in dict.fromkeys(_target(row) for row in rows):
+        here = [row for row in rows if _target(row) == target]
+        accuracy = points(here[0]["accuracy_mean"], here[0]["accuracy_ci95"])
+        tables[f"trained under {_name(target)}: everything reaches {accuracy} %"] = _lines(here)
+    return tables
+
+
 def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """A line for each ticket under each target, with its controls beside it."""
-    controls = {(_source(row), _target(row), row["level"], row["variant"]): row for row in rows}
+    """A line for each ticket trained under one target, with its controls beside it."""
+    controls = {(_source(row), row["level"], row["variant"]): row for row in rows}
     lines = []
     for row in rows:
         if row["variant"] not in (OWN, TICKET):
             continue
-        beside = [controls.get((_source(row), _target(row), row["level"], variant)) for variant in (FRESH, RANDOM)]
+        beside = [controls.get((_source(row), row["level"], variant)) for variant in (FRESH, RANDOM)]
         accuracies = [points(one["accuracy_mean"], one["accuracy_ci95"]) if one else "–" for one in beside]
         lines.append(
             {
                 "ticket of": _name(_source(row)),
-                "trained under": _name(_target(row)),
                 "weights, %": "–" if row["density"] is None else f"{100 * row['density']:.3g}",
                 "accuracy, %": points(row["accuracy_mean"], row["accuracy_ci95"]),
                 "same mask, fresh weights": accuracies[0],
@@ -187,13 +194,8 @@ def write_transfer_report(study: Transfer, outcome: Outcome, folder: str | Path,
         )
     recipe = {name: value for name, value in resolved(study.recipes[0]).items() if name not in _VARIED}
     recipe |= {"trained under": "; ".join(dict.fromkeys(_name(_target(row)) for row in rows))}
-    dense = [row for row in rows if row["variant"] == DENSE]
-    tables = {
-        "everything trained": [
-            {"trained under": _name(_target(row)), "accuracy, %": points(row["accuracy_mean"], row["accuracy_ci95"])}
-            for row in dense
-        ],
-        "tickets and their controls": _lines(rows),
+    tables: dict[str, list[dict[str, Any]]] = {
+        **_tables(rows),
         "kept of each layer": [
             {"ticket of": _name(_source(row)), "level": row["level"], "of the first seed": row["layers"]}
             for row in rows
@@ -230,7 +232,7 @@ def matrix(rows: Sequence[Row]) -> Figure:
     controls = [variant for variant in (FRESH, RANDOM) if any(row["variant"] == variant for row in rows)]
     names = [*(f"ticket of {_name(place)}" for place in sources), *(_CONTROLS[name] for name in controls), DENSE]
     reach = max([100 * abs(row["above_own_mean"]) for row in rows if row["above_own_mean"] is not None] + [2 * EVEN])
-    norm = SymLogNorm(EVEN, vmin=-reach, vmax=reach)
+    norm, colours = SymLogNorm(EVEN, vmin=-reach, vmax=reach), mpl.colormaps["RdBu"]
     with mpl.rc_context(STYLE):
         wide = max(1.15, 0.085 * max(len(word) for place in targets for word in place))
         figure = Figure(figsize=(2.6 + wide * len(targets), 0.8 + (0.3 + 0.36 * len(names)) * len(chosen)))
@@ -240,12 +242,13 @@ def matrix(rows: Sequence[Row]) -> Figure:
                 line = _line(row, level, names)
                 if line is None:
                     continue
-                above = 100 * (_above_own(row, level, rows) or 0)
+                above = 100 * (_above_own(row, level, rows)[0] or 0)
                 column = targets.index(_target(row))
                 table[line, column] = above
-                colour = "white" if abs(norm(above) - 0.5) > 0.35 else "black"
-                ax.text(column, line, _text(row, level, rows), ha="center", va="center", color=colour, fontsize=7)
-            ax.imshow(table, norm=norm, cmap="RdBu", aspect="auto")
+                dark = np.dot(colours(norm(above))[:3], LUMA) < 0.5
+                text, colour = _text(row, level, rows), "white" if dark else "black"
+                ax.text(column, line, text, ha="center", va="center", color=colour, fontsize=7)
+            ax.imshow(table, norm=norm, cmap=colours, aspect="auto")
             ax.axhline(len(sources) - 0.5, color="white", lw=3)
             ax.set_xticks(range(len(targets)), [_name(place, "\n") for place in targets], fontsize=8)
             ax.set_yticks(range(len(names)), names, fontsize=8)
@@ -268,21 +271,23 @@ def _line(row: Row, level: int, names: Sequence[str]) -> int | None:
     return names.index(_CONTROLS[row["variant"]]) if _source(row) == _target(row) else None
 
 
-def _above_own(row: Row, level: int, rows: Sequence[Row]) -> float | None:
+def _above_own(row: Row, level: int, rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """How far a row is above the target's own ticket of the level, and half the interval."""
     if row["variant"] != DENSE:
-        return row["above_own_mean"]
+        return row["above_own_mean"], row["above_own_ci95"]
     own = [r for r in rows if r["variant"] == OWN and r["level"] == level and _target(r) == _target(row)]
-    above = own[0]["above_everything_mean"] if own else None
-    return None if above is None else -above
+    if not own or own[0]["above_everything_mean"] is None:
+        return None, None
+    return -own[0]["above_everything_mean"], own[0]["above_everything_ci95"]
 
 
 def _text(row: Row, level: int, rows: Sequence[Row]) -> str:
     accuracy = points(row["accuracy_mean"])
     if row["variant"] == OWN:
         return f"{accuracy}\nown"
-    above = _above_own(row, level, rows)
-    half = f" ± {100 * row['above_own_ci95']:.2f}" if row["above_own_ci95"] is not None else ""
-    return accuracy if above is None else f"{accuracy}\n{100 * above:+.2f}{half}"
+    above, half = _above_own(row, level, rows)
+    within = "" if half is None else f" ± {100 * half:.2f}"
+    return accuracy if above is None else f"{accuracy}\n{100 * above:+.2f}{within}"
 
 
 def curves(rows: Sequence[Row]) -> Figure:
@@ -303,7 +308,7 @@ def curves(rows: Sequence[Row]) -> Figure:
             here = [row for row in rows if _target(row) == target]
             for row in here:
                 if row["variant"] == DENSE:
-                    ax.axhline(100 * row["accuracy_mean"], color="0.6", lw=0.8, ls=":", label=DENSE)
+                    ax.axhline(100 * row["accuracy_mean"], color="0.4", lw=1.2, ls=":", label=DENSE)
             for source in sources:
                 own = [row for row in here if _source(row) == source and row["variant"] in (OWN, TICKET)]
                 width = 2.2 if source == target else 1.1
