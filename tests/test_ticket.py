@@ -160,6 +160,11 @@ def test_masks_of_torch_nn_utils_prune_carry_over():
     assert str(entries(plain, masks)) == "18 of 30 of 0.weight, 5 of 10 of 2.weight"
     with pytest.raises(BadRequest, match="has pruned nothing"):
         torch_masks(plain)
+    with pytest.raises(BadRequest, match="prune holds it; take its masks with torch_masks"):
+        entries(module, masks)
+    for layer in (module[0], module[2]):
+        prune.remove(layer, "weight")
+    assert str(entries(module, masks)) == str(entries(plain, masks))
 
 
 # runs
@@ -437,6 +442,7 @@ def test_training_with_a_ticket_file_is_training_the_ticket(ticket_file, store, 
     [row] = json.loads(capsys.readouterr().out)["rows"]
     ticket = next(row for row in study.rows(store) if (row["level"], row["variant"]) == (2, "ticket"))
     assert row["accuracy"] == ticket["accuracy_mean"]
+    assert row["ticket"] == path
     biases = 16 + 16 + 10
     assert row["trained"] == ticket["weights_left"] + biases
     assert run([*options, "--ticket", path, "--freeze", "fc1"]) == 2
@@ -488,6 +494,7 @@ def test_a_damaged_or_foreign_ticket_is_refused(ticket_file, tmp_path):
     [
         ({"step": 2, "recipe": "words"}, "starts from step 2 of another recipe (it does not say which)"),
         ({"step": 2, "recipe": {"lr": 3}}, "starts from step 2 of another recipe (lr 3)"),
+        ({"step": 2, "recipe": {"epochs": None}}, "starts from step 2 of another recipe (epochs by default)"),
         ({"step": 10**9, "recipe_key": RECIPE.key}, "starts from step 1000000000, but training ends with step 12"),
         ({"step": -1}, "tells no start that can be read"),
         ({"seed": "0"}, "tells no start that can be read"),
