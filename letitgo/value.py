@@ -99,16 +99,18 @@ def _map(data: Any, of_value: Any) -> Any:
 
 
 def dump(values: Iterable[Value]) -> dict[str, Any]:
-    """Values as JSON, each nested value once however often it is used: what travels to a worker."""
+    """Values as JSON, each nested value once however often it is used, before those it is used in."""
+    roots = list(values)
     nodes: dict[str, Any] = {}
-
-    def visit(value: Value) -> dict[str, str]:
-        if value.key not in nodes:
-            nodes[value.key] = None  # keeps the place: values are acyclic, and the order is not read
-            nodes[value.key] = {"kind": type(value).__name__, "fields": _map(value.fields(), visit)}
-        return {"key": value.key}
-
-    return {"roots": [visit(value)["key"] for value in values], "nodes": nodes}
+    ahead = [(value, False) for value in roots]  # no recursion: a chain of values may be long
+    while ahead:
+        value, ready = ahead.pop()
+        if ready:
+            fields = _map(value.fields(), lambda part: {"key": part.key})
+            nodes[value.key] = {"kind": type(value).__name__, "fields": fields}
+        elif value.key not in nodes:
+            ahead += [(value, True), *((part, False) for part in value.inputs())]
+    return {"roots": [value.key for value in roots], "nodes": nodes}
 
 
 def load(data: dict[str, Any]) -> list[Value]:
@@ -118,27 +120,22 @@ def load(data: dict[str, Any]) -> list[Value]:
         ValueError: A value has another key here than where it was written, so the data, the code of the network or
             the version of the program differ.
     """
-    nodes, built = data["nodes"], {}
+    built: dict[str, Value] = {}
 
     def revive(item: Any) -> Any:
         if isinstance(item, dict):
-            if item.keys() == {"key"} and item["key"] in nodes:
-                return build(item["key"])
+            if item.keys() == {"key"} and item["key"] in built:
+                return built[item["key"]]
             return {name: revive(part) for name, part in item.items()}
         if isinstance(item, list):
             return tuple(revive(part) for part in item)
         return item
 
-    def build(key: str) -> Value:
-        if key not in built:
-            node = nodes[key]
-            value = Value.kinds[node["kind"]](**revive(node["fields"]))
-            if value.key != key:
-                raise ValueError(
-                    f"{node['kind']} {key[:12]} reads as {value.key[:12]} here: the data, the network's code or "
-                    "letitgo itself is not the same as where the study was started"
-                )
-            built[key] = value
-        return built[key]
-
-    return [build(key) for key in data["roots"]]
+    for key, node in data["nodes"].items():
+        value = built[key] = Value.kinds[node["kind"]](**revive(node["fields"]))
+        if value.key != key:
+            raise ValueError(
+                f"{node['kind']} {key[:12]} reads as {value.key[:12]} here: the data, the network's code or "
+                "letitgo itself is not the same as where the study was started"
+            )
+    return [built[key] for key in data["roots"]]

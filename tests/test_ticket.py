@@ -23,6 +23,7 @@ from torch.nn.utils import prune
 import letitgo
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
+from letitgo.execute.jobs import plan_jobs
 from letitgo.papers import fc18, fdrc19
 from letitgo.plan import Apart, Curve, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import At
@@ -30,6 +31,7 @@ from letitgo.recipes.networks import find_network, lenet, lenet_300_100
 from letitgo.report.ticket import against_weights, ticket_answers, write_ticket_report
 from letitgo.studies.compute import compute
 from letitgo.studies.ticket import DENSE, Drawn, Lottery, export_ticket
+from letitgo.value import dump, load
 from letitgo.weights import (
     copied,
     entries,
@@ -345,7 +347,8 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         ({"rate": 1.0}, "rate is 1: give a share above 0 and below 1"),
         ({"rate": 0.0}, "rate is 0"),
         ({"rates": (("fc1", 1.5),)}, "the rate of fc1 is 1.5: give a share below 1, or 0 not to prune it"),
-        ({"rates": (("*", 0.0),)}, "nothing to prune"),
+        ({"rates": (("*", 0.0),)}, "nothing of 'fcn' would be pruned: set output-rate, or rates above 0"),
+        ({"rates": (("fc1.bias", 0.5),)}, "rates names 'fc1.bias', and nothing there is pruned: it can be fc1.weight"),
         ({"rates": (("fc9", 0.5),)}, "fc9"),
         ({"levels": 0}, "levels is 0"),
         ({"output_rate": 1.0}, "output-rate is 1"),
@@ -586,6 +589,14 @@ def test_the_answer_names_the_last_level_without_a_clear_drop():
     assert "Same mask, fresh weights: clearly below that at every level told of" in said[2]
 
 
+def test_a_lottery_may_have_many_levels(store):
+    part = part_of(levels=150, rate=0.05)
+    value = part.mask(150, RECIPE)
+    [again] = load(json.loads(json.dumps(dump([value]))))
+    assert again == value
+    assert len(plan_jobs([value], store)) == 2 * 150
+
+
 @pytest.mark.parametrize(
     ("ratios", "said"),
     [
@@ -622,12 +633,13 @@ def test_the_figure_reaches_the_rows_beyond_the_last_ticket():
     [
         ("ticket --variants random_mask", "variants names 'random_mask': did you mean random-mask or"),
         ("ticket --variants none,frozen", "none stands alone"),
+        ("ticket --data nothing --variants 'fresh-weights, frozen'", "unknown data 'nothing'"),
         ("transfer --data digits --half a,b --controls fresh-wieghts", "did you mean fresh-weights"),
         ("transfer --data digits --half a,b --controls fresh-weights,fresh-weights", "'fresh weights' twice"),
     ],
 )
 def test_names_of_variants_on_the_command_line(command, said, capsys):
-    assert run(command.split()) == 2
+    assert run(shlex.split(command)) == 2
     assert said in capsys.readouterr().err
 
 

@@ -115,12 +115,13 @@ def named(option: str, text: str, known: Sequence[str]) -> tuple[Any, ...]:
     """
     if text == "none":
         return ()
-    for name in text.split(","):
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
         if name == "none":
             raise BadRequest(f"{option} is {text!r}: none stands alone")
         if name.replace("-", " ") not in known:
             raise BadRequest(f"{option} names {name!r}: {nearest(name, [one.replace(' ', '-') for one in known])}")
-    return tuple(name.replace("-", " ") for name in text.split(","))
+    return tuple(name.replace("-", " ") for name in names)
 
 
 def numbers(name: str, text: str | None) -> tuple[int, ...] | None:

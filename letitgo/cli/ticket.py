@@ -116,7 +116,7 @@ def export(
     workers = default_workers() if running.workers is None else running.workers
     with kept_from_stdout():
         told = export_ticket(study, levels, file, open_store(running.store), workers)
-    print(f"ticket: {file}: {told}", file=sys.stderr)
+    print(f"ticket: {file}: of what is pruned {told}", file=sys.stderr)
     return 0
 
 

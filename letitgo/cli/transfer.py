@@ -38,7 +38,7 @@ def transfer(
         str | None, Parameter(group=STUDY, help="levels whose tickets are trained, as in 3,6 [default: all]")
     ] = None,
     controls: Annotated[
-        str, Parameter(group=STUDY, help="what is trained besides each ticket: one of these, both, or none")
+        str, Parameter(group=STUDY, help="what is trained besides each ticket: one of these or both, or none")
     ] = "fresh-weights,random-mask-and-fresh-weights",
     report: ReportFolder = "letitgo-report",
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  # pyright: ignore[reportInvalidTypeForm]

@@ -26,7 +26,7 @@ NAMES = {
     "fresh weights": "same mask, fresh weights",
     "random mask": "random mask, original weights",
     "random mask and fresh weights": "random mask, fresh weights",
-    "frozen": "pruned weights frozen at their initial values",
+    "frozen": "pruned weights frozen where they started",
     "complement": "what was pruned trained, the ticket frozen",
 }
 """What the variants are called wherever they are told of: never one for another."""
@@ -86,7 +86,20 @@ def ticket_answers(study: Lottery, rows: Sequence[Row]) -> list[str]:
         said.append(f"Nothing is left of {told}.")
     if tickets and tickets[0]["stop_ratio_mean"] is not None:
         said.append(_how_early(min(tickets, key=lambda row: row["stop_ratio_mean"])))
-    return said
+    stable = [row for row in rows if row.get("order_l2_mean") is not None]
+    return said + [_how_stable(row) for row in stable if row["level"] == stable[-1]["level"]]
+
+
+def _how_stable(row: Row) -> str:
+    """A sentence on the stability of one variant."""
+    apart, angle, pruned, turned = (
+        row[f"{name}_mean"] for name in ("order_l2", "order_angle", "pruning_l2", "pruning_angle")
+    )
+    name = NAMES[row["variant"]]
+    return (
+        f"Stability at {_share(row)}, {name}: two orders of the data end {apart:.3g} apart ({angle:.3g}°); trained, "
+        f"it is {pruned:.3g} ({turned:.3g}°) from the whole network."
+    )
 
 
 def _how_early(row: Row) -> str:
@@ -118,7 +131,8 @@ def _how_far(rows: Sequence[Row]) -> str:
         told = f"clearly below that at {where} of the weights; at other levels the seeds differ too much to tell"
     else:
         end = ", the last level told of" if last is rows[-1] else ""
-        told = f"not clearly below that down to {_share(last)} of the weights{end}"
+        way = "up" if rows[0]["variant"] == "complement" else "down"
+        told = f"not clearly below that {way} to {_share(last)} of the weights{end}"
     above = [_share(row) for row in rows if row["drop_ci95"] is not None and row["drop_mean"] + row["drop_ci95"] < 0]
     told += f", and clearly above that at {_listed(above)}" if above else ""
     drops = ", ".join(f"{points(row['drop_mean'], row['drop_ci95'])} at {_share(row)}" for row in rows[-3:])
@@ -287,7 +301,9 @@ def _log_axis(ax: Any, rows: Sequence[Row], named: bool = True) -> None:
     shares = [100 * row["density"] for row in rows if row["density"]]
     pad = 1.1 * (max(shares) / min(shares)) ** 0.03
     ax.set_xlim(pad * max(shares), min(shares) / pad)
-    ax.xaxis.set_major_locator(FixedLocator(levels[:: max(1, -(-len(levels) // 8))]))
+    beside = {round(100 * row["density"], 4) for row in rows if row["variant"] not in (DENSE, "ticket", "complement")}
+    some = [levels[0], *beside] if 0 < len(beside) < 9 else levels[:: max(1, -(-len(levels) // 8))]
+    ax.xaxis.set_major_locator(FixedLocator(some))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     if named:

@@ -219,6 +219,8 @@ class Drawn:
             rates[names[-1]] = default if study.output_rate is None else study.output_rate
         for pattern, rate in study.rates:
             chosen = weights.select(self._module, pattern)
+            if not any(name in chosen for name in names):
+                raise BadRequest(f"rates names {pattern!r}, and nothing there is pruned: it can be {', '.join(names)}")
             rates |= {name: rate for name in names if name in chosen}
         return {name: rate for name, rate in rates.items() if rate}
 
@@ -235,7 +237,7 @@ class Drawn:
             BadRequest: There is not, or a pattern matches nothing.
         """
         if not self.rates:
-            raise BadRequest(f"{self.recipe.model!r} has nothing to prune besides its last layer: set output-rate")
+            raise BadRequest(f"nothing of {self.recipe.model!r} would be pruned: set output-rate, or rates above 0")
         if self.begin >= self.recipe.steps:
             raise BadRequest(
                 f"rewind is {self.study.rewind}: training ends at step {self.recipe.steps}, so go back to one before"
@@ -273,6 +275,7 @@ class Drawn:
             else:
                 run = self.run(len(known), "ticket", recipe)
                 known.append(Pruned(run.final, self.rates, study.scope, known[-1] if known else None))
+            known[-1].key  # noqa: B018  (level by level, so that a key rests on no deep recursion)
         return known[level - 1]
 
     def run(self, level: int, variant: str, recipe: Recipe, order: int | None = None) -> Run:

@@ -135,7 +135,7 @@ def _check(shapes: Mapping[str, tuple[int, ...]], module: nn.Module, path: Any) 
     names = parameter_names(module)
     for name, shape in shapes.items():
         if name not in names:
-            raise BadRequest(f"{path} is of another network: it prunes {name!r}; {no_parameter(name, names)}")
+            raise BadRequest(f"{path} does not fit the network: it prunes {name!r}; {no_parameter(name, names)}")
         own = tuple(module.get_parameter(name).shape)
         if shape != own:
             raise BadRequest(f"{path} is of another network: {name!r} has shape {shape} there and {own} here")
