@@ -560,11 +560,16 @@ def test_the_report_tells_controls_apart_and_the_answer(tmp_path, store, capsys)
     said = ticket_answers(study, outcome.rows)
     assert said[0].startswith("All 1,440 weights reach")
     assert any(sentence.startswith("Ticket: ") for sentence in said)
+    told = [sentence for sentence in said if sentence.startswith("Stability at ")]
+    assert [sentence.split(", ")[1].partition(":")[0] for sentence in told] == ["ticket", "random mask"]
+    stable = next(row for row in outcome.rows if (row["level"], row["variant"]) == (2, "ticket"))
+    assert f"end {stable['order_l2_mean']:.3g} apart" in told[0]
+    assert f"it is {stable['pruning_l2_mean']:.3g} (" in told[0]
 
 
 def test_the_answer_names_the_last_level_without_a_clear_drop():
     def row(level, variant, density, drop, half):
-        empty = dict.fromkeys(("stop_mean", "stop_ratio_mean", "stop_ratio_ci95"))
+        empty = dict.fromkeys(("stop_mean", "stop_ratio_mean", "stop_ratio_ci95", "order_l2_mean"))
         told = {"drop_mean": drop, "drop_ci95": half, "accuracy_mean": 0.9 - drop, "accuracy_ci95": half}
         return (
             {"level": level, "variant": variant, "density": density, "weights_left": 100, "n": 3, "empty": ""}
@@ -611,6 +616,7 @@ def test_a_lottery_may_have_many_levels(store):
 )
 def test_the_answer_says_how_surely_a_level_is_earlier(ratios, said):
     shared = {"drop_mean": 0.0, "drop_ci95": 0.1, "accuracy_mean": 0.9, "accuracy_ci95": 0.1, "n": 3, "empty": ""}
+    shared |= {"order_l2_mean": None}
     rows = [{"level": 0, "variant": DENSE, "density": 1.0, "weights_left": 100, **shared}]
     for level, (ratio, half) in enumerate(ratios, start=1):
         told = {"density": 0.8**level, "stop_ratio_mean": ratio, "stop_ratio_ci95": half}
@@ -632,10 +638,10 @@ def test_the_figure_reaches_the_rows_beyond_the_last_ticket():
     ("command", "said"),
     [
         ("ticket --variants random_mask", "variants names 'random_mask': did you mean random-mask or"),
-        ("ticket --variants none,frozen", "none stands alone"),
+        ("ticket --variants none,frozen", "variants names 'none': "),
         ("ticket --data nothing --variants 'fresh-weights, frozen'", "unknown data 'nothing'"),
         ("transfer --data digits --half a,b --controls fresh-wieghts", "did you mean fresh-weights"),
-        ("transfer --data digits --half a,b --controls fresh-weights,fresh-weights", "'fresh weights' twice"),
+        ("transfer --data digits --half a,b --controls fresh-weights,fresh-weights", "'fresh-weights' twice"),
     ],
 )
 def test_names_of_variants_on_the_command_line(command, said, capsys):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, check_names
 from letitgo.recipes import Recipe
 
 RECIPE = Group("Recipe: any of these may be a list, as in --lr 0.01,0.1", sort_key=1)
@@ -108,20 +108,17 @@ def recipe_fields(options: Any) -> dict[str, Any]:
 
 
 def named(option: str, text: str, known: Sequence[str]) -> tuple[Any, ...]:
-    """The names of an option, of which there are those known, written with hyphens; ``none`` for none.
+    """The names in an option, of those known, whose spaces are hyphens there; ``none`` alone for none.
 
     Raises:
-        BadRequest: One is none of them.
+        BadRequest: One is none of them, or stands twice.
     """
     if text == "none":
         return ()
+    spelled = {name.replace(" ", "-"): name for name in known}
     names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name == "none":
-            raise BadRequest(f"{option} is {text!r}: none stands alone")
-        if name.replace("-", " ") not in known:
-            raise BadRequest(f"{option} names {name!r}: {nearest(name, [one.replace(' ', '-') for one in known])}")
-    return tuple(name.replace("-", " ") for name in names)
+    check_names(option, names, [*spelled])
+    return tuple(spelled[name] for name in names)
 
 
 def numbers(name: str, text: str | None) -> tuple[int, ...] | None:

@@ -86,7 +86,7 @@ def ticket_answers(study: Lottery, rows: Sequence[Row]) -> list[str]:
         said.append(f"Nothing is left of {told}.")
     if tickets and tickets[0]["stop_ratio_mean"] is not None:
         said.append(_how_early(min(tickets, key=lambda row: row["stop_ratio_mean"])))
-    stable = [row for row in rows if row.get("order_l2_mean") is not None]
+    stable = [row for row in rows if row["order_l2_mean"] is not None]
     return said + [_how_stable(row) for row in stable if row["level"] == stable[-1]["level"]]
 
 

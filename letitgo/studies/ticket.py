@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from letitgo import weights
-from letitgo.errors import BadRequest, WorkFailed, nearest
+from letitgo.errors import BadRequest, WorkFailed, check_names
 from letitgo.execute import Executor
 from letitgo.plan import (
     Absent,
@@ -106,11 +106,7 @@ class Lottery:
         self._check_scope()
         if not re.fullmatch(r"0|\d+(it|ep)", self.rewind):
             raise BadRequest(f"rewind is {self.rewind!r}: give 0, or steps as in 500it, or epochs as in 1ep")
-        for variant in self.variants:
-            if variant not in get_args(Variant):
-                raise BadRequest(f"variants names {variant!r}: {nearest(variant, get_args(Variant))}")
-            if self.variants.count(variant) > 1:
-                raise BadRequest(f"variants names {variant!r} twice: once is enough")
+        check_names("variants", self.variants, get_args(Variant))
         for level in self.at or ():
             if not 1 <= level <= self.levels:
                 raise BadRequest(f"at names level {level}: give levels of 1 to {self.levels}")

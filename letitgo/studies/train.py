@@ -79,9 +79,8 @@ class Train:
             raise BadRequest(f"{path} tells no start that can be read: seed and step are whole numbers")
         if step and about.get("recipe_key") != recipe.key:
             there, own = about.get("recipe"), recipe.fields()
-            there = there if isinstance(there, dict) else {}
-            told = {name: "by default" if value is None else value for name, value in there.items()}
-            other = [f"{name} {told[name]}" for name, value in there.items() if value != own.get(name)]
+            differs = [item for item in there.items() if item[1] != own.get(item[0])] if isinstance(there, dict) else []
+            other = [f"{name} {'by default' if value is None else value}" for name, value in differs]
             raise BadRequest(
                 f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
                 "give that one, or a ticket that was found with rewind 0"

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from letitgo import weights
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, check_names
 from letitgo.plan import (
     Absent,
     Density,
@@ -86,11 +86,7 @@ class Transfer:
     at: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in self.controls:
-            if name not in get_args(Control):
-                raise BadRequest(f"controls names {name!r}: {nearest(name, get_args(Control))}")
-            if self.controls.count(name) > 1:
-                raise BadRequest(f"controls names {name!r} twice: once is enough")
+        check_names("controls", self.controls, get_args(Control))
         if len(self.lottery.recipes) < 2:
             raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
 

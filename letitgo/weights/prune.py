@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, owner, parameter_names
+from letitgo.weights.layers import is_container, no_parameter, owner, parameter_names
 from letitgo.weights.part import is_norm
 from letitgo.weights.select import Selection
 
@@ -68,7 +68,7 @@ def magnitude_masks(
     names = parameter_names(module)
     for name, share in rates.items():
         if name not in names:
-            raise BadRequest(f"{name!r} is no parameter: {nearest(name, names)}")
+            raise BadRequest(f"{name!r} is no parameter: {no_parameter(name, names)}")
         if not 0 <= share < 1:
             raise BadRequest(f"the rate of {name} is {share}: give at least 0 and less than 1")
     weights = {name: module.get_parameter(name).detach().cpu() for name in rates}
