@@ -123,6 +123,37 @@ def masked() -> None:
         print(f"masked / dense at {density:.0%}: {middle:.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
+def pieces() -> None:
+    """What a masked step does besides, alone; and what a step takes that has hardly any arithmetic in it."""
+    mask = torch.rand(300 * 784) < 0.9
+    index, whole, factor = mask.nonzero().squeeze(1), torch.randn(len(mask)), mask.float()
+    values = whole[index]
+    for name, do in (
+        ("gathering 90 %", lambda: whole.index_select(0, index)),
+        ("scattering 90 %", lambda: whole.scatter_(0, index, values)),
+        ("multiplying by a mask", lambda: whole * factor),
+    ):
+        told = [1000 * hand.seconds(do) for _ in range(500)]
+        print(f"{name}: {hand.median(told):.3f} ms")
+
+    small = Recipe(
+        model="fcn", widths="2", data="digits", epochs=9, batch_size=2, optimizer="sgd", lr=0.001, momentum=0.0
+    )
+    module, split, steps = small.network(), small.dataset.split("train"), 2000
+    optimizer = small.make_optimizer(module.parameters())
+    inputs, labels = split.batch(torch.arange(2)), split.labels[:2]
+
+    def bare() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            cross_entropy(module(inputs), labels).backward()
+            optimizer.step()
+
+    told = [(hand.seconds(bare), hand.seconds(lambda: [*train(module, small, [steps])])) for _ in range(9)]
+    calls, loop = (1000 * hand.median([one[k] for one in told]) / steps for k in (0, 1))
+    print(f"a step of four layers of two units: {calls:.3f} ms of torch's calls, {loop:.3f} in the loop here")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     hand.mnist(1)  # says what is missing
@@ -142,3 +173,4 @@ if __name__ == "__main__":
         both, told = lottery(2, 2), 2 * runs * hand.median(theirs)
         print(f"two seeds on two cores: {both:.1f} s, one by one {told:.1f}: {told / both:.1f} times as fast")
     masked()
+    pieces()
