@@ -7,11 +7,17 @@ import traceback
 import warnings
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 
 from letitgo import __version__
 from letitgo.cli import interrupt
+from letitgo.cli.commands import study_app
 from letitgo.errors import BadRequest, LetItGoError
+from letitgo.studies import STUDIES
+
+QUESTIONS = Group("Studies", sort_key=0)
+NETWORK = Group("Your network", sort_key=1)
+STORE = Group("The store", sort_key=2)
 
 app = App(
     name="letitgo",
@@ -20,35 +26,21 @@ app = App(
     help_on_error=False,
     suppress_keyboard_interrupt=False,
 )
-app.command("letitgo.cli.map:map_layers", name="map", help="Tell which layers of a network need training.")
-app.command("letitgo.cli.train:train", name="train", help="Train a network once, with some of it frozen.")
-app.command(
-    "letitgo.cli.inspect:inspect_model", name="inspect", help="Tell what trains in a network, and what it costs."
-)
-app.command(
-    "letitgo.cli.classifier:classifier", name="classifier", help="Tell whether a network's classifier needs training."
-)
-app.command(
-    "letitgo.cli.fraction:learn_fraction", name="fraction", help="Tell how much of a network has to be learned."
-)
-app.command(
-    "letitgo.cli.transfer:transfer", name="transfer", help="Tell whether lottery tickets carry over to other data."
-)
-app.command(
-    "letitgo.cli.align:align", name="align", help="Tell whether gradient descent aligns the layers of a network."
-)
-app.command(
-    "letitgo.cli.ticket:app", name="ticket", help="Tell which weights of a network could have been trained alone."
-)
-app.command(
-    "letitgo.cli.dimension:dimension", name="dimension", help="Tell how few dimensions a network needs to learn in."
-)
-app.command("letitgo.cli.runs:runs", name="runs", help="Tell what the store holds.")
-app.command("letitgo.cli.show:show", name="show", help="Tell of one result, and what it came from.")
-app.command("letitgo.cli.clean:clean", name="clean", help="Tell what no study needs any more; remove it if asked.")
-app.command("letitgo.cli.export:export", name="export", help="Write all measurements as one Parquet table.")
-app.command("letitgo.cli.merge:merge", name="merge", help="Take in the results of another store.")
-app.command("letitgo.cli.reproduce:reproduce", name="reproduce", help="Hold what a paper says against measurements.")
+for _name in STUDIES:
+    app.command(study_app(_name, NETWORK if _name == "train" else QUESTIONS))
+_COMMANDS = {
+    "reproduce": (QUESTIONS, "Compare a paper's claims with measurements."),
+    "inspect": (NETWORK, "Show what trains in a network, and what it costs."),
+    "runs": (STORE, "List what the store holds."),
+    "show": (STORE, "Show one result and its provenance."),
+    "clean": (STORE, "List what no study needs any more; remove it on request."),
+    "export": (STORE, "Write all measurements as one Parquet table."),
+    "merge": (STORE, "Take in the results of another store."),
+}
+for _name, (_group, _help) in _COMMANDS.items():
+    _function = "inspect_model" if _name == "inspect" else _name
+    app.command(f"letitgo.cli.{_name}:{_function}", name=_name, help=_help, group=_group)
+app.register_install_completion_command()
 
 
 def main() -> None:
@@ -81,7 +73,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _stop() -> int:
-    print("letitgo: interrupted; what was finished is in the store, the same command goes on", file=sys.stderr)
+    print("letitgo: interrupted; finished results are in the store, the same command resumes", file=sys.stderr)
     return 130
 
 
@@ -91,7 +83,7 @@ def _give_up(error: Exception, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exception(error)
     known = isinstance(error, LetItGoError)
-    what = str(error) if known else f"{type(error).__name__}: {error} (an error nobody foresaw; see it with --debug)"
+    what = str(error) if known else f"{type(error).__name__}: {error} (an unexpected error; --debug shows where)"
     print(f"letitgo: {what}", file=sys.stderr)
     return error.exit_code if isinstance(error, LetItGoError) else 1
 

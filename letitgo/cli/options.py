@@ -8,32 +8,82 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+from pydantic import TypeAdapter, ValidationError
 
-from letitgo.errors import BadRequest, check_names
+from letitgo.checked import choices, explained
+from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 
 RECIPE = Group("Recipe: any of these may be a list, as in --lr 0.01,0.1", sort_key=1)
 STUDY = Group("Study", sort_key=0)
 RUNNING = Group("Running and output", sort_key=2)
 
-ReportFolder = Annotated[str, Parameter(group=STUDY, help="folder for the HTML report and its figures, or none")]
 
-_FIELDS = Recipe.__pydantic_fields__  # type: ignore[attr-defined]
-RECIPE_FIELDS = tuple(_FIELDS)
-
-
-def _option(name: str) -> tuple[str, Any, Any]:
-    about = _FIELDS[name]
-    default = "" if about.default_factory or about.default is None else f" [default: {about.default}]"
-    parameter = Parameter(help=f"{about.description}{default}", group=RECIPE, show_default=False)
-    return name, Annotated[str | None, parameter], None
+def option_class(cls: Any, group: Group, leave_out: Sequence[str] = ()) -> Any:
+    """A class of command line options, one for each field of a pydantic dataclass; values are text or flags."""
+    fields = [_option(cls, name, group) for name in cls.__pydantic_fields__ if name not in leave_out]
+    made = dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"__module__": __name__})
+    return Parameter(name="*")(made)
 
 
-RecipeOptions: Any = Parameter(name="*")(
-    dataclasses.make_dataclass(
-        "RecipeOptions", [_option(name) for name in _FIELDS], frozen=True, namespace={"__module__": __name__}
-    )
-)
+def _option(cls: Any, name: str, group: Group) -> tuple[str, Any, Any]:
+    about = cls.__pydantic_fields__[name]
+    if about.annotation is bool:
+        negative = "" if not about.default else None
+        kind, spelled = bool | None, ""
+    else:
+        negative, kind, spelled = "", list[str] | None, _spelled(about.default)
+    default = f" [default: {spelled}]" if spelled and "[default" not in about.description else ""
+    parameter = Parameter(help=f"{about.description}{default}", group=group, show_default=False, negative=negative)
+    return name, Annotated[kind, parameter], None
+
+
+def _spelled(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(str(item).replace(" ", "-") for item in default)
+    return f"{default}" if isinstance(default, (str, int, float)) else ""
+
+
+def given(cls: Any, options: Any) -> dict[str, Any]:
+    """The fields that a command line gives, as values: ``a,b`` and a repeated option are lists alike.
+
+    Raises:
+        BadRequest: One cannot be read, or takes one value and has several.
+    """
+    found = {name: value for name, value in vars(options).items() if value is not None}
+    return {name: value if isinstance(value, bool) else _value(cls, name, value) for name, value in found.items()}
+
+
+def _value(cls: Any, name: str, tokens: list[str]) -> Any:
+    kind, flag = cls.__pydantic_fields__[name].annotation, name.replace("_", "-")
+    if "tuple" not in str(kind):
+        if len(tokens) > 1:
+            raise BadRequest(f"{flag} is given {len(tokens)} times: it takes one value")
+        value: Any = json_object(flag, tokens[0]) if tokens[0].startswith("{") else _hyphens(cls, name, tokens[0])
+    elif tokens == ["none"]:
+        value = ()
+    else:
+        value = [_hyphens(cls, name, part) for part in _parts(flag, tokens)]
+        value = [part.partition("=")[::2] for part in value] if "tuple[tuple" in str(kind) else value
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise BadRequest(explained(cls, error, name)) from None
+
+
+def _parts(flag: str, tokens: list[str]) -> list[str]:
+    parts = [part.strip() for token in tokens for part in token.split(",")]
+    if "" in parts:
+        raise BadRequest(f"{flag} is {','.join(tokens)!r}: a value is missing")
+    return parts
+
+
+def _hyphens(cls: Any, name: str, text: str) -> str:
+    """A choice of several words, which a command line spells with hyphens."""
+    return next((known for known in choices(cls, name) if known.replace(" ", "-") == text), text)
+
+
+RecipeOptions: Any = option_class(Recipe, RECIPE)
 """The fields of a recipe as the command line takes them: text, lists with commas, dictionaries as JSON."""
 
 
@@ -72,6 +122,9 @@ class RunningOptions:
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"
     )
+    report: Annotated[str, Parameter(group=RUNNING, help="folder for the HTML report and its figures, or none")] = (
+        "letitgo-report"
+    )
     dry_run: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
     ] = False
@@ -98,53 +151,20 @@ class StoreOptions:
 
 
 def recipe_fields(options: Any) -> dict[str, Any]:
-    """The given recipe options as field values: a list where there are commas.
+    """The given recipe options as field values: a list where there are several.
 
     Raises:
         BadRequest: A dictionary is no JSON object, or a list has an empty place.
     """
-    given = {name: text for name, text in dataclasses.asdict(options).items() if text is not None}
-    return {name: _parse(name, text) for name, text in given.items()}
+    found = {name: tokens for name, tokens in vars(options).items() if tokens is not None}
+    return {name: _several(name, tokens) for name, tokens in found.items()}
 
 
-def named(option: str, text: str, known: Sequence[str]) -> tuple[Any, ...]:
-    """The names in an option, of those known, whose spaces are hyphens there; ``none`` alone for none.
-
-    Raises:
-        BadRequest: One is none of them, or stands twice.
-    """
-    if text == "none":
-        return ()
-    spelled = {name.replace(" ", "-"): name for name in known}
-    names = [name.strip() for name in text.split(",")]
-    check_names(option, names, [*spelled])
-    return tuple(spelled[name] for name in names)
-
-
-def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers with commas between them; None of None.
-
-    Raises:
-        BadRequest: One is no whole number.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise BadRequest(f"{name} is {text!r}: give whole numbers with commas between them, as in 1,2,5") from None
-
-
-def floats(name: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them.
-
-    Raises:
-        BadRequest: One is no number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadRequest(f"{name} is {text!r}: give numbers with commas between them, as in 0.5,0.1") from None
+def _several(name: str, tokens: list[str]) -> Any:
+    flag = name.replace("_", "-")
+    mapping = Recipe.__pydantic_fields__[name].default_factory  # type: ignore[attr-defined]
+    parts = [json_object(flag, token) for token in tokens] if mapping else _parts(flag, tokens)
+    return parts if len(parts) > 1 else parts[0]
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:
@@ -160,13 +180,3 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest(f"{flag} is {text!r}: give a JSON object, as in '{{\"width\": 64}}'")
     return value
-
-
-def _parse(name: str, text: str) -> Any:
-    flag = name.replace("_", "-")
-    if _FIELDS[name].default_factory:
-        return json_object(flag, text)
-    parts = text.split(",")
-    if "" in parts:
-        raise BadRequest(f"{flag} is {text!r}: a value is missing")
-    return parts if len(parts) > 1 else parts[0]

@@ -1,4 +1,4 @@
-"""What every study command does once its study is put together."""
+"""What every study command does once its study is made."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from letitgo.cli import interrupt
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
@@ -22,42 +20,44 @@ from letitgo.errors import BadRequest
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
 from letitgo.plan.states import versions
-from letitgo.report.table import amount, duration
+from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
-from letitgo.studies.compute import Outcome, Study, compute, estimate
+from letitgo.studies.compute import compute, estimate
+from letitgo.studies.outcome import Outcome
+from letitgo.studies.study import Study
 
 
 def run_study(
-    study: Study,
-    options: RunningOptions,
-    show: Callable[[Console, Any, list[dict[str, Any]]], None],
-    report: Callable[[Any, Outcome, str, str], Path] | None = None,
-    folder: str = "none",
-    told: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
-) -> tuple[int, Outcome | None]:
-    """Carry a study out, or tell what it would take; write the answer to stdout, and a report.
+    study: Study, options: RunningOptions, view: Callable[[Outcome], Outcome] = lambda outcome: outcome
+) -> int:
+    """Carry a study out, or say what it would take; write the answer to stdout, and a report.
 
     Args:
         study: The study.
         options: Where and how.
-        show: Writes the study's rows for a person.
-        report: Writes a report of the study's outcome into a folder, given the command that makes it.
-        folder: The folder, or ``none``.
-        told: Makes of the study's rows those that are shown.
+        view: Makes of the outcome the one that is shown.
 
     Returns:
-        The exit code, and the outcome; None after a dry run.
+        The exit code.
     """
     workers = _checked_workers(options)
     store = open_store(options.store, make=not options.dry_run)
     if options.dry_run:
         with kept_from_stdout():
             takes = estimate(study, store, workers)
-        _tell(takes, options.format, store)
-        return 0, None
-    wanted = report is not None and folder != "none"
-    if wanted:
-        make_folder(folder)
+        _write_estimate(takes, options.format, store)
+        return 0
+    if options.report != "none":
+        make_folder(options.report)
+    outcome = view(_compute(study, options, workers, store))
+    _write(outcome, options)
+    _write_failures(outcome, options)
+    if options.report != "none" and any(row.get("n", 1) for row in outcome.rows):
+        _write_report(outcome, options.report)
+    return 1 if outcome.failures else 0
+
+
+def _compute(study: Study, options: RunningOptions, workers: int, store: Store) -> Outcome:
     with kept_from_stdout(), shown_progress() as on_progress:
         interrupt.check()
         outcome = compute(
@@ -71,26 +71,35 @@ def run_study(
         )
         if options.on == "ray":
             disconnect()
+        return outcome
+
+
+def _write(outcome: Outcome, options: RunningOptions) -> None:
     if options.format == "table":
-        show(stdout_console(), study, told(outcome.rows))
+        outcome.show(stdout_console())
     else:
-        write_rows(told(outcome.rows), options.format, {"recipes": [r.fields() for r in study.recipes]})
+        recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
+        write_rows(outcome.rows, options.format, {"recipes": recipes})
+
+
+def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
     for failure in outcome.failures:
         if options.debug:
             print(failure.trace, file=sys.stderr)
         print(f"letitgo: failed: {failure.what}: {failure.why}", file=sys.stderr)
     if outcome.failures:
-        print("letitgo: what was finished is in the store; the same command tries the rest again", file=sys.stderr)
-    if report is not None and wanted and any(row.get("n", 1) for row in outcome.rows):
-        try:
-            with kept_from_stdout():
-                path = report(study, outcome, folder, shlex.join(["letitgo", *sys.argv[1:]]))
-        except OSError as error:
-            raise BadRequest(
-                f"the report cannot be written to {folder} ({error.strerror}): name another folder"
-            ) from error
-        print(f"report: {path}", file=sys.stderr)
-    return (1 if outcome.failures else 0), outcome
+        print("letitgo: finished results are in the store; the same command tries the rest again", file=sys.stderr)
+    for note in outcome.notes:
+        print(note, file=sys.stderr)
+
+
+def _write_report(outcome: Outcome, folder: str) -> None:
+    try:
+        with kept_from_stdout():
+            path = outcome.report(folder, shlex.join(["letitgo", *sys.argv[1:]]))
+    except OSError as error:
+        raise BadRequest(f"the report cannot be written to {folder} ({error.strerror}): name another folder") from error
+    print(f"report: {path}", file=sys.stderr)
 
 
 def _checked_workers(options: RunningOptions) -> int:
@@ -98,7 +107,7 @@ def _checked_workers(options: RunningOptions) -> int:
     if workers < 0:
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
     if options.on != "ray" and (options.ray_address is not None or options.gpus):
-        raise BadRequest("ray-address and gpus are of a Ray cluster: say --on ray too, or leave them out")
+        raise BadRequest("ray-address and gpus need a Ray cluster: add --on ray, or leave them out")
     if not 0 <= options.gpus < float("inf"):
         raise BadRequest(f"gpus is {options.gpus}: give 0 or more, as in 0.25")
     if options.store == "":
@@ -107,19 +116,8 @@ def _checked_workers(options: RunningOptions) -> int:
 
 
 def kept_from_stdout() -> AbstractContextManager[Any]:
-    """Whatever a network of the user's prints goes to stderr: stdout is for the answer."""
+    """Send prints of user code to stderr: stdout carries the answer only."""
     return redirect_stdout(sys.stderr)
-
-
-def check_target(path: str) -> None:
-    """Make sure, before work that takes long, that its result can be written to a file.
-
-    Raises:
-        BadRequest: The file's folder is not there, or the file is a folder.
-    """
-    target = Path(path)
-    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
 
 
 def make_folder(path: str) -> None:
@@ -146,7 +144,7 @@ def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> 
     write_csv(rows)
 
 
-def _tell(takes: Any, form: str, store: Store) -> None:
+def _write_estimate(takes: Any, form: str, store: Store) -> None:
     if form != "table":
         row = dataclasses.asdict(takes)
         print(json.dumps({"dry_run": row})) if form == "json" else write_rows([row], form, {})
@@ -155,8 +153,7 @@ def _tell(takes: Any, form: str, store: Store) -> None:
     print(
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
         f"{takes.measures} measures, {takes.measures_stored} of them in the store\n"
-        f"left to do: {least}{amount(takes.operations)}floating-point operations, "
-        f"{least}about {duration(takes.seconds)}"
+        f"left to do: {least}{amount(takes.operations)}FLOP, {least}about {duration(takes.seconds)}"
     )
 
 

@@ -6,11 +6,12 @@ This module is read for ``--help``, so it imports torch only where it works.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from letitgo.checked import checked
 from letitgo.value import Value
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
     from letitgo.recipes.networks import Network
 
 
+@checked
 @dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe(Value):
-    """A network, data, and how the one is trained on the other. The loss is the cross-entropy."""
+    """A network, data, and how the one is trained on the other. The loss is the cross-entropy.
+
+    Raises:
+        BadRequest: A field is wrong: one sentence on each.
+    """
+
+    SHAPES: ClassVar[dict[str, str]] = {
+        "fit": "write channels (1 or 3), height and width, as in 1x28x28",
+        "widths": "write 256, or 300x100 for the layers one by one",
+    }
 
     model: Annotated[
         str, Field(description="network: fcn, lenet-300-100, lenet, or an import path package.module:factory")

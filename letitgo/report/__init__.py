@@ -1,1 +1,7 @@
-"""Tables, figures, the HTML page: reads measurements, computes no science."""
+"""The grammar of reports: what is shown is data, and one renderer each makes text, a page and figures of it."""
+
+from letitgo.report.grammar import Column as Column
+from letitgo.report.grammar import Report as Report
+from letitgo.report.grammar import Section as Section
+from letitgo.report.grammar import Table as Table
+from letitgo.report.grammar import pivot as pivot

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Literal
 
 from letitgo import weights
 from letitgo.execute import Executor, Failure, Job, plan_jobs
@@ -15,66 +14,17 @@ from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
 from letitgo.studies.listing import Listing
+from letitgo.studies.outcome import Outcome
+from letitgo.studies.study import Study
 from letitgo.studies.sweep import with_seed
-from letitgo.studies.usage import Meter, Usage
+from letitgo.studies.usage import Meter
 from letitgo.training import one_thread, train
-
-if TYPE_CHECKING:
-    import pandas
 
 RATE = 2e10
 """Floating-point operations per second that are reckoned with where there is no recipe to time."""
 
 SAMPLE = 0.5
 """Seconds of training from which the time of a study is estimated."""
-
-
-class Study(Protocol):
-    """What is asked of a study: a dataclass, whose fields tell it from others.
-
-    One whose results say what else is computed has a property ``searches`` that is true.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """What is trained on."""
-        ...
-
-    def check(self) -> None:
-        """Raise ``BadRequest`` where it cannot be carried out."""
-        ...
-
-    def stages(self, store: Store) -> Iterator[list[Stored]]:
-        """The values to compute; a stage may rest on the results of those before."""
-        ...
-
-    def rows(self, store: Store) -> list[dict[str, Any]]:
-        """The answer, from what the store holds."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came out of a study.
-
-    Attributes:
-        rows: Tidy rows.
-        failures: The jobs that did not come through; their rows are missing or rest on fewer seeds.
-        usage: What it took, and where.
-    """
-
-    rows: list[dict[str, Any]]
-    failures: list[Failure] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-
-    @property
-    def frame(self) -> pandas.DataFrame:
-        """The rows as a DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(self.rows)
 
 
 def compute(
@@ -118,7 +68,9 @@ def compute(
             listing.add(values)
             meter.add(values)
             failures += executor.compute(values)
-        return Outcome(study.rows(store), failures, meter.usage())
+        rows, seed_rows = study.rows(store), getattr(study, "seed_rows", lambda _: [])(store)
+        notes = [] if failures else getattr(study, "finish", lambda _: [])(store)
+        return Outcome(rows, seed_rows, failures, meter.usage(), study, notes)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from letitgo.store import Store, claimed
 from letitgo.value import canonical, sha256
 
 if TYPE_CHECKING:
-    from letitgo.studies.compute import Study
+    from letitgo.studies.study import Study
 
 
 class Listing:
@@ -56,7 +56,7 @@ class Listing:
 
 
 def _options(study: Study) -> dict[str, Any]:
-    """What a study was told besides its recipes, as JSON, where it is not the default."""
-    told = {f.name: getattr(study, f.name) for f in fields(study) if getattr(study, f.name) != f.default}
-    told.pop("recipes", None)  # which deep linear networks have not
-    return json.loads(json.dumps(told, default=repr))
+    """The options of a study besides its recipes, as JSON, where they are not the default."""
+    given = {f.name: getattr(study, f.name) for f in fields(study) if f.name != "recipes"}
+    defaults = {f.name: f.default for f in fields(study)}
+    return json.loads(json.dumps({k: v for k, v in given.items() if v != defaults[k]}, default=repr))

@@ -1,0 +1,104 @@
+"""Classes of options whose constructor explains in one sentence what is wrong."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any, TypeVar, get_args
+
+from pydantic import ConfigDict, ValidationError
+
+from letitgo.errors import BadRequest, nearest
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""What study options are checked with: ``"3"`` is no number, an unknown name is an error."""
+
+T = TypeVar("T", bound=type)
+
+
+def checked(cls: T) -> T:
+    """Make the constructor of a pydantic dataclass raise :class:`BadRequest`, and take lists where it takes tuples."""
+    construct = cls.__init__
+
+    @wraps(construct)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            construct(self, *map(_frozen, args), **{name: _frozen(value) for name, value in kwargs.items()})
+        except ValidationError as error:
+            raise BadRequest(explained(cls, error)) from None
+
+    cls.__init__ = __init__
+    return cls
+
+
+def explained(cls: type, error: ValidationError, field: str = "") -> str:
+    """A sentence on each thing that is wrong with the fields of a class.
+
+    Args:
+        cls: A pydantic dataclass.
+        error: What pydantic found.
+        field: The field, where the error is that of a single one.
+    """
+    return "; ".join(dict.fromkeys(_sentence(cls, detail, field) for detail in error.errors()))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _sentence(cls: type, detail: Any, field: str) -> str:
+    given, kind, bounds = detail["input"], detail["type"], detail.get("ctx", {})
+    field = field or (str(detail["loc"][0]) if detail["loc"] else "")
+    name = field.replace("_", "-")
+    if isinstance(bounds.get("error"), BadRequest):
+        return str(bounds["error"])
+    if kind == "unexpected_keyword_argument":
+        return f"{_title(cls)} has no field {field!r}: {nearest(field, [*cls.__pydantic_fields__])}"  # type: ignore[attr-defined]
+    if kind in ("missing_argument", "missing"):
+        return f"{name} is missing"
+    if kind == "literal_error":
+        return f"{name} is {given!r}: {nearest(str(given), choices(cls, field))}"
+    return f"{name} is {given!r}: {_wanted(cls, field, kind, bounds, detail['msg'])}"
+
+
+def _title(cls: type) -> str:
+    return f"a {cls.__name__.removesuffix('Options').lower()}"
+
+
+def choices(cls: type, field: str) -> list[str]:
+    """The strings that a field's Literals allow."""
+    ahead, found = [cls.__pydantic_fields__[field].annotation], []  # type: ignore[attr-defined]
+    while ahead:
+        for part in get_args(ahead.pop()):
+            (found if isinstance(part, str) else ahead).append(part)
+    return found
+
+
+_WANTED = {
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "finite_number": "give a finite number",
+    "bool_type": "give True or False",
+    "bool_parsing": "give true or false",
+    "string_type": "give text, such as a name",
+    "tuple_type": "give a list",
+    "dict_type": "give a dictionary",
+    "too_short": "give at least one",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "give at least {}"),
+    "greater_than": ("gt", "give more than {}"),
+    "less_than_equal": ("le", "give at most {}"),
+    "less_than": ("lt", "give less than {}"),
+}
+
+
+def _wanted(cls: type, field: str, kind: str, bounds: dict[str, Any], message: str) -> str:
+    if kind == "string_pattern_mismatch":
+        return getattr(cls, "SHAPES", {}).get(field, f"it has to match {bounds['pattern']}")
+    if kind in _BOUNDS:
+        name, phrase = _BOUNDS[kind]
+        return phrase.format(f"{bounds[name]:g}")
+    return _WANTED.get(kind, message[0].lower() + message[1:])

@@ -1,0 +1,149 @@
+"""A report as data: sections of sentences, tables and pictures. Renderers turn it into text, a page or figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from letitgo.report import numbers
+from letitgo.report.pictures import Picture
+
+Row = dict[str, Any]
+
+MARKS = {"robust": "✓", "critical": "✗", "undecided": "?"}
+"""What stands beside a number for its verdict, so that colour is never the only sign."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Key in the row, or the stem of ``NAME_mean`` and ``NAME_ci95``.
+        head: What stands above it.
+        says: What it means, in a sentence; for the page and the documents.
+        shown: How its numbers are written, one of :mod:`letitgo.report.numbers`.
+        verdict: Key of the verdict that marks it; none by default.
+    """
+
+    name: str
+    head: str
+    says: str = ""
+    shown: Callable[..., str] = numbers.text
+    verdict: str = ""
+
+    @property
+    def left(self) -> bool:
+        """Whether it holds words."""
+        return self.shown is numbers.text
+
+    def cell(self, row: Row) -> str:
+        """What it shows of a row."""
+        if self.name not in row and f"{self.name}_mean" not in row:
+            return ""
+        value = row[self.name] if self.name in row else row[f"{self.name}_mean"]
+        shown = self.shown(value, row.get(f"{self.name}_ci95"))
+        mark = MARKS.get(self.verdict_of(row) or "")
+        return f"{shown} {mark}" if mark else shown
+
+    def verdict_of(self, row: Row) -> str | None:
+        """The verdict that marks it in a row."""
+        return row.get(self.verdict) if self.verdict else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns.
+
+    Attributes:
+        columns: From left to right.
+        rows: From top to bottom.
+        title: What they are.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The report of one recipe, or of what several have in common.
+
+    Attributes:
+        heading: Its conditions, in one line.
+        answer: The answer, in one sentence.
+        sentences: What else the rows say.
+        tables: The first holds the verdicts and fits 80 columns; a terminal shows ``shown`` of them, the page all.
+        shown: How many tables a terminal shows.
+        pictures: Name of the file → picture.
+        details: What was trained, name → value.
+    """
+
+    heading: str
+    answer: str = ""
+    sentences: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    shown: int = 1
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the rows of a study say.
+
+    Attributes:
+        name: Of the study, its command, page and document.
+        title: The question.
+        sections: The answers.
+        note: How to read the numbers.
+        source: The papers.
+    """
+
+    name: str
+    title: str
+    sections: Sequence[Section]
+    note: str = ""
+    source: str = ""
+
+    @property
+    def answers(self) -> list[str]:
+        """All sentences, the answer of each section first."""
+        return [text for part in self.sections for text in (part.answer, *part.sentences) if text]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All columns that have an explanation, each once."""
+        tables = (table for part in self.sections for table in part.tables)
+        return list({column.head: column for table in tables for column in table.columns if column.says}.values())
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """All pictures, by file name without its ending; numbered where several sections have one of that name."""
+        several = sum(bool(part.pictures) for part in self.sections) > 1
+        return {
+            f"{self.name}-{name}" + (f"-{number}" if several else ""): picture
+            for number, part in enumerate(self.sections, start=1)
+            for name, picture in part.pictures.items()
+        }
+
+
+def pivot(rows: Iterable[Row], down: Sequence[str], across: Callable[[Row], str], values: Sequence[str]) -> list[Row]:
+    """Rows side by side: one for each value of ``down``, with ``ACROSS VALUE_mean``, ``ACROSS VALUE_ci95``, ….
+
+    Args:
+        rows: Tidy rows.
+        down: Columns that stay.
+        across: The group of a row, which becomes the first word of its columns.
+        values: Columns, or stems of ``_mean`` and ``_ci95``, that are put side by side.
+    """
+    wide: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        own = wide.setdefault(tuple(row[name] for name in down), {name: row[name] for name in down})
+        for name in values:
+            for suffix in ("", "_mean", "_ci95"):
+                if name + suffix in row:
+                    own[f"{across(row)} {name}{suffix}"] = row[name + suffix]
+    return list(wide.values())

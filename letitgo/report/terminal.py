@@ -1,0 +1,40 @@
+"""Reports in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from letitgo.report.grammar import MARKS, Report, Table
+
+COLOURS = {"robust": "green", "critical": "red", "undecided": "yellow"}
+
+
+def to_terminal(console: Console, report: Report) -> None:
+    """Each section: its conditions, the answer, the main tables, and the sentences."""
+    for section in report.sections:
+        console.print(f"\n[dim]{escape(section.heading)}[/dim]")
+        if section.answer:
+            console.print(f"[bold]{escape(section.answer)}[/bold]")
+        for table in section.tables[: section.shown]:
+            console.print(_table(table))
+            if any(column.verdict for column in table.columns):
+                marks = "   ".join(f"[{COLOURS[name]}]{mark}[/] {name}" for name, mark in MARKS.items())
+                console.print(marks)
+        for sentence in section.sentences:
+            console.print(escape(sentence))
+
+
+def _table(table: Table) -> RichTable:
+    drawn = RichTable(title=escape(table.title), title_justify="left", title_style="dim", box=None, pad_edge=False)
+    for column in table.columns:
+        justify = "left" if column.left else "right"
+        drawn.add_column(escape(column.head), justify=justify, overflow="fold", no_wrap=not column.left)
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            colour = COLOURS.get(column.verdict_of(row) or "")
+            cells.append(f"[{colour}]{escape(column.cell(row))}[/]" if colour else escape(column.cell(row)))
+        drawn.add_row(*cells)
+    return drawn

@@ -1,0 +1,95 @@
+"""Phrases that all reports share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from letitgo.recipes import Recipe
+from letitgo.report.numbers import points
+
+Row = dict[str, Any]
+
+_NAMED = ("model", "data", "epochs", "seed")
+_UNSET: Any = (None, {}, ())
+
+
+def heading(recipe: Recipe, swept: Sequence[str] = ()) -> str:
+    """The conditions of a result in one line: network, data, length, and every field that is not the default.
+
+    Args:
+        recipe: What was trained.
+        swept: Fields that are named in any case.
+    """
+    found = [f"{recipe.model} on {recipe.data}, {length(recipe)}"]
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        value, name = getattr(recipe, field.name), field.name.replace("_", "-")
+        default = None if field.default is dataclasses.MISSING else field.default
+        is_default = value == default or (default is None and value in _UNSET)
+        if field.name in swept and field.name not in _NAMED[:3]:
+            found.append(f"{name} {value}")
+        elif field.name not in _NAMED and not is_default:
+            found.append(f"{name} {_plain(value)}")
+    return ", ".join(found)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {item}" for name, item in value.items()) + ")"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def length(recipe: Recipe) -> str:
+    """``30 epochs``."""
+    return "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+
+
+def groups(study: Any, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
+    """The rows of each recipe of a sweep."""
+    for recipe in study.recipes:
+        yield recipe, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
+
+
+def within(tolerance: float) -> str:
+    """A tolerance in points: ``1 point``."""
+    return f"{tolerance:g} point" + ("" if tolerance == 1 else "s")
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names with commas and an *and*; their number where there are more than ``most``."""
+    if len(names) > most:
+        return f"{len(names)} of them"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "none"
+
+
+def verdicts(rows: Sequence[Row], name: str = "layer", verdict: str = "verdict") -> str:
+    """How many rows have which verdict, the few by name: ``2 robust (fc2 and fc3), 1 undecided (fc4)``."""
+    found = []
+    for kind in ("robust", "critical", "undecided"):
+        names = [str(row[name]) for row in rows if row[verdict] == kind]
+        if names:
+            found.append(f"{len(names)} {kind}" + (f" ({listed(names)})" if len(names) <= 6 else ""))
+    return ", ".join(found)
+
+
+def cost(row: Row) -> str:
+    """What a row costs: ``0.31 ± 0.12 points``; a gain where it is below zero."""
+    mean, half = row["drop_mean"], row["drop_ci95"]
+    return f"{points(mean, half)} points"
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Everything that a recipe says, defaults filled in, for a page."""
+    fields = {name: value for name, value in recipe.fields().items() if value not in _UNSET}
+    for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
+        fields.pop(name, None)
+    network, data = recipe.network, recipe.dataset
+    return {
+        **fields,
+        "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),
+        "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in recipe.all_optimizer_args.items()),
+        "steps": f"{recipe.steps:,} ({recipe.steps_per_epoch:,} per epoch)",
+        "examples": f"{len(data.split('train')):,} for training, {len(data.split('test')):,} for testing",
+        "digest of the data": data.digest[:16],
+    }

@@ -1,0 +1,54 @@
+"""Options of ``letitgo map``. Read for ``--help``, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from letitgo.checked import STRICT, checked
+from letitgo.studies.options import StudyOptions, Tolerance, check_epochs
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
+class MapOptions(StudyOptions):
+    """Find which layers of a network need training.
+
+    Trains the network, then trains it again with each layer frozen at its initialization (Let It Go). Puts each layer
+    of the trained network back to earlier weights or to a fresh draw (Zhang, Bengio and Singer, arXiv:1902.01996).
+    Reports what each of these costs in test accuracy.
+    """
+
+    QUESTION: ClassVar[str] = "Which layers need training?"
+    EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("letitgo map", "a small network on the bundled digits"),
+        ("letitgo map --data mnist --epochs 10 --freeze-at 0,2,5 --together", "from an epoch on, and sets of layers"),
+        ("letitgo map --model mypackage.nets:make --data path/to/folder", "your network on your images"),
+    )
+
+    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which each layer is frozen")] = (0,)
+    reinit_at: Annotated[
+        tuple[int, ...] | None,
+        Field(description="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"),
+    ] = None
+    together: Annotated[
+        bool, Field(description="also act on sets of layers: all but one, every prefix, every suffix, all found robust")
+    ] = False
+    tolerance: Tolerance = 1.0
+    layers: Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")] = ()
+    blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")] = ()
+    statistics: Annotated[
+        Literal["follow", "frozen"],
+        Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
+    ] = "follow"
+    re_estimate: Annotated[
+        bool,
+        Field(description="re-estimate running statistics on the training data before evaluating grafted networks"),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check_epochs("freeze-at", self.freeze_at, self.recipes)
+        check_epochs("reinit-at", self.reinit_at, self.recipes)

@@ -1,0 +1,267 @@
+"""What the rows of a map say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
+from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+
+if TYPE_CHECKING:
+    from letitgo.studies.map.study import Map
+
+Row = dict[str, Any]
+
+TITLE = "Which layers need training?"
+SOURCE = "Zhang, Bengio and Singer, Are all layers created equal? (arXiv:1902.01996)."
+QUESTIONS = {
+    "frozen": "Frozen at initialization",
+    "reinitialised": "Put back to initialization after training",
+    "rerandomised": "Drawn afresh after training",
+}
+ALL_NUMBERS = (
+    Column("layer", "layer"),
+    Column("intervention", "intervention"),
+    Column("epoch", "epoch", shown=numbers.count),
+    Column("parameters", "parameters", "Weights of the layer or set.", numbers.count),
+    Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points),
+    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    Column("drop", "drop", "Baseline minus this, paired by seed, in points.", numbers.points, verdict="verdict"),
+    Column("distance_l2", "L2", "‖trained − put back‖₂ / √weights.", numbers.significant),
+    Column("distance_linf", "L∞", "Largest change of a weight.", numbers.significant),
+    Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent),
+    Column("n", "n", "Number of seeds.", numbers.count),
+)
+
+
+def report(study: Map, rows: Sequence[Row]) -> Report:
+    """The report of a map."""
+    sections = [
+        _section(study, recipe, found)
+        for recipe, part in groups(study, rows)
+        if (found := [row for row in part if row["n"]]) and found[0]["intervention"] == "baseline"
+    ]
+    if len(study.swept) == 1 and len(sections) > 1:
+        sections.insert(0, _over_sweep(study, [row for row in rows if row["n"]]))
+    statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
+    note = (
+        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the same seed's baseline "
+        f"minus the network in question. Robust: the whole interval is within {within(study.tolerance)}. Critical: the "
+        "whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
+        f"{statistics}."
+    )
+    return Report("map", TITLE, sections, note, SOURCE)
+
+
+def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
+    base = rows[0]
+    layers = [row for row in rows if row["scope"] == "layer"]
+    sets = [row for row in rows if row["scope"] not in ("all", "layer")]
+    tables = [_verdicts(layers)]
+    tables += [_by_epoch(layers)] if len(study.freeze_at) > 1 else []
+    tables += [_verdicts(sets)] if sets else []
+    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
+    pictures = {"heatmap": _heatmap(base, layers), "cost": _cost(study, layers)}
+    if sets:
+        pictures |= {"heatmap-sets": _heatmap(base, sets), "cost-sets": _cost(study, sets)}
+    pictures["generalization"] = _generalization(rows)
+    if moved := [row for row in layers if row["intervention"] == "reinitialised"]:
+        pictures["distances"] = _distances(moved)
+    return Section(
+        heading(recipe, study.swept),
+        _answer(study, rows),
+        _sentences(study, rows),
+        tables,
+        len(tables) - 1,
+        pictures,
+        resolved(recipe),
+    )
+
+
+def question(row: Row) -> str:
+    """What was done to a layer, as the head of a column."""
+    if row["intervention"] == "frozen":
+        return "frozen" if row["epoch"] == 0 else f"frozen from {row['epoch']}"
+    if row["intervention"] == "reinitialised":
+        return "re-initialised" if row["epoch"] == 0 else f"put back to {row['epoch']}"
+    return "re-randomised"
+
+
+def _verdicts(rows: Sequence[Row]) -> Table:
+    """Layers down, questions across; of the epochs of each question, the first."""
+    first = min(row["epoch"] for row in rows if row["intervention"] == "frozen")
+    shown = [row for row in rows if row["epoch"] == {"frozen": first, "reinitialised": 0}.get(row["intervention"])]
+    wide = pivot(shown, ("layer", "parameters"), question, ("drop", "verdict"))
+    saved = {row["layer"]: row["saved"] for row in reversed(rows) if row["intervention"] == "frozen"}
+    columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
+    for name in dict.fromkeys(map(question, shown)):
+        columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
+    columns.append(Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent))
+    return Table(columns, [row | {"saved": saved.get(row["layer"])} for row in wide], "drop in test accuracy, points")
+
+
+def _by_epoch(rows: Sequence[Row]) -> Table:
+    """Layers down, the epochs from which they are frozen across."""
+    frozen = [row for row in rows if row["intervention"] == "frozen"]
+    wide = pivot(frozen, ("layer",), question, ("drop", "verdict"))
+    columns = [Column("layer", "layer")]
+    for name in dict.fromkeys(map(question, frozen)):
+        columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
+    return Table(columns, wide, "frozen from an epoch on: drop in test accuracy, points")
+
+
+def _answer(study: Map, rows: Sequence[Row]) -> str:
+    """The freeze that saves most and is surely within the tolerance."""
+    frozen = [row for row in rows if row["intervention"] == "frozen"]
+    robust = [row for row in frozen if row["verdict"] == "robust"]
+    best = max(robust, key=lambda row: row["saved"], default=None)
+    if best is None:
+        return (
+            f"No freeze is surely within {within(study.tolerance)}: {verdicts(_singles(rows, 'frozen')) or 'no runs'}."
+        )
+    since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
+    saved = numbers.percent(best["saved"])
+    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {cost(best)}."
+
+
+def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
+    return [row for row in rows if (row["scope"], row["intervention"]) == ("layer", kind) and row["epoch"] in (0, None)]
+
+
+def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
+    base = rows[0]
+    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
+    said = [f"Baseline: {accuracy} % test accuracy, {base['parameters']:,} weights, n = {base['n']}."]
+    said += [f"{text}: {verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
+    for row in rows:
+        if row["scope"] == "robust":
+            names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
+            said.append(f"{listed(names)}, each robust alone, together {how}: {cost(row)}, {row['verdict']}.")
+    if any(row["verdict"] == "undecided" for row in rows):
+        said.append(f"Undecided at n = {max(row['n'] for row in rows)}: more seeds (--seeds) may decide.")
+    return said
+
+
+def _heatmap(base: Row, rows: Sequence[Row]) -> Picture:
+    """Test error by layer and intervention, as ZBS19 draws it, with freezing beside it."""
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    error, highest = 1 - base["accuracy_mean"], max(1 - row["accuracy_mean"] for row in rows)
+    titles = {"frozen": "frozen from epoch", "rerandomised": "fresh draw", "reinitialised": "put back to epoch"}
+    panels = []
+    for kind, title in titles.items():
+        own = [row for row in rows if row["intervention"] == kind]
+        steps = sorted({row["epoch"] for row in own}, key=lambda epoch: epoch or 0)
+        if own:
+            cells = grid(
+                own,
+                "layer",
+                "epoch",
+                lambda row: 100 * (1 - row["accuracy_mean"]),
+                "",
+                layers,
+                steps,
+                shown="{:.1f}",
+                low=max(100 * error, 0.01),
+                high=100 * highest,
+                log=True,
+            )
+            names = ["" if step is None else str(step) for step in steps]
+            panels.append(Panel([cells], title, places=layers, steps=names))
+    last = panels[-1].marks[0]
+    panels[-1] = Panel([_labelled(last, "test error, %")], panels[-1].title, places=layers, steps=panels[-1].steps)
+    caption = (
+        f"Test error in per cent, mean over seeds. The colours begin at the baseline's {100 * error:.2f} %. Left: a "
+        "layer is frozen from an epoch on. Middle and right: a layer of the trained network is drawn afresh "
+        "or put back."
+    )
+    return Picture([panels], caption, [len(panel.steps) + 0.6 for panel in panels])
+
+
+def _labelled(mark: Any, label: str) -> Any:
+    from dataclasses import replace
+
+    return replace(mark, label=label)
+
+
+def _cost(study: Map, rows: Sequence[Row]) -> Picture:
+    frozen = [row for row in rows if row["intervention"] == "frozen"]
+    names = [row["layer"] + (f", from epoch {row['epoch']}" if row["epoch"] else "") for row in frozen]
+    saves = Panel([Bars([100 * row["saved"] for row in frozen])], x="training arithmetic saved, %", places=names)
+    low = min([0.0, *(100 * (row["drop_mean"] - (row["drop_ci95"] or 0)) for row in frozen)])
+    marks = [Band(low, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(frozen)]
+    drops = Panel(marks, x="drop in test accuracy, points", places=names)
+    return Picture([[saves, drops]], "What freezing saves, and what it costs: mean drops with 95 % intervals.")
+
+
+def _generalization(rows: Sequence[Row]) -> Picture:
+    """Training and test accuracy against the number of trained weights: the question of the paper."""
+    shown = [row for row in rows if row["intervention"] in ("baseline", "frozen") and not row["epoch"]]
+    kinds = {"all": ("nothing frozen", BLACK), "layer": ("a layer frozen", PALETTE[0]), "sets": ("a set frozen", GREY)}
+    accuracy, gap = [], []
+    for kind, (label, colour) in kinds.items():
+        own = [row for row in shown if (row["scope"] if row["scope"] in kinds else "sets") == kind]
+        x = [row["trained"] for row in own]
+        notes = [row["layer"] for row in own] if kind == "layer" and len(own) <= 8 else []
+        halves = [100 * (row["accuracy_ci95"] or 0) for row in own]
+        test, train = ([100 * row[f"{of}_mean"] for row in own] for of in ("accuracy", "train_accuracy"))
+        accuracy.append(
+            Points(x, train, label=f"{label}, training" if own else "", colour=colour, shape="s", hollow=True)
+        )
+        accuracy.append(Points(x, test, halves, label=f"{label}, test" if own else "", colour=colour, notes=notes))
+        gap.append(Points(x, [100 * row["gap_mean"] for row in own], colour=colour, notes=notes))
+    sizes = [row["trained"] for row in shown]
+    wide = max(sizes) > 20 * min(sizes) > 0
+    panels = [
+        Panel(accuracy, x="trained weights", y="accuracy, %", xlog=wide),
+        Panel([Rule(0), *gap], x="trained weights", y="training − test accuracy, points", xlog=wide),
+    ]
+    return Picture([panels], "Generalization against the number of trained weights.")
+
+
+def _distances(rows: Sequence[Row]) -> Picture:
+    """How far training moved each layer: ZBS19's panels of weight distances."""
+    layers, epochs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("layer", "epoch"))
+    panels = [
+        Panel(
+            [
+                grid(
+                    rows,
+                    "layer",
+                    "epoch",
+                    lambda row, key=key: row[f"{key}_mean"],
+                    label,
+                    layers,
+                    epochs,
+                    shown="{:.2g}",
+                    low=0,
+                )
+            ],
+            x="epoch k",
+            places=layers,
+            steps=[str(epoch) for epoch in epochs],
+        )
+        for key, label in (("distance_l2", "‖θ_T − θ_k‖₂ / √weights"), ("distance_linf", "‖θ_T − θ_k‖∞"))
+    ]
+    return Picture([panels], "Distance of each layer's trained weights from those of an epoch.")
+
+
+def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
+    """Drops of each layer along a sweep over one field, a panel for each question."""
+    (field,) = study.swept
+    values = list(dict.fromkeys(row[field] for row in rows))
+    panels = []
+    for kind, text in QUESTIONS.items():
+        own = [row | {"step": values.index(row[field])} for row in _singles(rows, kind)]
+        if own:
+            marks = [Rule(study.tolerance), *series(own, "step", "drop", "layer", factor=100)]
+            panels.append(Panel(marks, text, field.replace("_", " "), "drop, points", steps=list(map(str, values))))
+    counts = [
+        {field: value}
+        | {kind: verdicts([row for row in _singles(rows, kind) if row[field] == value]) for kind in QUESTIONS}
+        for value in values
+    ]
+    columns = [Column(field, field.replace("_", " ")), *(Column(kind, text) for kind, text in QUESTIONS.items())]
+    pictures = {"sweep": Picture([panels], "Drop in test accuracy along the sweep. Dashed: the tolerance.")}
+    return Section(f"Over {field.replace('_', ' ')}", tables=[Table(columns, counts)], pictures=pictures)

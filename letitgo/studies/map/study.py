@@ -1,0 +1,183 @@
+"""Which layers need training? The values to compute, and the rows they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any, ClassVar
+
+from letitgo.errors import BadRequest
+from letitgo.plan import Distance, Evaluation, Graft, Initial, Measure, Run, State
+from letitgo.recipes import Recipe
+from letitgo.report import Report
+from letitgo.store import Store
+from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.map.options import MapOptions
+from letitgo.studies.subject import Subject, Unit
+from letitgo.value import derive
+
+CHECKPOINTS = (0, 1, 2, 3, 8)
+"""Epochs whose weights layers are put back to by default: the columns of ZBS19's figures."""
+
+
+class Map(MapOptions, CellStudy):
+    """Which layers of a network need training? See :class:`MapOptions` for the options."""
+
+    quantities: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "train_accuracy",
+        "gap",
+        "drop",
+        "distance_l2",
+        "distance_linf",
+    )
+
+    @property
+    def searches(self) -> bool:
+        """Whether results decide what else is computed: here, which layers are robust together."""
+        return self.together
+
+    def check_subject(self, of: Subject) -> None:
+        if not of.units(self.layers, self.blocks):
+            raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        from letitgo.studies.map.report import report
+
+        return report(self, rows)
+
+    def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
+        base = self._baseline(of)
+        units = of.units(self.layers, self.blocks)
+        singles = [cell for unit in units for cell in self._acts(of, unit, base)]
+        yield [base, *singles]
+        if self.together:
+            sets = [
+                cell
+                for unit in _sets(of, units)
+                for cell in self._acts(of, unit, base)
+                if cell.labels["epoch"] is not None
+            ]
+            yield sets + self._robust(
+                of, units, base, [cell for cell in singles if self._robust_alone(cell, of, store)]
+            )
+
+    def _baseline(self, of: Subject) -> Cell:
+        def final(recipe: Recipe) -> State:
+            return of.baseline(recipe).final
+
+        def start(recipe: Recipe) -> State:
+            return of.baseline(recipe).at(0)
+
+        labels = self._labels(of, of.everything, "baseline", None) | {"saved": 0.0}
+        return Cell(labels, self._measures(of, final, start), judged=False, context=of.layers_of(of.everything))
+
+    def _acts(self, of: Subject, unit: Unit, base: Cell) -> list[Cell]:
+        """A unit frozen from each epoch, put back to each epoch, and drawn afresh."""
+        asked = CHECKPOINTS if self.reinit_at is None else self.reinit_at
+        put_back = [epoch for epoch in sorted(set(asked)) if epoch < of.recipe.epochs]
+        cells = [self._frozen(of, unit, epoch, base) for epoch in sorted(set(self.freeze_at))]
+        cells += [self._put_back(of, unit, epoch, base) for epoch in put_back]
+        return [*cells, self._fresh(of, unit, base)]
+
+    def _frozen(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
+        def state(recipe: Recipe) -> State:
+            return of.frozen(unit.parameters, recipe, epoch, self.statistics)
+
+        def donor(recipe: Recipe) -> State:
+            return of.baseline(recipe).at_epoch(epoch)
+
+        labels = self._labels(of, unit, "frozen", epoch) | {"saved": _saved(of, state(of.recipe))}
+        return Cell(labels, self._measures(of, state, donor), {"base": base}, context=of.layers_of(unit))
+
+    def _put_back(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
+        def donor(recipe: Recipe) -> State:
+            return of.baseline(recipe).at_epoch(epoch)
+
+        return self._grafted(of, unit, "reinitialised", epoch, donor, base)
+
+    def _fresh(self, of: Subject, unit: Unit, base: Cell) -> Cell:
+        def donor(recipe: Recipe) -> State:
+            return Initial(recipe.network, derive(recipe.seed, "rerandomised"))
+
+        return self._grafted(of, unit, "rerandomised", None, donor, base)
+
+    def _grafted(
+        self, of: Subject, unit: Unit, what: str, epoch: int | None, donor: Callable[[Recipe], State], base: Cell
+    ) -> Cell:
+        def state(recipe: Recipe) -> State:
+            return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
+
+        statistics = "re-estimated" if self.re_estimate else "as is"
+        labels = self._labels(of, unit, what, epoch) | {"saved": None}
+        return Cell(labels, self._measures(of, state, donor, statistics), {"base": base}, context=of.layers_of(unit))
+
+    def _robust_alone(self, cell: Cell, of: Subject, store: Store) -> bool:
+        return cell.labels["epoch"] == 0 and self.row(cell, of, store)["verdict"] == "robust"
+
+    def _robust(self, of: Subject, units: list[Unit], base: Cell, robust: list[Cell]) -> list[Cell]:
+        """All units found robust alone: frozen together, and put back together."""
+        cells = []
+        for what, act in (("frozen", self._frozen), ("reinitialised", self._put_back)):
+            names = [cell.labels["layer"] for cell in robust if cell.labels["intervention"] == what]
+            if len(names) > 1:
+                joined = _joined(of, "robust", "+".join(names), [unit for unit in units if unit.name in names])
+                cells.append(act(of, joined, 0, base))
+        return cells
+
+    def _labels(self, of: Subject, unit: Unit, what: str, epoch: int | None) -> Row:
+        return {
+            "layer": unit.name,
+            "scope": unit.scope,
+            "intervention": what,
+            "epoch": epoch,
+            "parameters": of.size(unit.parameters),
+            "trained": of.size(of.but(unit.parameters) if what == "frozen" else of.trainable),
+        }
+
+    def _measures(
+        self, of: Subject, state: Callable[[Recipe], State], donor: Callable[[Recipe], State], statistics: Any = "as is"
+    ) -> Callable[[Recipe], Mapping[str, Measure]]:
+        def measures(recipe: Recipe) -> Mapping[str, Measure]:
+            reached = state(recipe)
+            return {
+                "test": Evaluation.under(recipe, reached, "test", statistics=statistics),
+                "train": Evaluation.under(recipe, reached, "train", statistics=statistics),
+                "distance": Distance(of.baseline(recipe).final, donor(recipe)),
+            }
+
+        return measures
+
+    def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
+        test, train = results["test"]["accuracy"], results["train"]["accuracy"]
+        moved = [results["distance"][layer] for layer in cell.context]
+        count = sum(part["count"] for part in moved)
+        return {
+            "accuracy": test,
+            "train_accuracy": train,
+            "gap": train - test,
+            "drop": results.get("base", results)["test"]["accuracy"] - test,
+            "distance_l2": sqrt(sum(part["squares"] for part in moved) / count),
+            "distance_linf": max(part["largest"] for part in moved),
+        }
+
+
+def _saved(of: Subject, state: State) -> float:
+    """Share of the baseline's training arithmetic that freezing saves."""
+    base = of.baseline(of.recipe).cost()
+    run = getattr(state, "run", None)
+    if not isinstance(run, Run):
+        return 1.0
+    return 1 - (base * run.begin / of.recipe.steps + run.cost()) / base
+
+
+def _sets(of: Subject, units: list[Unit]) -> list[Unit]:
+    """All but one unit, every prefix and every suffix, of more than one unit."""
+    groups = [("all but", unit.name, [other for other in units if other is not unit]) for unit in units]
+    groups += [("prefix", f"{units[0].name}…{units[i].name}", units[: i + 1]) for i in range(1, len(units) - 1)]
+    groups += [("suffix", f"{units[i].name}…{units[-1].name}", units[i:]) for i in range(1, len(units) - 1)]
+    return [_joined(of, *group) for group in groups if len(group[2]) > 1]
+
+
+def _joined(of: Subject, scope: str, name: str, units: Sequence[Unit]) -> Unit:
+    return Unit(f"{scope} {name}", scope, of.ordered(name for unit in units for name in unit.parameters))

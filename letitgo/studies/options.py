@@ -1,0 +1,73 @@
+"""What the options of all studies have in common. Read for ``--help``, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from letitgo.checked import STRICT, checked
+from letitgo.errors import BadRequest
+from letitgo.recipes import Recipe
+
+
+def _several(value: Any) -> Any:
+    found = (value,) if isinstance(value, Recipe) else value
+    if not isinstance(found, tuple) or not found or not all(isinstance(recipe, Recipe) for recipe in found):
+        raise BadRequest("recipes takes a Recipe, or a list of at least one")
+    return found
+
+
+Recipes = Annotated[tuple[Recipe, ...], BeforeValidator(_several)]
+"""One recipe, or those of a sweep."""
+
+Tolerance = Annotated[
+    float, Field(ge=0, lt=100, description="largest drop in test accuracy that does no harm, in points")
+]
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
+class StudyOptions:
+    """Options that every study of recipes has.
+
+    Attributes:
+        recipes: What is trained on: one recipe, or those of a sweep.
+    """
+
+    QUESTION: ClassVar[str]
+    """What the study answers: its help and its title."""
+    EXAMPLES: ClassVar[tuple[tuple[str, str], ...]]
+    """Command lines, and what each does."""
+
+    recipes: Recipes
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """Names of the recipe fields that differ; each is a column of the rows."""
+        first, *others = self.recipes
+        return tuple(name for name in first.fields() if any(getattr(r, name) != getattr(first, name) for r in others))
+
+
+def check_epochs(option: str, epochs: Sequence[int] | None, recipes: Sequence[Recipe]) -> None:
+    """Make sure that training reaches the epochs an option names.
+
+    Raises:
+        BadRequest: It does not.
+    """
+    reached = min(recipe.epochs for recipe in recipes)
+    for epoch in epochs or ():
+        if not 0 <= epoch < reached:
+            raise BadRequest(f"{option} names epoch {epoch}: training has {reached} epochs, 0 to {reached - 1}")
+
+
+def check_distinct(option: str, values: Sequence[Any] | None) -> None:
+    """Make sure that a list names nothing twice.
+
+    Raises:
+        BadRequest: It does.
+    """
+    if values and len(set(values)) < len(values):
+        raise BadRequest(f"{option} has a value twice: {', '.join(map(str, values))}")

@@ -1,0 +1,150 @@
+"""What came out of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from letitgo.execute import Failure
+from letitgo.report import Report
+from letitgo.report.numbers import duration
+from letitgo.studies.usage import Usage
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from letitgo.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a study.
+
+    Attributes:
+        rows: Tidy rows.
+        seed_rows: The same for each seed by itself.
+        failures: The jobs that failed; their rows are missing or rest on fewer seeds.
+        usage: What it took, and where.
+        study: The study.
+        notes: A line about each file that the study wrote.
+    """
+
+    rows: list[dict[str, Any]]
+    seed_rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    failures: list[Failure] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage, repr=False)
+    study: Study | None = None
+    notes: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """The rows as a DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+    @property
+    def seeds(self) -> pandas.DataFrame:
+        """The values of each seed as a DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.seed_rows)
+
+    @cached_property
+    def said(self) -> Report:
+        """The report as data."""
+        if self.study is None:
+            return Report("study", "", [])
+        return self.study.report(self.rows)
+
+    @property
+    def answers(self) -> list[str]:
+        """What the rows say, a sentence each; the answer first."""
+        return self.said.answers
+
+    def show(self, console: Console | None = None) -> None:
+        """Write the answers and the main tables to a terminal."""
+        from rich.console import Console
+
+        from letitgo.report.terminal import to_terminal
+
+        to_terminal(console or Console(), self.said)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every figure, by the name of its file."""
+        from letitgo.report.draw import draw
+
+        return {name: draw(picture) for name, picture in self.said.pictures.items()}
+
+    def report(self, folder: str | Path, command: str = "") -> Path:
+        """Write the HTML page, and each figure as PNG, SVG and PDF.
+
+        Args:
+            folder: Made if need be; files of an earlier report are overwritten.
+            command: The command that makes the same report, for the page.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        from letitgo.plan.states import versions
+        from letitgo.report.page import to_page
+
+        about: Mapping[str, Any] = {
+            "command": command,
+            "took": took(self.usage),
+            "versions": versions(),
+            "failures": self.failures,
+        }
+        return to_page(self.said, folder, about)
+
+    def to_latex(self) -> str:
+        """The main tables as LaTeX, for the ``booktabs`` package."""
+        import pandas
+
+        parts = []
+        for section in self.said.sections:
+            for table in section.tables[: section.shown]:
+                shown = [[column.cell(row) for column in table.columns] for row in table.rows]
+                frame = pandas.DataFrame(shown, columns=[column.head for column in table.columns])
+                layout = "".join("l" if column.left else "r" for column in table.columns)
+                parts.append(f"% {section.heading}\n" + frame.to_latex(index=False, escape=True, column_format=layout))
+        text = "\n".join(parts)
+        for sign, code in {"±": r"$\pm$", "✓": r"$\checkmark$", "✗": r"$\times$", "∞": r"$\infty$", "–": "--"}.items():
+            text = text.replace(sign, code)
+        return text
+
+    def __repr__(self) -> str:
+        name = type(self.study).__name__ if self.study is not None else "study"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        first = f": {self.answers[0]}" if self.answers else ""
+        return f"<Outcome of {name}, {len(self.rows)} rows{failed}{first}>"
+
+    def _repr_html_(self) -> str:
+        from letitgo.report.page import fragment
+
+        return fragment(self.said)
+
+
+def took(usage: Usage) -> str:
+    """What a study took, where, and what the store saved it, in sentences."""
+    if not usage.results:
+        return ""
+    where = ", ".join(f"{name} {duration(seconds)}" for name, seconds in sorted(usage.core.items()))
+    core = duration(sum(usage.core.values()))
+    said = [f"Took {duration(usage.wall)}" + (f", and {core} of core time ({where})." if where else ".")]
+    if usage.stored:
+        said.append(
+            f"{usage.stored:,} of {usage.results:,} results were in the store already, "
+            f"which saved {duration(usage.saved)} of core time."
+        )
+    if usage.shared:
+        said.append(f"Runs that start from another run's state saved {duration(usage.shared)} of core time.")
+    return " ".join(said)

@@ -1,0 +1,147 @@
+"""The network under a recipe: its names, sizes, units and head, found once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from letitgo import weights
+from letitgo.errors import BadRequest
+from letitgo.plan import Initial, Run, State
+from letitgo.recipes import Recipe
+from letitgo.studies.sweep import with_seeds
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A layer, a block or a set of layers that is acted on as one.
+
+    Attributes:
+        name: What it is called in tables.
+        scope: ``layer``, or the kind of set, such as ``prefix``.
+        parameters: Names of its parameters that train, in the network's order.
+    """
+
+    name: str
+    scope: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network under a recipe and some seeds: what a study acts on.
+
+    Attributes:
+        recipe: Under its first seed.
+        count: Number of seeds, counted up from the recipe's.
+    """
+
+    recipe: Recipe
+    count: int = 1
+
+    @cached_property
+    def seeds(self) -> list[Recipe]:
+        """The recipe under each seed."""
+        return with_seeds(self.recipe, self.count)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network with the initial weights of the first seed. Not to be changed."""
+        return weights.seeded(self.recipe.network, self.recipe.seed)
+
+    @cached_property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the parameters that train when nothing is frozen."""
+        return weights.trainable_names(self.module)
+
+    @cached_property
+    def everything(self) -> Unit:
+        """All that trains, as one unit."""
+        return Unit("all", "all", self.trainable)
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the parameters of normalization layers that train."""
+        return self._found(weights.norms)
+
+    @cached_property
+    def biases(self) -> tuple[str, ...]:
+        """Names of the biases that train."""
+        return self._found(weights.biases)
+
+    def _found(self, choose: object) -> tuple[str, ...]:
+        try:
+            found = choose(self.module)  # type: ignore[operator]
+        except BadRequest:
+            return ()
+        return tuple(name for name in self.trainable if name in found)
+
+    @cached_property
+    def head(self) -> Unit:
+        """The output layer: the last one that trains and is no norm."""
+        owner = {name: layer for layer, names in self.recipe.network.layers.items() for name in names}
+        layer = [owner[name] for name in self.trainable if name not in self.norms][-1]
+        return Unit(layer, "layer", self.ordered(self.recipe.network.layers[layer]))
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Number of weights of each parameter."""
+        return {name: parameter.numel() for name, parameter in self.module.named_parameters()}
+
+    def size(self, names: Iterable[str]) -> int:
+        """Number of weights of some parameters."""
+        return sum(self.sizes[name] for name in names)
+
+    def ordered(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of some names that train, in the network's order."""
+        wanted = set(names)
+        return tuple(name for name in self.trainable if name in wanted)
+
+    def but(self, names: Iterable[str]) -> tuple[str, ...]:
+        """All that trains but some names, in the network's order."""
+        left_out = set(names)
+        return tuple(name for name in self.trainable if name not in left_out)
+
+    def layers_of(self, unit: Unit) -> list[str]:
+        """Names of the layers that a unit has parameters of."""
+        own = set(unit.parameters)
+        return [layer for layer, names in self.recipe.network.layers.items() if own.intersection(names)]
+
+    def units(
+        self, layers: Sequence[str] = (), blocks: Sequence[str] = (), leave_out: Iterable[str] = ()
+    ) -> list[Unit]:
+        """The layers that have something to train, those of a block as one.
+
+        Args:
+            layers: Patterns of those wanted; all by default.
+            blocks: Patterns of modules that are one unit.
+            leave_out: Names of parameters that count only inside a block.
+
+        Raises:
+            BadRequest: A pattern matches nothing.
+        """
+        wanted, whole = weights.select(self.module, *layers), weights.blocks(self.module, *blocks)
+        left_out, trains = set(leave_out), set(self.trainable)
+        groups: dict[str, list[str]] = {}
+        for layer, names in self.recipe.network.layers.items():
+            block = next((block for block in whole if layer == block or layer.startswith(f"{block}.")), None)
+            own = [name for name in names if name in wanted and name in trains]
+            own = own if block else [name for name in own if name not in left_out]
+            groups.setdefault(block or layer, []).extend(own)
+        return [Unit(name, "layer", tuple(names)) for name, names in groups.items() if names]
+
+    def baseline(self, recipe: Recipe) -> Run:
+        """The run that trains everything, under one of the seeds."""
+        return Run(Initial(recipe.network, recipe.seed), self.trainable, recipe)
+
+    def frozen(
+        self, names: Iterable[str], recipe: Recipe, epoch: int = 0, statistics: weights.Statistics = "follow"
+    ) -> State:
+        """The network trained with some parameters frozen from an epoch on."""
+        start = self.baseline(recipe).at_epoch(epoch)
+        trains = self.but(names)
+        begin = epoch * recipe.steps_per_epoch
+        return Run(start, trains, recipe, begin, resume=begin > 0, statistics=statistics).final if trains else start
