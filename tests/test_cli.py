@@ -25,8 +25,8 @@ COLUMNS = {
     "gap_mean",
     "drop_mean",
     "drop_ci95",
-    "distance_l2",
-    "distance_linf",
+    "distance_l2_mean",
+    "distance_linf_mean",
     "n",
     "verdict",
     "saved",
@@ -184,8 +184,8 @@ WRONG = {
     "arguments that are no JSON": (("--model-args", "{width"), "model-args is '{width': give a JSON object"),
     "arguments nobody takes": (("--model-args", '{"hight": 3}'), "the network 'fcn' takes no 'hight'"),
     "epoch after the end": (("--epochs", "3", "--freeze-at", "0,3"), "freeze-at names epoch 3: training has 3 epochs"),
-    "epochs in words": (("--freeze-at", "first"), "freeze-at is 'first': give whole numbers"),
-    "part of a seed": (("--seeds", "1.5"), "Invalid value for --seeds: '1.5' is no whole number"),
+    "epochs in words": (("--freeze-at", "first"), "freeze-at is 'first': give a whole number"),
+    "part of a seed": (("--seeds", "1.5"), "seeds is '1.5': give a whole number"),
     "part of a worker": (("--workers", "0.4"), "Invalid value for --workers: '0.4' is no whole number"),
     "misspelt data": (("--data", "mnits"), "unknown data 'mnits': did you mean mnist"),
     "folder without data": (("--data", "."), "the data set"),
@@ -226,7 +226,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(target, caps
 
 def test_an_epoch_to_freeze_from_needs_something_to_freeze(capsys):
     assert run(["train", "--freeze-at", "3"]) == 2
-    assert "nothing is frozen: name it with --freeze" in capsys.readouterr().err
+    assert "nothing is frozen: name it with freeze" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", [2.0, 4.0])
@@ -238,7 +238,7 @@ def test_an_interrupt_is_told_in_one_sentence(tmp_path, moment):
     time.sleep(moment)
     os.killpg(process.pid, signal.SIGINT)
     told = process.communicate(timeout=30)[1]
-    assert told.startswith("letitgo: interrupted; what was finished is in the store")
+    assert told.startswith("letitgo: interrupted; finished results are in the store")
     assert told.count("\n") == 1
     assert process.returncode == 130
 

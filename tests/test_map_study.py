@@ -19,16 +19,17 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.data import noisy
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.map import Map
+from letitgo.studies.map.study import Map
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import make_recipe, sweep, with_seed
-from letitgo.studies.train import Train
+from letitgo.studies.sweep import sweep, with_seed
+from letitgo.studies.subject import Subject
+from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state, re_estimate
 
 COLUMNS = {
     *("layer", "scope", "intervention", "epoch", "parameters", "trained", "accuracy_mean", "accuracy_ci95"),
-    *("train_accuracy_mean", "gap_mean", "drop_mean", "drop_ci95", "distance_l2", "distance_linf"),
-    *("n", "verdict", "saved"),
+    *("train_accuracy_mean", "train_accuracy_ci95", "gap_mean", "gap_ci95", "drop_mean", "drop_ci95"),
+    *("distance_l2_mean", "distance_l2_ci95", "distance_linf_mean", "distance_linf_ci95", "n", "verdict", "saved"),
 }
 RECIPE = small_recipe(widths="8", depth=2, batch_size=128, epochs=3)
 SEEDS = [with_seed(RECIPE, seed) for seed in (0, 1)]
@@ -77,7 +78,7 @@ def test_rows_have_the_columns_and_units_they_promise(rows):
             assert 0 <= row[name] <= 1
         assert -1 <= row["drop_mean"] <= 1
         assert row["gap_mean"] == pytest.approx(row["train_accuracy_mean"] - row["accuracy_mean"])
-        assert row["distance_linf"] >= row["distance_l2"] >= 0
+        assert row["distance_linf_mean"] >= row["distance_l2_mean"] >= 0
         assert row["verdict"] in ((None,) if row["intervention"] == "baseline" else ("robust", "critical", "undecided"))
         assert (row["saved"] is None) == (row["intervention"] in ("reinitialised", "rerandomised"))
 
@@ -156,14 +157,15 @@ def test_distances_are_from_the_trained_weights(intervention, epoch, rows, folde
         squares.append(float(moved.norm()) / sqrt(len(moved)))
         largest.append(float(moved.abs().max()))
     row = row_of(rows, intervention, "fc2", epoch)
-    assert row["distance_l2"] == pytest.approx(fmean(squares), rel=1e-5)
-    assert row["distance_linf"] == pytest.approx(fmean(largest), rel=1e-5)
+    assert row["distance_l2_mean"] == pytest.approx(fmean(squares), rel=1e-5)
+    assert row["distance_linf_mean"] == pytest.approx(fmean(largest), rel=1e-5)
 
 
 def test_rerandomised_weights_come_from_another_seed_of_the_same_law(study, folder, rows):
-    [item] = [i for i in study.mapped[0].singles if i.kind == "rerandomised" and i.unit.name == "fc1"]
+    singles = next(study.cells(study.subjects[0], folder))
+    [cell] = [c for c in singles if (c.labels["intervention"], c.labels["layer"]) == ("rerandomised", "fc1")]
     for recipe in SEEDS:
-        state = study.mapped[0].state(item, recipe).load(folder)
+        state = cell.measures(recipe)["test"].state.load(folder)
         own, base = initial_state(recipe.network, recipe.seed), baseline(recipe).final.load(folder)
         assert not torch.equal(state["fc1.weight"], own["fc1.weight"])
         assert state["fc1.weight"].abs().max() <= 1 / sqrt(64)
@@ -206,7 +208,7 @@ def test_together_acts_on_sets(rows, folder):
 
 
 def test_robust_layers_are_acted_on_together(tmp_path):
-    study = Map((small_recipe(widths="8", depth=2, epochs=1),), seeds=2, together=True, tolerance=0.99)
+    study = Map((small_recipe(widths="8", depth=2, epochs=1),), seeds=2, together=True, tolerance=99.0)
     rows = compute(study, tmp_path / "store").rows
     for kind in ("frozen", "reinitialised"):
         robust = [row for row in rows if row["scope"] == "layer" and row["intervention"] == kind and row["epoch"] == 0]
@@ -245,9 +247,9 @@ def test_an_estimate_tells_what_is_left(store):
 
 
 def test_a_sweep_has_a_column_for_what_differs(store):
-    recipes, swept = sweep(widths=["4", "8"], depth=1, epochs=1, batch_size=128)
-    rows = compute(Map(tuple(recipes), tuple(swept), seeds=1), store).rows
-    assert swept == ["widths"]
+    study = Map(sweep(widths=["4", "8"], depth=1, epochs=1, batch_size=128), seeds=1)
+    rows = compute(study, store).rows
+    assert study.swept == ("widths",)
     assert {row["widths"] for row in rows} == {"4", "8"}
     for width in (4, 8):
         row = row_of([row for row in rows if row["widths"] == str(width)], "baseline")
@@ -329,10 +331,10 @@ def test_blocks_are_acted_on_as_one(store):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"seeds": 0}, "seeds is 0: at least 1 is needed, and 2 for intervals"),
-        ({"tolerance": 1.0}, "tolerance is 100 points: give at least 0 and less than 100"),
-        ({"tolerance": -0.1}, "tolerance is -10 points: give"),
-        ({"freeze_at": (0, 3)}, "freeze-at names epoch 3: training has 3 epochs, so epochs 0 to 2 can be named"),
+        ({"seeds": 0}, "seeds is 0: give at least 1"),
+        ({"tolerance": 100.0}, "tolerance is 100.0: give less than 100"),
+        ({"tolerance": -0.1}, "tolerance is -0.1: give at least 0"),
+        ({"freeze_at": (0, 3)}, "freeze-at names epoch 3: training has 3 epochs, 0 to 2"),
         ({"reinit_at": (-1,)}, "reinit-at names epoch -1: training has 3 epochs"),
         ({"layers": ("fc9",)}, "the pattern 'fc9' matches no layer: did you mean fc"),
         ({"blocks": ("zzz",)}, "the pattern 'zzz' matches no block: there is fc1, fc2, fc3"),
@@ -357,7 +359,7 @@ def test_a_study_that_fails_keeps_what_came_through(store):
 def test_train_freezes_what_is_asked(store):
     study = Train((RECIPE,), freeze=("fc1", "*.bias"))
     [row] = compute(study, store).rows
-    run = study.run(RECIPE)
+    run = study.run(Subject(RECIPE))
     assert run.trains == ("fc2.weight", "fc3.weight")
     assert (row["parameters"], row["trained"]) == (520 + 72 + 90, 64 + 80)
     start, end = run.start.load(store), run.final.load(store)
@@ -370,7 +372,7 @@ def test_train_freezes_from_an_epoch_on(store):
     study = Train((RECIPE,), freeze=("fc1",), freeze_at=2)
     [row] = compute(study, store).rows
     base = baseline(RECIPE)
-    assert study.run(RECIPE) == freezing(base, "fc1", start=base.at_epoch(2), begin=24, resume=True)
+    assert study.run(Subject(RECIPE)) == freezing(base, "fc1", start=base.at_epoch(2), begin=24, resume=True)
     assert row["epoch"] == 2
 
 
@@ -379,7 +381,7 @@ def test_train_freezes_from_an_epoch_on(store):
     [
         ({"freeze": ("*",)}, "* freezes everything: nothing is left to train"),
         ({"freeze": ("fc1", "zzz")}, "the pattern 'zzz' matches no layer: there is fc1, fc2, fc3"),
-        ({"freeze": ("fc1",), "freeze_at": 3}, "freeze-at names epoch 3: give one of 0 to 2"),
+        ({"freeze": ("fc1",), "freeze_at": 3}, "freeze-at names epoch 3: training has 3 epochs, 0 to 2"),
     ],
 )
 def test_a_run_that_cannot_be_trained_is_refused(fields, sentence, store):
@@ -389,31 +391,31 @@ def test_a_run_that_cannot_be_trained_is_refused(fields, sentence, store):
 
 
 def test_sweeps_are_the_product_of_their_lists():
-    recipes, swept = sweep(widths=["4", "8"], seed=(0, 1), epochs=2)
+    recipes = sweep(widths=["4", "8"], seed=(0, 1), epochs=2)
     assert [(r.widths, r.seed, r.epochs) for r in recipes] == [("4", 0, 2), ("4", 1, 2), ("8", 0, 2), ("8", 1, 2)]
-    assert swept == ["widths", "seed"]
-    assert sweep(epochs=[2]) == ([Recipe(epochs=2)], [])
+    assert Train(recipes).swept == ("widths", "seed")
+    assert sweep(epochs=[2]) == [Recipe(epochs=2)]
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"epochs": 0}, "epochs is 0: input should be greater than or equal to 1"),
-        ({"lr": -1}, "lr is -1: input should be greater than 0"),
-        ({"lr": float("nan")}, "lr is nan: input should be "),
-        ({"momentum": 1}, "momentum is 1: input should be less than 1"),
-        ({"batch_size": 0}, "batch-size is 0: input should be greater than or equal to 1"),
-        ({"label_noise": 1.5}, "label-noise is 1.5: input should be less than or equal to 1"),
+        ({"epochs": 0}, "epochs is 0: give at least 1"),
+        ({"lr": -1}, "lr is -1: give more than 0"),
+        ({"lr": float("nan")}, "lr is nan: give a finite number"),
+        ({"momentum": 1}, "momentum is 1: give less than 1"),
+        ({"batch_size": 0}, "batch-size is 0: give at least 1"),
+        ({"label_noise": 1.5}, "label-noise is 1.5: give at most 1"),
         ({"widths": "3x"}, "widths is '3x': write 256, or 300x100 for the layers one by one"),
-        ({"seed": -1}, "seed is -1: input should be greater than or equal to 0"),
-        ({"epochs": "many"}, "epochs is 'many': input should be a valid integer"),
+        ({"seed": -1}, "seed is -1: give at least 0"),
+        ({"epochs": "many"}, "epochs is 'many': give a whole number"),
         ({"epoch": 3}, "a recipe has no field 'epoch': did you mean epochs"),
-        ({"epochs": 0, "seed": -1}, "epochs is 0: input should be greater than or equal to 1; seed is -1: "),
+        ({"epochs": 0, "seed": -1}, "epochs is 0: give at least 1; seed is -1: "),
     ],
 )
 def test_a_recipe_with_a_wrong_field_is_refused(fields, sentence):
     with pytest.raises(BadRequest) as error:
-        make_recipe(**fields)
+        Recipe(**fields)
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
 
@@ -423,7 +425,7 @@ def test_a_recipe_with_a_wrong_field_is_refused(fields, sentence):
     [
         ({"epochs": []}, "epochs is an empty list: give at least one value"),
         ({"seed": [1, 2, 1]}, "seed has a value twice: 1, 2, 1"),
-        ({"epochs": [1, 0]}, "epochs is 0: input should be"),
+        ({"epochs": [1, 0]}, "epochs is 0: give at least 1"),
     ],
 )
 def test_a_sweep_that_is_none_is_refused(fields, sentence):

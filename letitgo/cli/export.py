@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from letitgo.cli.options import StoreOptions
 from letitgo.cli.tables import existing_store
 from letitgo.errors import BadRequest
+from letitgo.studies.options import check_target
 
 
 def export(
@@ -18,14 +19,12 @@ def export(
     options: StoreOptions = StoreOptions(),  # noqa: B008
 ) -> int:
     """Write all measurements as one Parquet table that pandas, polars and duckdb read: a row for each number."""
-    import os
     from pathlib import Path
 
     from letitgo.store.export import export as write
 
     target = Path(path)
-    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
+    check_target(path)
     if target.suffix not in ("", ".parquet", ".pq"):
         raise BadRequest(
             f"{path!r} is not the name of a Parquet file, which is what is written: name it measures.parquet"

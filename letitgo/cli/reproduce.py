@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from letitgo.cli.options import STUDY, RunningOptions, whole
 
@@ -23,22 +21,15 @@ def reproduce(
     seeds: Annotated[int, Parameter(group=STUDY, converter=whole, help="number of seeds")] = 3,
     running: RunningOptions = RunningOptions(),  # noqa: B008
 ) -> int:
-    """Hold what a paper says against what is measured here with its protocol.
+    """Compare a paper's claims with what its protocol gives here.
 
-    Each line tells what the paper says, what was measured, and whether the one bears the other out. What a scaled run
-    cannot show it says.
+    Each line has the claim, the measurement, and whether one bears the other out. A shortened run says what it cannot
+    show.
     """
     from letitgo.cli.run import run_study
-    from letitgo.papers import find_paper, shortened
-    from letitgo.report.table import show_claims
+    from letitgo.papers import find_paper
+    from letitgo.papers.report import Comparison
 
     found = find_paper(paper)
     study = found.study(scale, seeds)
-
-    def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(claim) for claim in found.claims(study, rows)]
-
-    def show(console: Console, _: Any, rows: list[dict[str, Any]]) -> None:
-        show_claims(console, found.TITLE, shortened(study, found.study(1.0, seeds)), rows)
-
-    return run_study(study, running, show, told=told)[0]
+    return run_study(study, running, Comparison(found, study, found.study(1.0, seeds)).view)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,17 +23,6 @@ Row = dict[str, Any]
 def stdout_console() -> Console:
     """For tables: as wide as the terminal, or wide enough where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-def check_target(path: str) -> None:
-    """Make sure, before work that takes long, that its result can be written to a file.
-
-    Raises:
-        BadRequest: The file's folder is not there, or the file is a folder.
-    """
-    target = Path(path)
-    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")
 
 
 def write_csv(rows: Sequence[Row]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from letitgo.errors import BadRequest, nearest
 
 if TYPE_CHECKING:
-    from letitgo.studies.compute import Study
+    from letitgo.studies.study import Study
 
 PAPERS = ("fc18", "fdrc19", "hhs18", "jt18", "lee23", "lfly18", "mypt19", "rt18", "zbs19")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
-from letitgo.studies.map import Map
-from letitgo.studies.sweep import make_recipe
+from letitgo.recipes import Recipe
+from letitgo.studies.map.study import Map
 
 TITLE = "Zhang, Bengio and Singer: Are all layers created equal? (arXiv:1902.01996)"
 EPOCHS = 100
@@ -18,7 +18,7 @@ EPOCHS = 100
 
 def study(scale: float, seeds: int) -> Map:
     """FCN 3×256 on MNIST; each layer put back to its initial weights, and drawn afresh."""
-    return Map((make_recipe(data="mnist", epochs=scaled(EPOCHS, scale)),), seeds=seeds, reinit_at=(0,))
+    return Map(Recipe(data="mnist", epochs=scaled(EPOCHS, scale)), seeds=seeds, reinit_at=(0,))
 
 
 def claims(study: Map, rows: list[dict[str, Any]]) -> list[Claim]:
@@ -37,7 +37,7 @@ def claims(study: Map, rows: list[dict[str, Any]]) -> list[Claim]:
                 *percent(put_back["drop_mean"], put_back["drop_ci95"]),
                 put_back["n"],
                 None if put_back["verdict"] == "undecided" else (put_back["verdict"] == "critical") is first,
-                f"robust is a drop within {100 * study.tolerance:g} points",
+                f"robust is a drop within {study.tolerance:g} points",
             )
         )
         error = None if drawn["accuracy_mean"] is None else 1 - drawn["accuracy_mean"]

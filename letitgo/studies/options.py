@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
@@ -71,3 +73,14 @@ def check_distinct(option: str, values: Sequence[Any] | None) -> None:
     """
     if values and len(set(values)) < len(values):
         raise BadRequest(f"{option} has a value twice: {', '.join(map(str, values))}")
+
+
+def check_target(path: str) -> None:
+    """Make sure, before work that takes long, that its result can be written to a file.
+
+    Raises:
+        BadRequest: The file's folder is not there, or the file is a folder.
+    """
+    target = Path(path)
+    if not path or target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise BadRequest(f"{path!r} cannot be written: name a file in a folder that is there and can be written")

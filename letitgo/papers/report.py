@@ -1,0 +1,61 @@
+"""A paper's claims beside what was measured, as the outcome of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from letitgo.papers import Paper, shortened
+from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.studies.outcome import Outcome
+
+Row = dict[str, Any]
+
+AGREES = {True: "robust", False: "critical", None: "undecided"}
+"""The mark of a claim: borne out, contradicted, or not to be told from this run."""
+COLUMNS = (
+    Column("quantity", "quantity"),
+    Column("paper", "paper"),
+    Column("measured", "measured", "Mean over seeds with its 95 % interval.", numbers.significant, "agrees"),
+    Column("n", "n", "Number of seeds.", numbers.count),
+    Column("note", "note"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paper's study, whose report is the paper's claims beside the measurements.
+
+    Attributes:
+        paper: The paper.
+        study: Its protocol, possibly shortened.
+        whole: The same at full length.
+    """
+
+    paper: Paper
+    study: Any
+    whole: Any
+
+    @property
+    def recipes(self) -> Sequence[Any]:
+        """What is trained on; nothing where the study has no recipe."""
+        return getattr(self.study, "recipes", ())
+
+    def view(self, outcome: Outcome) -> Outcome:
+        """The outcome with a row for each claim."""
+        claims = [dataclasses.asdict(claim) for claim in self.paper.claims(self.study, outcome.rows)]
+        return dataclasses.replace(outcome, rows=claims, study=self)  # type: ignore[arg-type]
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        """The claims, and how many are borne out."""
+        shown = [row | {"agrees": AGREES[row["within"]], "measured_ci95": row["ci95"]} for row in rows]
+        counts = {kind: sum(row["within"] is kind for row in rows) for kind in AGREES}
+        answer = (
+            f"Of {len(rows)} claims, {counts[True]} are borne out (✓), {counts[False]} are not (✗), and {counts[None]} "
+            "cannot be told from this run (?)."
+        )
+        length = shortened(self.study, self.whole)
+        section = Section(", ".join(filter(None, (self.paper.TITLE, length))), answer, tables=[Table(COLUMNS, shown)])
+        return Report("reproduce", "What a paper claims, beside what was measured", [section], source=self.paper.TITLE)

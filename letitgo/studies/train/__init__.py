@@ -1,0 +1,1 @@
+"""One run, with some of the network frozen."""

@@ -1,0 +1,143 @@
+"""One run: some layers frozen at their initialization, or from an epoch on, or a ticket, the rest trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from letitgo import weights
+from letitgo.errors import BadRequest
+from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
+from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report.words import heading, resolved
+from letitgo.store import Store
+from letitgo.studies.cell import CellStudy, Row
+from letitgo.studies.subject import Subject
+from letitgo.studies.train.options import TrainOptions
+
+COLUMNS = (
+    Column("frozen", "frozen", "Patterns of what is frozen."),
+    Column("epoch", "from epoch", "The epoch from which it is frozen.", numbers.count),
+    Column("trained", "trained", "Weights that train.", numbers.count),
+    Column("accuracy", "test, %", "Test accuracy.", numbers.points),
+    Column("loss", "loss", "Test loss, in nats.", numbers.significant),
+    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    Column("gap", "gap", "Training minus test accuracy, in points.", numbers.points),
+)
+
+
+class Train(TrainOptions, CellStudy):
+    """One run for each recipe. See :class:`TrainOptions` for the options."""
+
+    def check_subject(self, of: Subject) -> None:
+        if not self.run(of).moves:
+            raise BadRequest(f"{' '.join(self.freeze)} freezes everything: nothing is left to train")
+
+    def run(self, of: Subject) -> Run:
+        """The run that a recipe asks for."""
+        recipe, base = of.recipe, of.baseline(of.recipe)
+        if self.ticket is not None:
+            return self._of_ticket(self.ticket, base)
+        if not self.freeze:
+            return base
+        frozen = weights.select(of.module, *self.freeze)
+        begin = self.freeze_at * recipe.steps_per_epoch
+        trains = of.but(name for name in of.trainable if name in frozen)
+        return Run(base.at(begin), trains, recipe, begin, resume=begin > 0, statistics=self.statistics)
+
+    def _of_ticket(self, path: str, base: Run) -> Run:
+        """What the ticket keeps, from where it says: initial weights, or a step of the run that it is from."""
+        recipe = base.recipe
+        mask, about = open_ticket(path, recipe.network)
+        seed, step = about.get("seed", recipe.seed), about.get("step", 0)
+        if type(seed) is not int or type(step) is not int or step < 0:
+            raise BadRequest(f"{path} names no start that can be read: seed and step are whole numbers")
+        if step and about.get("recipe_key") != recipe.key:
+            there, own = about.get("recipe"), recipe.fields()
+            differs = [item for item in there.items() if item[1] != own.get(item[0])] if isinstance(there, dict) else []
+            other = [f"{name} {'by default' if value is None else value}" for name, value in differs]
+            raise BadRequest(
+                f"{path} starts from step {step} of another recipe ({', '.join(other) or 'it does not say which'}): "
+                "give that one, or a ticket that was found with rewind 0"
+            )
+        if step >= recipe.steps:
+            raise BadRequest(f"{path} starts from step {step}, but training ends with step {recipe.steps}")
+        start = base.at(step) if step else Initial(recipe.network, seed)
+        besides = tuple(name for name in base.moves if name not in mask.names)
+        return Run(Masked(start, mask), Kept(mask, besides), recipe, step, statistics=self.statistics)
+
+    def _evaluations(self, of: Subject) -> Mapping[str, Evaluation]:
+        final = self.run(of).final
+        return {split: Evaluation.under(of.recipe, final, split) for split in ("test", "train")}
+
+    def stages(self, store: Store) -> Iterator[list[Stored]]:
+        yield [evaluation for of in self.subjects for evaluation in self._evaluations(of).values()]
+
+    def rows(self, store: Store) -> list[Row]:
+        """One row for each recipe that the store holds the results of. Accuracies are fractions."""
+        rows = []
+        for of in self.subjects:
+            try:
+                test, train = (evaluation.result(store) for evaluation in self._evaluations(of).values())
+            except Absent:
+                continue
+            columns = {name: getattr(of.recipe, name) for name in self.swept}
+            rows.append(columns | self._row(of, test, train, store))
+        return rows
+
+    def seed_rows(self, store: Store) -> list[Row]:
+        """A run has one seed, so these are the rows."""
+        return self.rows(store)
+
+    def _row(self, of: Subject, test: Row, train: Row, store: Store) -> Row:
+        return {
+            **({"ticket": self.ticket} if self.ticket else {}),
+            "frozen": " ".join(self.freeze),
+            "epoch": self.freeze_at,
+            "parameters": sum(of.sizes.values()),
+            "trained": self._trained(of, store),
+            "accuracy": test["accuracy"],
+            "loss": test["loss"],
+            "train_accuracy": train["accuracy"],
+            "train_loss": train["loss"],
+            "gap": train["accuracy"] - test["accuracy"],
+            "seed": of.recipe.seed,
+        }
+
+    def _trained(self, of: Subject, store: Store) -> int:
+        run, sizes = self.run(of), dict(of.sizes)
+        if isinstance(run.trains, Kept):
+            sizes |= {name: int(mask.sum()) for name, mask in run.trains.mask.load(store).items()}
+        return sum(sizes[name] for name in run.moves)
+
+    def finish(self, store: Store) -> list[str]:
+        """Write the trained weights, if a file is named.
+
+        Raises:
+            BadRequest: The file cannot be written.
+        """
+        if self.save is None:
+            return []
+        from safetensors.torch import save as packed
+
+        state = self.run(self.subjects[0]).final.load(store)
+        try:
+            Path(self.save).write_bytes(packed(state))
+        except OSError as error:
+            raise BadRequest(
+                f"the weights cannot be saved to {self.save} ({error.strerror}): name another file"
+            ) from error
+        return [f"weights: {self.save}"]
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        swept = [Column(name, name.replace("_", " ")) for name in self.swept]
+        recipe: Any = self.recipes[0]
+        table = Table((*swept, *COLUMNS), rows)
+        best = max(rows, key=lambda row: row["accuracy"], default=None)
+        answer = f"{numbers.points(best['accuracy'])} % test accuracy." if best else ""
+        if best and len(rows) > 1:
+            at = ", ".join(f"{name.replace('_', '-')} {best[name]}" for name in self.swept)
+            answer = f"The highest test accuracy is {numbers.points(best['accuracy'])} %, at {at}."
+        section = Section(heading(recipe), answer, tables=[table], details=resolved(recipe))
+        return Report("train", self.QUESTION, [section], "One run for each recipe; accuracies in per cent.")
