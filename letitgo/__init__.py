@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.dimension import Dimension
     from letitgo.studies.finetune import FineTune
-    from letitgo.studies.fraction import LearnedFraction
+    from letitgo.studies.fraction.study import Fraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
     from letitgo.studies.ticket import Lottery
@@ -96,7 +96,6 @@ _HOMES = (
     "studies.align",
     "studies.compute",
     "studies.dimension",
-    "studies.fraction",
     "studies.finetune",
     "studies.map",
     "studies.sweep",
@@ -120,11 +119,11 @@ __all__ = [
     "Executor",
     "FineTune",
     "FixedClassifier",
+    "Fraction",
     "Gradients",
     "Graft",
     "Held",
     "Initial",
-    "LearnedFraction",
     "LetItGoError",
     "Loaded",
     "Lottery",
@@ -197,7 +196,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from letitgo.studies import STUDIES, class_name, find_study
+
     if name in __all__:
+        for study in STUDIES:
+            if name == class_name(study):
+                return find_study(study)
         for home in _HOMES:
             module = import_module(f"letitgo.{home}")
             if hasattr(module, name):

@@ -18,16 +18,17 @@ from networks import OPTIMIZERS, Case, cases
 from torch import nn
 
 import letitgo
+from letitgo import plan
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import rt18
-from letitgo.plan import Delta, Evaluation, Fraction, Initial, Run, Scattered, Zeroed
+from letitgo.plan import Delta, Evaluation, Initial, Run, Scattered, Zeroed
 from letitgo.recipes.networks import fcn, find_network, lenet
-from letitgo.report.fraction import _on_one_base, _together, fraction_answers
 from letitgo.store import Store
 from letitgo.studies.compute import compute
-from letitgo.studies.fraction import LearnedFraction
-from letitgo.studies.map import Map
+from letitgo.studies.fraction.report import on_one_base, report, together
+from letitgo.studies.fraction.study import Fraction
+from letitgo.studies.map.study import Map
 from letitgo.studies.sweep import with_seed
 from letitgo.training import train
 from letitgo.weights import copied, initial_state, load, load_state, norms, parameter_names, seeded
@@ -46,14 +47,17 @@ PLAIN = small_recipe(widths="8", depth=2, batch_size=256, epochs=1)
 SHARES = (1.0, 0.5, 0.1)
 
 
-def part_of(recipe=NORMED, **fields):
-    return LearnedFraction((recipe,), **{"seeds": 2, "shares": SHARES, **fields}).parts[0]
+def study_of(recipe=NORMED, **fields):
+    """A study, the network it acts on, and its policies."""
+    study = Fraction(recipe, **{"seeds": 2, "shares": SHARES, **fields})
+    [of] = study.subjects
+    return study, of, study.policies(of)
 
 
-def policy_of(part, name, share=None, rest="initial", **fields):
+def policy_of(policies, name, share=None, rest="initial", **fields):
     [policy] = [
         policy
-        for policy in part.policies
+        for policy in policies
         if (policy.name, policy.share, policy.rest) == (name, share, rest)
         and all(getattr(policy, field) == value for field, value in fields.items())
     ]
@@ -74,20 +78,22 @@ def test_exactly_the_declared_number_of_values_moves(optimizer, store):
     model = "matrices" if optimizer == "Muon" else "smooth"
     recipe = small_recipe(model=f"test_fraction:{model}", widths=None, batch_size=512, epochs=1, optimizer=optimizer)
     if optimizer == "Muon":  # which takes whole rows of matrices only
-        part = part_of(recipe, classifier=("learned", "share", "frozen"), controls=False, only=("classifier", "layers"))
+        study, of, policies = study_of(
+            recipe, classifier=("learned", "share", "frozen"), controls=False, only=("classifier", "layers")
+        )
     else:
-        part = part_of(
+        study, of, policies = study_of(
             recipe, of=("filters", "weights"), classifier=("learned", "share", "frozen"), norms=("learned", "frozen")
         )
-    assert len({policy.name for policy in part.policies}) == (4 if optimizer == "Muon" else 9)
-    for policy in part.policies:
-        training = part.run(policy, recipe)
+    assert len({policy.name for policy in policies}) == (4 if optimizer == "Muon" else 9)
+    for policy in policies:
+        training = study.run(of, policy, recipe)
         module = training.start.module(store)
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
         training.prepare(module)
         list(train(module, recipe, [recipe.steps]))
         moved = changed(before, dict(module.named_parameters()))
-        assert sum(int(mask.sum()) for mask in moved.values()) == part.learned(policy), policy
+        assert sum(int(mask.sum()) for mask in moved.values()) == policy.size(of), policy
         if choice := policy.choice(recipe.seed):
             chosen = choice.part(seeded(recipe.network, 0))
             for name, mask in moved.items():
@@ -96,12 +102,12 @@ def test_exactly_the_declared_number_of_values_moves(optimizer, store):
 
 
 def test_with_the_rest_at_zero_nothing_else_moves_either(store):
-    part = part_of(PLAIN, rest=("zero",), of=("filters", "weights"), controls=False, only=())
-    for policy in part.policies[1:]:
-        training = part.run(policy, PLAIN)
+    study, of, policies = study_of(PLAIN, rest=("zero",), of=("filters", "weights"), controls=False, only=())
+    for policy in policies[1:]:
+        training = study.run(of, policy, PLAIN)
         training.compute(store, [PLAIN.steps])
         moved = changed(training.start.load(store), training.final.load(store))
-        assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= part.learned(policy)
+        assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= policy.size(of)
         choice = policy.choice(PLAIN.seed)
         if choice is not None:
             chosen = choice.part(seeded(PLAIN.network, 0))
@@ -109,8 +115,8 @@ def test_with_the_rest_at_zero_nothing_else_moves_either(store):
 
 
 def test_the_rest_starts_at_zero_and_what_is_chosen_at_its_initial_values(store):
-    part = part_of(rest=("zero",), norms=("frozen",), controls=False, only=())
-    start = part.run(policy_of(part, "filters", 0.5, "zero"), NORMED).start
+    study, of, policies = study_of(rest=("zero",), norms=("frozen",), controls=False, only=())
+    start = study.run(of, policy_of(policies, "filters", 0.5, "zero"), NORMED).start
     assert isinstance(start, Zeroed)
     state, drawn = start.load(store), initial_state(NORMED.network, 0)
     mask = start.choice.part(seeded(NORMED.network, 0)).entries["fc1.weight"]
@@ -146,19 +152,20 @@ def test_scattered_values_are_everywhere_and_other_with_another_seed():
 
 
 def test_all_of_everything_is_the_baseline_and_shared_with_the_map():
-    part = part_of(seeds=1)
-    assert part.run(part.everything, NORMED).key == baseline(NORMED).key
-    assert [policy.share for policy in part.policies if policy.name == "filters"] == [0.5, 0.1]  # 1 is everything
+    study, of, policies = study_of(seeds=1)
+    assert study.run(of, policies[0], NORMED).key == baseline(NORMED).key
+    assert [policy.share for policy in policies if policy.name == "filters"] == [0.5, 0.1]  # 1 is everything
     of_map = {value.key for stage in Map((NORMED,), seeds=1).stages(Store("nowhere")) for value in stage}
-    own = {value.key for value in part.values(part.everything) if isinstance(value, Evaluation)}
+    [base, *_], *_ = study.cells(of, Store("nowhere"))
+    own = {value.key for value in base.measures(NORMED).values() if isinstance(value, Evaluation)}
     assert len(own) == 2
     assert own <= of_map
 
 
 def test_policies_state_norms_and_classifier():
-    part = part_of(norms=("learned", "frozen"), classifier=("learned", "frozen", "share"), shares=(0.5,))
+    _, of, policies = study_of(norms=("learned", "frozen"), classifier=("learned", "frozen", "share"), shares=(0.5,))
     half = (8 * 64 + 8 * 8) // 2
-    told = {(p.norms, p.classifier): part.learned(p) for p in part.policies if p.name == "filters"}
+    told = {(p.norms, p.classifier): p.size(of) for p in policies if p.name == "filters"}
     assert told == {
         ("learned", "learned"): half + 32 + 90,
         ("learned", "frozen"): half + 32,
@@ -167,7 +174,7 @@ def test_policies_state_norms_and_classifier():
         ("frozen", "frozen"): half,
         ("frozen", "share"): half + 45,
     }
-    alone = {p.name: (p.norms, p.classifier, part.learned(p)) for p in part.policies if p.name.endswith(" only")}
+    alone = {p.name: (p.norms, p.classifier, p.size(of)) for p in policies if p.name.endswith(" only")}
     assert alone == {
         "norms only": ("learned", "frozen", 32),
         "biases only": ("frozen", "in part", 10),
@@ -175,22 +182,22 @@ def test_policies_state_norms_and_classifier():
         "fc1 only": ("frozen", "frozen", 512),
         "fc2 only": ("frozen", "frozen", 64),
     }
-    assert {p.norms for p in part_of(PLAIN).policies} == {"none"}
+    assert {p.norms for p in study_of(PLAIN)[2]} == {"none"}
 
 
 def test_blocks_are_learned_as_one():
     recipe = small_recipe(model="helpers:block_net", widths=None, epochs=1)
-    part = part_of(recipe, only=("layers",), blocks=("block*",), controls=False, shares=())
-    assert [policy.name for policy in part.policies] == [
+    study, of, policies = study_of(recipe, only=("layers",), blocks=("block*",), controls=False, shares=())
+    assert [policy.name for policy in policies] == [
         "everything",
         "stem only",
         "block1 only",
         "block2 only",
         "head only",
     ]
-    assert part.learned(part.policies[2]) == 2 * 72
-    part = part_of(recipe, only=("layers",), layers=("block1.0",), controls=False, shares=())
-    assert [policy.name for policy in part.policies] == ["everything", "block1.0 only"]
+    assert policies[2].size(of) == 2 * 72
+    _, _, policies = study_of(recipe, only=("layers",), layers=("block1.0",), controls=False, shares=())
+    assert [policy.name for policy in policies] == ["everything", "block1.0 only"]
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +207,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return LearnedFraction(
-        (NORMED,), seeds=2, shares=(1.0, 0.5), rest=("initial", "zero"), only=("norms", "classifier")
-    )
+    return Fraction((NORMED,), seeds=2, shares=(1.0, 0.5), rest=("initial", "zero"), only=("norms", "classifier"))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +223,7 @@ def test_rows_are_those_of_the_runs(study, rows, folder):
     tests, drops, above, sizes = [], [], [], []
     for seed in (0, 1):
         recipe = with_seed(NORMED, seed)
-        half = Fraction(
+        half = plan.Fraction(
             0.5, "filters", seed, ("fc1.weight", "fc2.weight"), tuple(n for n in names if n[:4] in ("norm", "fc3."))
         )
         ends = [
@@ -233,22 +238,23 @@ def test_rows_are_those_of_the_runs(study, rows, folder):
     assert row["accuracy_mean"] == pytest.approx(fmean(tests))
     assert row["drop_mean"] == pytest.approx(fmean(drops))
     assert row["above_random_mean"] == pytest.approx(fmean(above))
-    assert row["delta_bytes"] == pytest.approx(fmean(sizes))
+    assert row["delta_bytes_mean"] == pytest.approx(fmean(sizes))
     assert row["gap_mean"] == pytest.approx(row["train_accuracy_mean"] - row["accuracy_mean"])
     for row in rows:
         assert row["n"] == 2
-        assert row["moved"] <= row["learned"] <= row["parameters"] == 698
+        assert row["moved_max"] <= row["learned"] <= row["parameters"] == 698
 
 
 def test_the_size_is_that_of_a_file_from_which_the_network_comes_back(study, folder, rows, tmp_path):
-    part = study.parts[0]
-    for policy in part.policies:
-        training = part.run(policy, NORMED)
+    [of] = study.subjects
+    policies = study.policies(of)
+    for policy in policies:
+        training = study.run(of, policy, NORMED)
         start, end = training.start.load(folder), training.final.load(folder)
         module = seeded(NORMED.network, 0)
         load_state(module, end)
         letitgo.save(module, tmp_path / "delta", start)
-        told = part.delta(policy, NORMED).result(folder)
+        told = Delta(training.final, training.start).result(folder)
         assert told["bytes"] == (tmp_path / "delta").stat().st_size
         names = parameter_names(module)
         assert told["moved"] == sum(int(mask.sum()) for name, mask in changed(start, end).items() if name in names)
@@ -262,27 +268,27 @@ def test_tasks_on_one_base_leave_the_same_rest(folder):
     ends = []
     for noise in (0.0, 1.0):
         recipe = small_recipe(widths="8", depth=2, epochs=1, label_noise=noise)
-        part = part_of(recipe, controls=False, only=())
-        training = part.run(policy_of(part, "filters", 0.1), recipe)
+        study, of, policies = study_of(recipe, controls=False, only=())
+        training = study.run(of, policy_of(policies, "filters", 0.1), recipe)
         training.compute(folder, [recipe.steps])
         ends.append(training.final.load(folder))
     both = changed(*ends)
-    learned = part.learned(policy_of(part, "filters", 0.1))
+    learned = policy_of(policies, "filters", 0.1).size(of)
     assert 0 < sum(int(mask.sum()) for mask in both.values()) <= learned < 698
 
 
 BAD = {
-    "share of nothing": ({"shares": (0.0,)}, "shares names 0: each has to be above 0 and at most 1"),
-    "share beyond all": ({"shares": (0.5, 1.5)}, "shares names 1.5: each has to be above 0"),
-    "share that is no number": ({"shares": (float("nan"),)}, "shares names nan"),
+    "share of nothing": ({"shares": (0.0,)}, "shares is 0.0: give more than 0"),
+    "share beyond all": ({"shares": (0.5, 1.5)}, "shares is 1.5: give at most 1"),
+    "share that is no number": ({"shares": (float("nan"),)}, "shares is nan: give at most 1"),
     "share twice": ({"shares": (0.5, 0.5)}, "shares has a value twice"),
-    "of": ({"of": ("filter",)}, "of names 'filter': did you mean filters?"),
-    "rest": ({"rest": ("null",)}, "rest names 'null': there is initial, zero"),
-    "norms": ({"norms": ("none",)}, "norms names 'none'"),
+    "of": ({"of": ("filter",)}, "of is 'filter': did you mean filters?"),
+    "rest": ({"rest": ("null",)}, "rest is 'null': there is initial, zero"),
+    "norms": ({"norms": ("none",)}, "norms is 'none'"),
     "classifier": ({"classifier": ("shared",)}, "did you mean share or learned?"),
     "only": ({"only": ("norm",)}, "did you mean norms?"),
     "no seeds": ({"seeds": 0}, "seeds is 0"),
-    "tolerance": ({"tolerance": 2.0}, "tolerance is 200 points"),
+    "tolerance": ({"tolerance": 100.0}, "tolerance is 100.0: give less than 100"),
     "norms where there are none": ({"only": ("norms",)}, "only names norms, but 'fcn' has none"),
     "pattern": ({"layers": ("conv*",)}, "the pattern 'conv*' matches no layer"),
 }
@@ -292,19 +298,19 @@ BAD = {
 def test_bad_requests(what):
     fields, sentence = BAD[what]
     with pytest.raises(BadRequest) as told:
-        LearnedFraction((PLAIN,), **fields).check()
+        Fraction((PLAIN,), **fields).check()
     assert sentence in str(told.value)
 
 
 def test_a_network_that_is_its_classifier_and_an_optimiser_for_matrices():
     with pytest.raises(BadRequest, match="no filters but those of its classifier fc1: learn a share of that"):
-        LearnedFraction((small_recipe(widths="8", depth=0),)).check()
-    LearnedFraction((small_recipe(widths="8", depth=0),), classifier=("share",)).check()
+        Fraction((small_recipe(widths="8", depth=0),)).check()
+    Fraction((small_recipe(widths="8", depth=0),), classifier=("share",)).check()
     if hasattr(torch.optim, "Muon"):
         recipe = small_recipe(model="test_fraction:matrices", widths=None, optimizer="muon")
-        LearnedFraction((recipe,), controls=False).check()
+        Fraction((recipe,), controls=False).check()
         with pytest.raises(BadRequest, match=r"random values, .* values: the optimiser 'muon' cannot be used"):
-            LearnedFraction((recipe,)).check()
+            Fraction((recipe,)).check()
 
 
 def matrices() -> nn.Module:
@@ -350,12 +356,12 @@ def test_the_program_tells_rows_and_a_page(tmp_path, monkeypatch, capsys):
         "random values",
     }
     page = (tmp_path / "out" / "fraction.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     for outside in ('src="http', "url(http", "<script", "<link"):
         assert outside not in page
     for word in ("norms only", "letitgo fraction", "kB", "10 tasks on one base"):
         assert word in page
-    for figure in ("accuracy", "storage"):
+    for figure in ("accuracy", "storage", "alone"):
         assert (tmp_path / "out" / f"fraction-{figure}.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
 
@@ -373,11 +379,11 @@ def test_the_program_tells_rows_and_a_page(tmp_path, monkeypatch, capsys):
 
 
 WRONG = {
-    "share": (("--shares", "0"), "shares names 0: each has to be above 0 and at most 1"),
-    "share in words": (("--shares", "half"), "shares is 'half': give numbers with commas between them"),
-    "unknown policy": (("--only", "norms,bias"), "only names 'bias': did you mean biases?"),
+    "share": (("--shares", "0"), "shares is '0': give more than 0"),
+    "share in words": (("--shares", "half"), "shares is 'half': give a number"),
+    "unknown policy": (("--only", "norms,bias"), "only is 'bias': did you mean biases?"),
     "no norms": (("--only", "norms"), "'fcn' has none (fcn and lenet have them with model-args"),
-    "unknown rest": (("--rest", "zeros"), "rest names 'zeros': did you mean zero?"),
+    "unknown rest": (("--rest", "zeros"), "rest is 'zeros': did you mean zero?"),
 }
 
 
@@ -391,26 +397,65 @@ def test_the_program_refuses_in_one_sentence(what, capsys):
     assert told.out == ""
 
 
-def test_sentences_say_what_the_rows_say(study, rows):
-    said = " ".join(fraction_answers(study, rows))
-    assert "698 values learned, all there are" in said
-    assert "Norms only (norms learned, classifier frozen): 32 values reach" in said
-    assert "50 % of filters (rest initial, norms learned, classifier learned) takes" in said
+def test_the_report_says_what_the_rows_say(study, rows):
+    [section] = report(study, rows).sections
+    said = " ".join(section.sentences)
+    assert "698 values, n = 2." in said
+    assert "Saved beside its base, 50 % of filters takes 3.74 kB" in said
+    shares, alone, everything = section.tables
+    assert [column.head for column in shares.columns] == [
+        *("learned", "rest", "values", "drop", "above random", "stored")
+    ]
+    assert [row["rest"] for row in shares.rows] == ["initial", "zero"]
+    assert [row["what"] for row in alone.rows] == ["norms only", "classifier only"]
+    assert len(everything.rows) == len(rows)
+    [panel] = section.pictures["accuracy"].panels[0]
+    lines = {mark.label: mark for mark in panel.marks}
+    assert lines["filters, rest initial"].x == [shares.rows[0]["learned"], 698]
+    assert lines["filters, rest initial"].y[1] == pytest.approx(100 * rows[0]["accuracy_mean"])
+    assert lines["norms only"].y == [pytest.approx(100 * alone.rows[0]["accuracy_mean"])]
 
 
-def test_tasks_on_one_base_are_added_up(study, rows, tmp_path):
-    def told(*data: str) -> list:
-        recipes = [SimpleNamespace(data=name, network=NORMED.network) for name in data]
-        return _on_one_base(
-            SimpleNamespace(recipes=recipes, swept=("data",)), [{"data": name, **row} for name in data for row in rows]
-        )
+def test_the_answer_is_the_fewest_values_that_are_surely_within_the_tolerance(study):
+    few, more = (claim_row("filters", 0.895, share=share, verdict="robust", learned=n) for share, n in SIZES)
+    base = claim_row("everything", 0.9, verdict=None, learned=1000)
+    answer = report(study, [base, more, few]).answers[0]
+    assert answer.startswith("Learn 10 % of filters (rest initial, norms frozen, classifier learned): 100 of 1,000 ")
+    assert answer.endswith("values (10 %) cost 0.50 ± 1.00 points.")
+    rows = [base, few | {"verdict": "critical"}, more | {"verdict": "undecided", "drop_mean": 0.002}]
+    answer = report(study, rows).answers[0]
+    assert answer == (
+        "No part is surely within 1 point of everything learned; "
+        "the least drop is 0.20 ± 1.00 points, with 25 % of filters."
+    )
 
-    assert told("digits") == []
-    [tasks] = told("mnist", "fashion_mnist")
-    by_name = {row["learned"]: row for row in _together(tasks)}
+
+SIZES = ((0.1, 100), (0.25, 250))
+
+
+def test_a_report_of_forty_layers_names_few(study):
+    base = claim_row("everything", 0.9, verdict=None, learned=1000)
+    layers = [claim_row(f"stage{i}.conv only", 0.4 + i / 100, verdict="critical" if i else "robust") for i in range(40)]
+    [section] = report(study, [base, *layers]).sections
+    assert max(map(len, section.sentences)) < 200
+    assert "One part alone: 1 robust (stage0.conv only), 39 critical." in section.sentences
+    for picture in section.pictures.values():
+        labels = {getattr(mark, "label", "") for panels in picture.panels for panel in panels for mark in panel.marks}
+        assert len(labels) <= 6
+    assert len(section.pictures["alone"].panels[0][0].places) == 40
+
+
+def test_tasks_on_one_base_are_added_up(rows):
+    def tasks_of(*data: str) -> list:
+        rows_of = [row | {"what": row["policy"]} for row in rows]
+        return on_one_base([(SimpleNamespace(data=name, network=NORMED.network), rows_of) for name in data])
+
+    assert tasks_of("digits") == []
+    [tasks] = tasks_of("mnist", "fashion_mnist")
+    by_name = {row["what"]: row for row in together(tasks)}
     [alone] = [row for row in rows if row["policy"] == "norms only"]
-    assert by_name["norms only (norms learned, classifier frozen)"]["deltas"] == 2 * alone["delta_bytes"]
-    assert len(by_name) == len([row for row in rows if row["policy"] not in ("everything", "random values")])
+    assert by_name["norms only"]["delta"] == 2 * alone["delta_bytes_mean"]
+    assert len(together(tasks)) == len([row for row in rows if row["policy"] not in ("everything", "random values")])
 
 
 def claim_row(policy, accuracy, **fields):
@@ -418,13 +463,16 @@ def claim_row(policy, accuracy, **fields):
         **{
             "policy": policy,
             "share": None,
+            "rest": "initial",
             "norms": "frozen",
+            "classifier": "learned",
             "accuracy_mean": accuracy,
             "accuracy_ci95": 0.01,
             "n": 3,
         },
+        **{"train_accuracy_mean": accuracy, "moved_max": 100, "delta_bytes_ci95": 0.0},
         **{"drop_mean": 0.9 - accuracy, "drop_ci95": 0.01, "above_random_mean": 0.2, "above_random_ci95": 0.05},
-        **{"learned": 100, "parameters": 1000, "delta_bytes": 450.0, "whole_bytes": 4000.0},
+        **{"learned": 100, "parameters": 1000, "delta_bytes_mean": 450.0, "whole_bytes_mean": 4000.0},
         **fields,
     }
 
@@ -441,7 +489,7 @@ def test_claims_of_rt18():
         claim_row("fc3 only", 0.6),
     ]
     assert [claim.within for claim in rt18.claims(study, told)] == [True, False, True, True, True]
-    told[2]["above_random_mean"], told[4]["accuracy_mean"], told[1]["delta_bytes"] = -0.1, 0.55, 700.0
+    told[2]["above_random_mean"], told[4]["accuracy_mean"], told[1]["delta_bytes_mean"] = -0.1, 0.55, 700.0
     assert [claim.within for claim in rt18.claims(study, told)] == [True, False, False, False, False]
     for row in told:
         row.update(dict.fromkeys([name for name in row if name.endswith(("_mean", "_ci95", "_bytes"))]), n=0)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
-from letitgo.studies.fraction import LearnedFraction
-from letitgo.studies.sweep import make_recipe
+from letitgo.recipes import Recipe
+from letitgo.studies.fraction.study import Fraction
 
 TITLE = "Rosenfeld and Tsotsos: Intriguing properties of randomly weighted networks (arXiv:1802.00844)"
 EPOCHS = 30
@@ -18,17 +18,17 @@ FEW_POINTS = 0.05
 """What “a few points” is taken to mean, a fraction."""
 
 
-def study(scale: float, seeds: int) -> LearnedFraction:
+def study(scale: float, seeds: int) -> Fraction:
     """LeNet with norms on Fashion-MNIST; 25 and 10 % of the filters, with norms learned and not; parts alone."""
-    recipe = make_recipe(
+    recipe = Recipe(
         model="lenet", model_args={"norm": True}, data="fashion_mnist", epochs=scaled(EPOCHS, scale), schedule="cosine"
     )
-    return LearnedFraction(
+    return Fraction(
         (recipe,), seeds=seeds, shares=(0.25, 0.1), norms=("learned", "frozen"), only=("norms", "layers"), controls=True
     )
 
 
-def claims(study: LearnedFraction, rows: list[dict[str, Any]]) -> list[Claim]:
+def claims(study: Fraction, rows: list[dict[str, Any]]) -> list[Claim]:
     """A fraction suffices; of layers alone a middle one does best; norms are worth more than as many random values."""
     told = []
     for row in rows:
@@ -74,10 +74,10 @@ def claims(study: LearnedFraction, rows: list[dict[str, Any]]) -> list[Claim]:
         Claim(
             "stored of a network with 10 % of the filters learned",
             "only the learned fraction",
-            None if share["delta_bytes"] is None else share["delta_bytes"] / share["whole_bytes"],
+            None if share["delta_bytes_mean"] is None else share["delta_bytes_mean"] / share["whole_bytes_mean"],
             None,
             share["n"],
-            None if share["delta_bytes"] is None else share["delta_bytes"] < 1.5 * 4 * share["learned"],
+            None if share["delta_bytes_mean"] is None else share["delta_bytes_mean"] < 1.5 * 4 * share["learned"],
             f"{share['learned'] / share['parameters']:.3g} of the values are learned; read as at most half as much "
             "again, for the index and running statistics",
         )

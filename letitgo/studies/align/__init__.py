@@ -1,1 +1,0 @@
-"""Do the dense layers of a network align as it trains?"""

@@ -1,0 +1,275 @@
+"""What the rows of learned fractions say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from letitgo.recipes import Recipe
+from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, series
+from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+
+if TYPE_CHECKING:
+    from letitgo.studies.fraction.study import Fraction
+
+Row = dict[str, Any]
+Tasks = list[tuple[str, list[Row]]]
+
+TITLE = "How much of a network has to be learned?"
+SOURCE = "Rosenfeld and Tsotsos (arXiv:1802.00844); Frankle, Schwab and Morcos (arXiv:2003.00152)."
+RANDOM = "random values"
+TASKS = 10
+"""Tasks on one base for which storage is added up."""
+FEW = 8
+"""Names beside points of a figure, at most."""
+
+NAME = Column("what", "learned")
+VALUES = Column("learned", "values", "Values that may move.", numbers.count)
+DROP = Column("drop", "drop", "Baseline minus this, paired by seed, in points.", numbers.points, "verdict")
+ABOVE = Column(
+    "above_random", "above random", "This minus as many random values, paired by seed, in points.", numbers.points
+)
+STORED = Column(
+    "delta_bytes_mean", "stored", "Size of the saved difference from the base, with index and buffers.", numbers.size
+)
+CONDITIONS = (
+    Column("rest", "rest", "What becomes of the rest of a layer of which a share is learned."),
+    Column("norms", "norms", "What becomes of the norms."),
+    Column("classifier", "classifier", "What becomes of the last layer."),
+)
+ALL_NUMBERS = (
+    NAME,
+    *CONDITIONS,
+    VALUES,
+    Column("moved_max", "moved", "Values that differ afterwards, in the seed with the most.", numbers.count),
+    Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points),
+    Column("train_accuracy_mean", "training, %", "Training accuracy.", numbers.points),
+    DROP,
+    ABOVE,
+    STORED,
+    Column("n", "n", "Number of seeds.", numbers.count),
+)
+
+
+def report(study: Fraction, rows: Sequence[Row]) -> Report:
+    """The report of learned fractions."""
+    measured = [
+        (recipe, [row | {"what": what(row)} for row in part if row["n"]])
+        for recipe, part in groups(study, rows)
+        if part and part[0]["n"]
+    ]
+    sections = [_section(study, recipe, part) for recipe, part in measured]
+    sections += [_tasks_section(tasks) for tasks in on_one_base(measured)]
+    statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
+    note = (
+        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the same seed with "
+        "everything learned, minus this. Random values are as many as a policy learns, chosen from the whole network. "
+        f"Robust: the whole interval of the drop is within {within(study.tolerance)}. Critical: the whole interval is "
+        "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
+        f"Running statistics of frozen norms {statistics}."
+    )
+    return Report("fraction", TITLE, sections, note, SOURCE)
+
+
+def what(row: Row) -> str:
+    """What is learned: ``10 % of filters``, ``norms only``."""
+    return row["policy"] if row["share"] is None else f"{100 * row['share']:g} % of {row['policy']}"
+
+
+def conditions(row: Row, among: Sequence[Row] = ()) -> str:
+    """What becomes of the rest, the norms and the classifier where a share is learned.
+
+    Args:
+        row: Of a share.
+        among: Rows that it is told from: only what differs among them is named.
+    """
+    names = [name for name in ("rest", "norms", "classifier") if not among or len({one[name] for one in among}) > 1]
+    return ", ".join(f"{name} {row[name]}" for name in names if row[name] != "none")
+
+
+def _kinds(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of shares, and those of one part alone."""
+    shares = [row for row in rows if row["share"] is not None]
+    return shares, [row for row in rows if row["policy"].endswith(" only") and row["share"] is None]
+
+
+def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
+    shares, alone = _kinds(rows)
+    varied = [column for column in CONDITIONS if len({row[column.name] for row in shares}) > 1]
+    tables = []
+    if shares:
+        title = "a share of each layer" + ("" if varied else f" ({conditions(shares[0])})")
+        tables.append(Table([NAME, *varied, VALUES, DROP, ABOVE, STORED], shares, title))
+    if alone:
+        tables.append(Table([NAME, VALUES, DROP, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
+    shown = len(tables)
+    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
+    pictures = {"accuracy": _accuracy(rows), "storage": _storage(rows)}
+    if alone:
+        pictures["alone"] = _alone(study, alone)
+    return Section(
+        heading(recipe, study.swept),
+        _answer(study, shares + alone),
+        _sentences(study, rows),
+        tables,
+        shown,
+        pictures,
+        resolved(recipe),
+    )
+
+
+def _answer(study: Fraction, rows: Sequence[Row]) -> str:
+    """The fewest values that are surely within the tolerance."""
+    robust = [row for row in rows if row["verdict"] == "robust"]
+    best = min(robust, key=lambda row: row["learned"], default=None)
+    if best is None:
+        least = min(rows, key=lambda row: row["drop_mean"], default=None)
+        among = "" if least is None else f"; the least drop is {cost(least)}, with {least['what']}"
+        return f"No part is surely within {within(study.tolerance)} of everything learned{among}."
+    share = numbers.percent(best["learned"] / best["parameters"])
+    how = "" if best["share"] is None else f" ({conditions(best)})"
+    return (
+        f"Learn {best['what']}{how}: {best['learned']:,} of {best['parameters']:,} values ({share}) cost {cost(best)}."
+    )
+
+
+def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
+    shares, alone = _kinds(rows)
+    base = rows[0]
+    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
+    said = [f"Everything learned: {accuracy} % test accuracy, {base['learned']:,} values, n = {base['n']}."]
+    for name, own in (("Shares", shares), ("One part alone", alone)):
+        if own:
+            said.append(f"{name}: {verdicts(own, 'what')}.")
+    if against := [row for row in shares + alone if row["above_random_ci95"] is not None]:
+        said.append(_against_random(against))
+    if alone:
+        best = max(alone, key=lambda row: row["accuracy_mean"])
+        reached = numbers.points(best["accuracy_mean"], best["accuracy_ci95"])
+        said.append(f"Highest alone: {best['what']}, {reached} % with {best['learned']:,} values.")
+    if kept := [row for row in shares if row["share"] < 1]:
+        said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
+    if any(row["verdict"] == "undecided" for row in rows):
+        said.append(f"Undecided at n = {max(row['n'] for row in rows)}: more seeds (--seeds) may decide.")
+    return said
+
+
+def _against_random(rows: Sequence[Row]) -> str:
+    counts = {"better": [], "worse": [], "undecided": []}
+    for row in rows:
+        mean, half = row["above_random_mean"], row["above_random_ci95"]
+        side = "better" if mean > half else "worse" if mean < -half else "undecided"
+        counts[side].append(row["what"])
+    found = [
+        f"{len(names)} {side}" + (f" ({listed(names)})" if len(names) <= 6 else "")
+        for side, names in counts.items()
+        if names
+    ]
+    return f"Compared with as many random values: {', '.join(found)}."
+
+
+def _kept(row: Row) -> str:
+    part, full = row["delta_bytes_mean"], row["whole_bytes_mean"]
+    return (
+        f"Saved beside its base, {row['what']} takes {numbers.size(part)}, {numbers.percent(part / full)} of the whole "
+        f"network's {numbers.size(full)}; {TASKS} tasks on one base would take {numbers.size(TASKS * part)} "
+        f"instead of {numbers.size(TASKS * full)}."
+    )
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, tuple[list[Row], dict[str, Any]]]:
+    """Each line of the figures: its name, rows, and looks. Everything learned ends lines of shares and of controls."""
+    base, (shares, alone) = rows[0], _kinds(rows)
+    lines: dict[str, tuple[list[Row], dict[str, Any]]] = {}
+    colours: dict[tuple[str, str], str] = {}
+    if controls := [row for row in rows if row["policy"] == RANDOM]:
+        lines[RANDOM] = ([base, *controls], {"colour": GREY, "line": "-", "hollow": True})
+    for row in shares:
+        colour = colours.setdefault((row["norms"], row["classifier"]), PALETTE[len(colours) % len(PALETTE)])
+        shape, line = "s" if row["policy"] == "weights" else "o", "--" if row["rest"] == "zero" else "-"
+        look = {"colour": colour, "shape": shape, "line": line}
+        name = ", ".join(filter(None, (row["policy"], conditions(row, shares))))
+        lines.setdefault(name, ([base], look))[0].append(row)
+    named = {"norms only": "^", "biases only": "v", "classifier only": "P"}
+    units = [row for row in alone if row["policy"] not in named]
+    for row in alone:
+        if row["policy"] in named:
+            lines[row["policy"]] = ([row], {"colour": BLACK, "shape": named[row["policy"]]})
+    if units:
+        notes = [row["policy"].removesuffix(" only") for row in units] if len(units) <= FEW else []
+        lines["one layer only"] = (units, {"colour": PALETTE[4], "shape": "D", "notes": notes})
+    return lines
+
+
+def _drawn(rows: Sequence[Row], y: str, factor: float) -> list[Points]:
+    marks = []
+    for name, (own, look) in _lines(rows).items():
+        ordered = sorted(own, key=lambda row: row["learned"]) if look.get("line") else own
+        marks += series(ordered, "learned", y, looks={"": {"line": "", "label": name} | look}, factor=factor)
+    return marks
+
+
+def _accuracy(rows: Sequence[Row]) -> Picture:
+    lines = _drawn(rows, "accuracy", 100)
+    ends = [
+        y + sign * (half or 0) for line in lines for y, half in zip(line.y, line.half, strict=True) for sign in (-1, 1)
+    ]
+    limits = max(0.0, min(ends) - 1), min(101.0, max(ends) + 1)
+    rule = Rule(100 * rows[0]["accuracy_mean"], label="everything learned")
+    panel = Panel([rule, *lines], x="learned values", y="test accuracy, %", xlog=True, ylim=limits)
+    return Picture(
+        [[panel]], "Test accuracy against the number of learned values: means and 95 % intervals over seeds."
+    )
+
+
+def _storage(rows: Sequence[Row]) -> Picture:
+    ends = [min(row["learned"] for row in rows), max(row["learned"] for row in rows)]
+    four = Points(ends, [4 * end / 1000 for end in ends], label="4 bytes for each value", shape="", line=":")
+    whole = Rule(rows[0]["whole_bytes_mean"] / 1000, label="the whole network")
+    marks = [whole, four, *_drawn(rows, "delta_bytes", 1e-3)]
+    panel = Panel(marks, x="learned values", y="saved difference, kB", xlog=True, ylog=True)
+    return Picture([[panel]], "Size of the saved difference from the base, index and running statistics included.")
+
+
+def _alone(study: Fraction, rows: Sequence[Row]) -> Picture:
+    """A line for each part, which stays readable where a network has many layers."""
+    names = [row["policy"].removesuffix(" only") for row in rows]
+    marks = [Band(0, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(rows)]
+    panels = [Panel(marks, x="drop in test accuracy, points", places=names)]
+    if study.controls:
+        means, halves = ([row[f"above_random_{of}"] for row in rows] for of in ("mean", "ci95"))
+        bars = [None if half is None else 100 * half for half in halves]
+        above = Points([100 * mean for mean in means], range(len(rows)), bars, sideways=True)
+        panels.append(Panel([Rule(0, upright=True, line="-"), above], x="above random values, points", places=names))
+    return Picture([panels], "One part learned alone: mean paired differences with 95 % intervals over seeds.")
+
+
+def on_one_base(measured: Sequence[tuple[Recipe, list[Row]]]) -> list[Tasks]:
+    """For each network that several data sets of a sweep share: the data sets, with the rows of each."""
+    bases: dict[str, Tasks] = {}
+    for recipe, rows in measured:
+        bases.setdefault(recipe.network.key, []).append((recipe.data, rows))
+    several = [tasks for tasks in bases.values() if len({data for data, _ in tasks}) == len(tasks) > 1]
+    return [tasks for tasks in several if len({tuple(row["what"] for row in rows) for _, rows in tasks}) == 1]
+
+
+def together(tasks: Tasks) -> list[Row]:
+    """What each policy takes to be stored for all the tasks, in bytes."""
+    found = []
+    for several in zip(*(rows for _, rows in tasks), strict=True):
+        row = several[0]
+        if row["policy"] not in ("everything", RANDOM):
+            sizes = {name: sum(one[f"{name}_bytes_mean"] for one in several) for name in ("delta", "whole")}
+            found.append({column.name: row[column.name] for column in (NAME, *CONDITIONS, VALUES)} | sizes)
+    return found
+
+
+def _tasks_section(tasks: Tasks) -> Section:
+    columns = (
+        *(NAME, *CONDITIONS, VALUES),
+        Column("delta", "differences", "Size of the saved differences of all tasks.", numbers.size),
+        Column("whole", "networks", "Size of as many whole networks.", numbers.size),
+    )
+    names = " and ".join(data for data, _ in tasks)
+    return Section(f"{len(tasks)} tasks on one base: {names}", tables=[Table(columns, together(tasks))])
