@@ -187,7 +187,7 @@ def test_policies_state_norms_and_classifier():
 
 def test_blocks_are_learned_as_one():
     recipe = small_recipe(model="helpers:block_net", widths=None, epochs=1)
-    study, of, policies = study_of(recipe, only=("layers",), blocks=("block*",), controls=False, shares=())
+    _, of, policies = study_of(recipe, only=("layers",), blocks=("block*",), controls=False, shares=())
     assert [policy.name for policy in policies] == [
         "everything",
         "stem only",

@@ -28,6 +28,7 @@ app = App(
 )
 for _name in STUDIES:
     app.command(study_app(_name, NETWORK if _name == "train" else QUESTIONS))
+app.command(study_app("deep-linear", QUESTIONS, "letitgo.deep_linear"))
 _COMMANDS = {
     "reproduce": (QUESTIONS, "Compare a paper's claims with measurements."),
     "inspect": (NETWORK, "Show what trains in a network, and what it costs."),

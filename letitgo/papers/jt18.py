@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from letitgo.deep_linear.study import DeepLinear
 from letitgo.papers import Claim, scaled
-from letitgo.studies.align import Align
 
 TITLE = "Ji and Telgarsky: Gradient descent aligns the layers of deep linear networks (arXiv:1810.02032)"
 STEPS = 10_000
@@ -20,15 +20,15 @@ DEGREES = 2.0
 """Within how many degrees of the maximum-margin direction a predictor counts as there."""
 
 
-def study(scale: float, seeds: int) -> Align:
+def study(scale: float, seeds: int) -> DeepLinear:
     """Hidden layers of 8×8×8 on synthetic points, all starts, none frozen."""
-    return Align(steps=scaled(STEPS, scale), seeds=seeds, freeze=())
+    return DeepLinear(steps=scaled(STEPS, scale), seeds=seeds, freeze_layers=())
 
 
-def claims(study: Align, rows: list[dict[str, Any]]) -> list[Claim]:
+def claims(study: DeepLinear, rows: list[dict[str, Any]]) -> list[Claim]:
     """Layers of rank one and aligned, the product the maximum-margin predictor; Lemma 2 and the invariants."""
     told = []
-    for start in study.laws:
+    for start in study.init:
         network, layers = _end(rows, "far", start)
         balanced = start == "balanced"
         limit = "" if balanced else "a limit, which unbalanced starts near only as weights grow"
@@ -52,7 +52,7 @@ def claims(study: Align, rows: list[dict[str, Any]]) -> list[Claim]:
         told.append(
             Claim(f"Lemma 2, {quantity} inequality: missed by", "at most 0", missed, None, study.seeds, within, note)
         )
-    for start in study.laws:
+    for start in study.init:
         ends = [_end(rows, "theorem", start, rate)[0] for rate in (1.0, 0.5)]
         drifts = [end["drift_mean"] for end in ends if end]
         ratio = drifts[0] / drifts[1] if len(drifts) == 2 and drifts[1] else None

@@ -3,7 +3,6 @@
 from letitgo.plan.choices import Choice, Fraction, Scattered, Subspace
 from letitgo.plan.delta import Delta
 from letitgo.plan.language import Perplexity
-from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
 from letitgo.plan.loaded import Loaded, fitted, open_weights
 from letitgo.plan.masks import (
     Apart,
@@ -32,7 +31,6 @@ __all__ = [
     "Curve",
     "Delta",
     "Density",
-    "Descent",
     "Distance",
     "Evaluation",
     "Filed",
@@ -44,10 +42,8 @@ __all__ = [
     "Loaded",
     "Mask",
     "Masked",
-    "MaximumMargin",
     "Measure",
     "Perplexity",
-    "Problem",
     "Pruned",
     "Run",
     "Scattered",
@@ -56,9 +52,7 @@ __all__ = [
     "State",
     "Stored",
     "Subspace",
-    "Synthetic",
     "Track",
-    "TwoClasses",
     "Zeroed",
     "fitted",
     "open_ticket",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
 
 class Measure(Stored):
     """A value whose result is JSON."""
+
+    trains: ClassVar[bool] = False
+    """Whether it trains a network of its own, which a dry run then counts as a training run."""
 
     def compute(self, store: Store) -> dict[str, Any]:
         """The result, from states that are in the store."""

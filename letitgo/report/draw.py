@@ -101,6 +101,10 @@ def _points(_: Figure, ax: Axes, mark: Points) -> None:
     halves = None
     if any(half is not None for half in mark.half):
         halves = [half or 0.0 for half in mark.half]
+    if halves and not mark.shape:
+        low, high = np.subtract(mark.y, halves), np.add(mark.y, halves)
+        ax.fill_between(mark.x, low, high, color=mark.colour, alpha=0.15, lw=0)
+        halves = None
     ax.errorbar(
         mark.x,
         mark.y,

@@ -19,7 +19,7 @@ SHAPES = {"robust": "o", "critical": "X", "undecided": "d"}
 
 @dataclass(frozen=True)
 class Points:
-    """Points with intervals, joined by a line or not.
+    """Points with intervals, joined by a line or not. The intervals of a line without points are a band.
 
     Attributes:
         x: Places; where a panel has ``steps`` or ``places``, their indices.
@@ -151,6 +151,7 @@ def series(
     by: str = "",
     looks: Mapping[Any, Mapping[str, Any]] | None = None,
     factor: float = 1,
+    shape: str = "o",
 ) -> list[Points]:
     """A line for each value of a column.
 
@@ -161,6 +162,7 @@ def series(
         by: Column whose values are the lines; all rows are one line by default.
         looks: Fields of :class:`Points` by line; the palette in its order by default.
         factor: What y is multiplied by, 100 for per cent.
+        shape: Of the points; empty for lines alone.
     """
     groups: dict[Any, list[Row]] = {}
     for row in rows:
@@ -168,9 +170,8 @@ def series(
             groups.setdefault(row[by] if by else "", []).append(row)
     drawn = []
     for i, (name, own) in enumerate(groups.items()):
-        look: dict[str, Any] = {"colour": PALETTE[i % len(PALETTE)], "line": "-", "label": str(name)} | dict(
-            (looks or {}).get(name, {})
-        )
+        look: dict[str, Any] = {"colour": PALETTE[i % len(PALETTE)], "line": "-", "label": str(name), "shape": shape}
+        look |= (looks or {}).get(name, {})
         halves = [None if row.get(f"{y}_ci95") is None else factor * row[f"{y}_ci95"] for row in own]
         drawn.append(Points([row[x] for row in own], [factor * row[f"{y}_mean"] for row in own], halves, **look))
     return drawn

@@ -107,8 +107,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     study.check()
     values = [value for stage in study.stages(store) for value in stage]
     everything, left = plan_jobs(values, None), plan_jobs(values, store, check=False)
-    runs, runs_left = (sum(job.run is not None for job in jobs) for jobs in (everything, left))
-    measures, measures_left = (sum(len(job.values) for job in jobs if not job.run) for jobs in (everything, left))
+    (runs, measures), (runs_left, measures_left) = map(_counted, (everything, left))
     operations = sum(job.cost for job in left)
     seconds = _seconds(left, study.recipes) / max(1, min(workers, len(left))) if left else 0.0
     return Estimate(
@@ -120,6 +119,13 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
         seconds=seconds,
         at_least=bool(left) and getattr(study, "searches", False),
     )
+
+
+def _counted(jobs: list[Job]) -> tuple[int, int]:
+    """Training runs and measures."""
+    alone = [value for job in jobs if not job.run for value in job.values]
+    trained = sum(isinstance(value, Measure) and value.trains for value in alone)
+    return sum(job.run is not None for job in jobs) + trained, len(alone) - trained
 
 
 def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:

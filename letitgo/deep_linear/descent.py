@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from letitgo import weights
+from letitgo.deep_linear.options import Law
 from letitgo.errors import WorkFailed
 from letitgo.value import derive
 
-Law = Literal["balanced", "zero first layer", "default"]
 Rule = Literal["theorem", "risk", "constant"]
 
 SMOOTH = 1 / 4 + 1

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 from math import atan2, cos, degrees, pi, sin
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from letitgo import weights
+from letitgo.deep_linear.descent import Law, Point, Rule, descend, product, start
+from letitgo.deep_linear.margin import NotSeparable, max_margin, separating_margin
 from letitgo.errors import BadRequest
 from letitgo.plan.measures import Measure
 from letitgo.recipes.data import Data
 from letitgo.store import Store
 from letitgo.training import one_thread
-from letitgo.training.linear import Law, Point, Rule, descend, product, start
-from letitgo.training.margin import NotSeparable, max_margin, separating_margin
 from letitgo.value import Value, derive
 
 
@@ -115,14 +115,16 @@ class Descent(Measure):
     Attributes:
         towards: The maximum margin of the problem that it is trained on.
         widths: Units of the hidden layers.
-        law: Of the initial weights; see :func:`letitgo.training.linear.start`.
+        law: Of the initial weights; see :func:`letitgo.deep_linear.descent.start`.
         seed: Of the initial weights.
-        rule: Of the step; see :func:`letitgo.training.linear.descend`.
+        rule: Of the step; see :func:`letitgo.deep_linear.descent.descend`.
         rate: Factor of the step.
         marks: Steps at which it is measured, rising; the last one is the end.
         frozen: Places of the layers that keep their initial weights, 0 for the first.
         scale: Factor of the initial weights.
     """
+
+    trains: ClassVar[bool] = True
 
     towards: MaximumMargin
     widths: tuple[int, ...]

@@ -1,0 +1,1 @@
+"""Do the dense layers of a network align as it trains?"""
