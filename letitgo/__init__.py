@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from letitgo.execute import Executor
     from letitgo.plan import Distance, Evaluation, Gradients, Graft, Initial, Loaded, Run
     from letitgo.recipes import Recipe
-    from letitgo.report.finetune import write_finetune_report
     from letitgo.report.page import write_map_report
     from letitgo.store import open_store
     from letitgo.studies.align import Align, AlignDense
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
     from letitgo.studies.dimension import Dimension
-    from letitgo.studies.finetune import FineTune
+    from letitgo.studies.finetune.study import Finetune
     from letitgo.studies.fraction.study import Fraction
     from letitgo.studies.map import Map
     from letitgo.studies.sweep import sweep
@@ -96,13 +95,11 @@ _HOMES = (
     "studies.align",
     "studies.compute",
     "studies.dimension",
-    "studies.finetune",
     "studies.map",
     "studies.sweep",
     "studies.ticket",
     "studies.train",
     "studies.transfer",
-    "report.finetune",
     "report.page",
 )
 
@@ -117,7 +114,7 @@ __all__ = [
     "Distance",
     "Evaluation",
     "Executor",
-    "FineTune",
+    "Finetune",
     "FixedClassifier",
     "Fraction",
     "Gradients",
@@ -187,7 +184,6 @@ __all__ = [
     "train_only",
     "trainable",
     "walsh_hadamard",
-    "write_finetune_report",
     "write_map_report",
     "zero_out",
 ]

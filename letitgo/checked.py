@@ -54,7 +54,8 @@ def _sentence(cls: type, detail: Any, field: str) -> str:
     if kind == "unexpected_keyword_argument":
         return f"{_title(cls)} has no field {field!r}: {nearest(field, [*cls.__pydantic_fields__])}"  # type: ignore[attr-defined]
     if kind in ("missing_argument", "missing"):
-        return f"{name} is missing"
+        hint = getattr(cls, "SHAPES", {}).get(field)
+        return f"{name} is missing" + (f": {hint}" if hint else "")
     if kind == "literal_error":
         return f"{name} is {given!r}: {nearest(str(given), choices(cls, field))}"
     return f"{name} is {given!r}: {_wanted(cls, field, kind, bounds, detail['msg'])}"

@@ -47,7 +47,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "train": ("train", "--freeze", "fc1", "--freeze-at", "3", "--lr", "0.1,0.05", *SMALL),
     "fraction": ("fraction", "--shares", "1,0.5", *ONE, *SMALL),
     "classifier": ("classifier", *ONE, *SMALL),
-    "map --start": ("map", "--start", '{"half": "a"}', "--half", "b", *ONE, *SMALL),
+    "finetune": ("finetune", "--pretrained", '{"half": "a"}', "--half", "b", *ONE, *SMALL),
     "ticket": ("ticket", "--levels", "2", *ONE, *SMALL),
     "dimension": ("dimension", "--grid", "20,100", *ONE, *SMALL),
     "transfer": ("transfer", "--optimizers", "sgd:0.1,adam:0.001", "--levels", "1", *ONE, *SMALL),

@@ -12,7 +12,7 @@ from math import hypot
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
-from letitgo.studies.finetune import FineTune
+from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.sweep import sweep
 
 TITLE = "Lee et al.: Surgical fine-tuning improves adaptation to distribution shifts (arXiv:2210.11466)"
@@ -22,9 +22,9 @@ SHIFTS = {"noise": "first", "permute-labels": "last"}
 """Shift → the layer that the paper finds best."""
 
 
-def study(scale: float, seeds: int) -> FineTune:
+def study(scale: float, seeds: int) -> Finetune:
     """FCN 3×256 from MNIST to 1,000 examples under noise, and to 1,000 whose labels are permuted."""
-    recipes, swept = sweep(
+    recipes = sweep(
         data="mnist",
         shift=tuple(SHIFTS),
         examples=1000,
@@ -33,11 +33,11 @@ def study(scale: float, seeds: int) -> FineTune:
         epochs=scaled(EPOCHS, scale),
         batch_size=64,
     )
-    start = {"data": "mnist", "optimizer": "sgd", "epochs": 5, "batch_size": 128}
-    return FineTune(tuple(recipes), start, swept=tuple(swept), seeds=seeds)
+    pretrained = {"data": "mnist", "optimizer": "sgd", "epochs": 5, "batch_size": 128}
+    return Finetune(tuple(recipes), pretrained, seeds=seeds)
 
 
-def claims(study: FineTune, rows: list[dict[str, Any]]) -> list[Claim]:
+def claims(study: Finetune, rows: list[dict[str, Any]]) -> list[Claim]:
     """For each shift: the layer that the paper names is the best to train alone, and no worse than all."""
     told = []
     for shift, place in SHIFTS.items():
@@ -53,7 +53,7 @@ def claims(study: FineTune, rows: list[dict[str, Any]]) -> list[Claim]:
         others = [best["only", layer] for layer in layers if layer != named]
         next_best = max(others, key=lambda row: row["accuracy_mean"])
         told.append(_claim(f"{named} alone minus the best other layer alone ({next_best['layer']})", alone, next_best))
-        told.append(_claim(f"{named} alone minus everything", alone, best["all", "all"], study.tolerance))
+        told.append(_claim(f"{named} alone minus everything", alone, best["all", "all"], study.tolerance / 100))
     return told
 
 

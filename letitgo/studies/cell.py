@@ -146,9 +146,13 @@ class CellStudy(StudyOptions):
         row: Row = dict(cell.labels)
         for name in self.quantities:
             values = [number for one in found if (number := one.get(name)) is not None]
-            row |= {f"{name}_{statistic}": STATISTICS[statistic](values) for statistic in self.summaries}
+            row |= self.summary(name, values)
         row["n"] = len(found)
         if hasattr(self, "tolerance"):
             drops = [one["drop"] for one in found if one.get("drop") is not None]
             row["verdict"] = verdict(drops, self.tolerance / 100) if cell.judged else None  # type: ignore[arg-type]
         return row
+
+    def summary(self, name: str, values: Sequence[float]) -> Row:
+        """The columns of a quantity, from its values over seeds."""
+        return {f"{name}_{statistic}": STATISTICS[statistic](values) for statistic in self.summaries}

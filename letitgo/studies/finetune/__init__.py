@@ -1,0 +1,1 @@
+"""Which layers should be frozen in fine-tuning?"""

@@ -1,0 +1,66 @@
+"""Options of ``letitgo finetune``. Read for ``--help``, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from letitgo.checked import STRICT, checked
+from letitgo.studies.options import StudyOptions, Tolerance
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
+class FinetuneOptions(StudyOptions):
+    """Find which layers to freeze when a pretrained network is fine-tuned.
+
+    Fine-tunes everything, everything but one layer, and one layer alone (surgical fine-tuning, Lee et al.,
+    arXiv:2210.11466); does the same from initialization. Recommends the most accurate way within a compute budget.
+    """
+
+    QUESTION: ClassVar[str] = "Which layers should be frozen in fine-tuning?"
+    EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("letitgo finetune --pretrained digits --shift invert", "from the bundled digits to inverted ones"),
+        (
+            "letitgo finetune --pretrained mnist --data fashion_mnist --examples 1000 --budget 0.3",
+            "1,000 examples and 30 % of the arithmetic",
+        ),
+        (
+            "letitgo finetune --pretrained net.safetensors --model mypackage.nets:make --data path/to/folder",
+            "your trained network on your images",
+        ),
+    )
+    SHAPES: ClassVar[dict[str, str]] = {
+        "pretrained": "name a data set, recipe fields as a JSON object, or a safetensors file"
+    }
+
+    pretrained: Annotated[
+        str | dict[str, Any],
+        Field(
+            description="what the network was trained on before: a data set, recipe fields as JSON (the others are as "
+            "in fine-tuning, without shift, examples and label-noise), or a safetensors file of its weights"
+        ),
+    ]
+    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    budget: Annotated[
+        float, Field(gt=0, le=1, description="compute budget of the recommendation, as a share of full fine-tuning")
+    ] = 1.0
+    together: Annotated[
+        bool, Field(description="also fine-tune only the first two layers, three, and so on, and only the last ones")
+    ] = False
+    tolerance: Tolerance = 1.0
+    layers: Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")] = ()
+    blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")] = ()
+    statistics: Annotated[
+        Literal["follow", "frozen"],
+        Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
+    ] = "follow"
+
+    @property
+    def file(self) -> str | None:
+        """The file of the pretrained weights; None where the network is pretrained here."""
+        given = self.pretrained
+        return given if isinstance(given, str) and (given.endswith(".safetensors") or Path(given).is_file()) else None

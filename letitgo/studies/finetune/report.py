@@ -1,0 +1,290 @@
+"""What the rows of a fine-tuning study say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from letitgo.recipes import Recipe
+from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule
+from letitgo.report.words import cost, groups, heading, length, resolved, verdicts, within
+from letitgo.studies.finetune.study import phrase
+
+if TYPE_CHECKING:
+    from letitgo.studies.finetune.study import Finetune
+
+Row = dict[str, Any]
+
+SOURCE = "Lee et al., Surgical fine-tuning improves adaptation to distribution shifts (arXiv:2210.11466)."
+STARTS = {"pretrained": ("pretrained", PALETTE[0]), "initialization": ("from initialization", PALETTE[4])}
+ALL_NUMBERS = (
+    Column("layer", "layer"),
+    Column("intervention", "way", "none: no training; all: everything trained; frozen, only: the layer is."),
+    Column("start", "start"),
+    Column("trained", "trained", "Number of weights trained.", numbers.count),
+    Column("share", "takes", "Counted training arithmetic, as a share of full fine-tuning's.", numbers.percent),
+    Column("accuracy", "test, %", "Test accuracy.", numbers.points),
+    Column("drop", "drop", "Everything trained from the same start, minus this.", numbers.points, "verdict"),
+    Column("gain", "gain", "From the pretrained network, minus the same from initialization.", numbers.points),
+    Column("lead", "lead", "This, minus the best other of its kind.", numbers.points),
+    Column("behind", "behind", "The recommended way, minus this.", numbers.points),
+    Column("gradient", "‖g‖/‖θ‖", "Relative gradient norm at the start, first five batches.", numbers.significant),
+    Column("steady", "steady", "How often it is recommended with one seed left out.", numbers.percent),
+    Column("mark", "mark"),
+    Column("n", "n", "Number of seeds.", numbers.count),
+)
+
+
+def report(study: Finetune, rows: Sequence[Row]) -> Report:
+    """The report of a fine-tuning study."""
+    parts = [[row for row in part if row["n"]] for _, part in groups(study, rows)]
+    sections = [
+        _section(study, of, part)
+        for of, part in zip(study.subjects, parts, strict=True)
+        if any(row["recommended"] for row in part)
+    ]
+    note = (
+        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). Differences are paired by seed and in "
+        "points of test accuracy. A drop is everything trained from the same start, minus this. Robust: the whole "
+        f"interval is within {within(study.tolerance)}. Critical: the whole interval is beyond. Undecided: neither. "
+        "The recommendation is the way with the highest mean test accuracy within the budget. It is chosen by the "
+        "accuracies shown, which flatters it a little."
+    )
+    return Report("finetune", study.QUESTION, sections, note, SOURCE)
+
+
+def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
+    single = [row for row in rows if row["scope"] == "layer"]
+    sets = [row for row in rows if row["scope"] in ("first", "last")]
+    marked = [
+        row | {"mark": ", ".join(name for name in ("recommended", "advised") if row[name]) or None} for row in rows
+    ]
+    tables = [_verdicts(part) for part in (single, sets) if part] + [Table(ALL_NUMBERS, marked, "All numbers")]
+    pictures = {"layers": _layers(rows, single)} if single else {}
+    if sets:
+        pictures["sets"] = _layers(rows, sets)
+    pictures["cost"] = _cost(rows, study.budget)
+    source, head = study.source(of), study.new_head(of)
+    before = Path(str(study.file)).name if source is None else f"{length(source)} on {source.data}"
+    sentences = _sentences(study, rows)
+    if head:
+        sentences.append(f"The last layer, {head}, is drawn anew: the pretrained one is for other classes.")
+    return Section(
+        f"{heading(of.recipe, study.swept)}, pretrained: {before}",
+        _answer(study, rows),
+        sentences,
+        tables,
+        len(tables) - 1,
+        pictures,
+        resolved(of.recipe) | _pretraining(of.recipe, source, before),
+    )
+
+
+def _pretraining(recipe: Recipe, source: Recipe | None, before: str) -> Row:
+    """What differs in pretraining."""
+    if source is None:
+        return {"pretrained": before}
+    same = resolved(recipe)
+    return {f"pretraining: {name}": value for name, value in resolved(source).items() if same.get(name) != value}
+
+
+def _answer(study: Finetune, rows: Sequence[Row]) -> str:
+    best = next(row for row in rows if row["recommended"])
+    budget = "" if study.budget == 1 else f"within {100 * study.budget:g} % of the arithmetic, "
+    if best["intervention"] == "all":
+        said = f"{budget}freeze nothing: no freeze has a higher mean test accuracy than training everything"
+    else:
+        frozen = f"freeze {best['layer']} and train the rest"
+        what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
+        saved = numbers.percent(1 - best["share"])
+        said = f"{budget}{what}: saves {saved} of the training arithmetic, costs {cost(best)} ({best['verdict']})"
+    if best["n"] < 2:
+        return f"Nothing is decided at one seed. So far: {said}."
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
+    best = next(row for row in rows if row["recommended"])
+    full, untrained = _one(rows, "all"), _one(rows, "none")
+    said = []
+    if full and untrained:
+        scratch = _one(rows, "all", "initialization")
+        also = f", {_accuracy(scratch)} from initialization" if scratch else ""
+        said.append(f"Everything trained: {_accuracy(full)} test accuracy{also}, n = {full['n']}.")
+        said.append(f"The pretrained network without any training: {_accuracy(untrained)}.")
+        if untrained["accuracy_mean"] >= best["accuracy_mean"]:
+            said.append("No fine-tuning within the budget is more accurate than none.")
+    said += _sureness(rows, best)
+    own = [row for row in rows if row["start"] == "pretrained" and row["scope"] == "layer"]
+    kinds = {"only": "Trained alone", "frozen": "Frozen"}
+    said += [
+        f"{text}: {verdicts(found)}."
+        for kind, text in kinds.items()
+        if (found := [row for row in own if row["intervention"] == kind])
+    ]
+    said += _cheapest(study, rows)
+    alone = max((row for row in own if row["intervention"] == "only"), key=_mean, default=None)
+    if alone:
+        lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
+        said.append(f"Best single layer to train alone: {alone['layer']}, {_accuracy(alone)}{lead}.")
+    said.append(_adviser(rows, best))
+    if any(row["verdict"] == "undecided" for row in own):
+        said.append(f"Undecided at n = {max(row['n'] for row in own)}: more seeds (--seeds) may decide.")
+    return said
+
+
+def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
+    """How far ahead of the next best, and how often it is chosen with a seed left out."""
+    if best["n"] < 2:
+        return []
+    rivals = [row for row in rows if row["meets"] and row is not best and row["behind_mean"] is not None]
+    if not rivals:
+        return ["Nothing else meets the budget."]
+    # What is as good on every seed is as a rule the same run under another name.
+    rivals = [row for row in rivals if (row["behind_mean"], row["behind_ci95"]) != (0, 0)]
+    if not rivals:
+        return ["Every other way within the budget has the same accuracy under each seed."]
+    rival = min(rivals, key=lambda row: row["behind_mean"])
+    differ = "the two differ" if _apart(rival, "behind") else "the two cannot be told apart"
+    gap = numbers.points(rival["behind_mean"], rival["behind_ci95"])
+    steady, rounds = round(best["steady"] * best["n"]), best["n"]
+    return [
+        f"Next best within the budget: {phrase(rival)}, {gap} points behind; {differ}.",
+        f"With each seed left out in turn, the same way is recommended in {steady} of {rounds} rounds.",
+    ]
+
+
+def _cheapest(study: Finetune, rows: Sequence[Row]) -> list[str]:
+    robust = [row for row in rows if row["start"] == "pretrained" and row["verdict"] == "robust" and row["trained"]]
+    row = min(robust, key=lambda row: row["share"], default=None)
+    if row is None:
+        return [f"No way is surely within {within(study.tolerance)} of training everything."]
+    share = numbers.percent(row["share"])
+    near = f"within {within(study.tolerance)} of training everything"
+    return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, costs {cost(row)}."]
+
+
+def _lead(row: Row) -> str:
+    gap = f"{numbers.points(row['lead_mean'], row['lead_ci95'])} points ahead of the next"
+    return gap if _apart(row, "lead") else f"{gap}, so the two cannot be told apart"
+
+
+def _adviser(rows: Sequence[Row], best: Row) -> str:
+    row = next((row for row in rows if row["advised"]), None)
+    if row is None:
+        return "The relative gradient norm (Auto-RGN) chooses no layer: training none alone meets the budget."
+    choice = f"The relative gradient norm (Auto-RGN) chooses to train only {row['layer']}"
+    if row is not best:
+        return f"{choice}: {numbers.points(row['behind_mean'], row['behind_ci95'])} points behind the recommendation."
+    rivals = any(r["meets"] and r["intervention"] == "only" and r is not best for r in rows)
+    return f"{choice}, {'as recommended' if rivals else 'the only layer that meets the budget'}."
+
+
+def _apart(row: Row, name: str) -> bool:
+    half = row[f"{name}_ci95"]
+    return half is not None and row[f"{name}_mean"] > half
+
+
+def _one(rows: Sequence[Row], kind: str, start: str = "pretrained") -> Row | None:
+    return next((row for row in rows if (row["intervention"], row["start"]) == (kind, start)), None)
+
+
+def _mean(row: Row) -> float:
+    return row["accuracy_mean"]
+
+
+def _accuracy(row: Row) -> str:
+    return f"{numbers.points(row['accuracy_mean'], row['accuracy_ci95'])} %"
+
+
+def _verdicts(rows: Sequence[Row]) -> Table:
+    """Layers down; trained alone and frozen across."""
+    own = [row for row in rows if row["start"] == "pretrained"]
+    wide = pivot(own, ("layer", "parameters"), lambda row: row["intervention"], ("drop", "verdict", "share"))
+    columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
+    for kind, head in (("only", "trained alone"), ("frozen", "frozen")):
+        if any(row["intervention"] == kind for row in own):
+            columns.append(Column(f"{kind} drop", head, "", numbers.points, f"{kind} verdict"))
+            columns.append(Column(f"{kind} share", "takes", "", numbers.percent))
+    return Table(columns, wide, "drop from training everything, points; share of its arithmetic")
+
+
+def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:
+    """The relative gradient norms, and the accuracy with each layer trained alone or frozen, from either start."""
+    names = list(dict.fromkeys(row["layer"] for row in single))
+    norms = [row for row in single if row["gradient_mean"] is not None]
+    marks = []
+    for advised, colour, label in ((False, GREY, ""), (True, BLACK, "the adviser's choice")):
+        own = [row for row in norms if row["advised"] is advised]
+        places = [float(names.index(row["layer"])) for row in own]
+        halves = [row["gradient_ci95"] for row in own]
+        look: Row = {"label": label if own else "", "colour": colour, "shape": "D"}
+        marks.append(Points([row["gradient_mean"] for row in own], places, halves, sideways=True, **look))
+    panels = [Panel(marks, "relative gradient norm", "‖g‖/‖θ‖ when pretrained", places=names, xlim=(0, None))]
+    for kind, title in (("only", "trained alone"), ("frozen", "frozen, the rest trained")):
+        own = [row for row in single if row["intervention"] == kind]
+        if own:
+            panels.append(Panel([*_rules(rows), *_both(own, names)], title, "test accuracy, %", places=names))
+    caption = (
+        "Left: the relative gradient norm of each layer of the pretrained network, over the first batches. Right: test "
+        "accuracy with one layer trained alone or frozen, with 95 % intervals; lines: everything trained, or nothing."
+    )
+    return Picture([panels], caption, [0.8] + [1] * (len(panels) - 1))
+
+
+def _rules(rows: Sequence[Row]) -> list[Rule]:
+    rules = []
+    for kind, start, line in (
+        ("all", "pretrained", "-"),
+        ("none", "pretrained", ":"),
+        ("all", "initialization", "-"),
+    ):
+        if row := _one(rows, kind, start):
+            name, colour = STARTS[start]
+            what = "everything trained" if kind == "all" else "nothing trained"
+            rules.append(Rule(100 * row["accuracy_mean"], True, f"{name}, {what}", colour, line))
+    return rules
+
+
+def _both(rows: Sequence[Row], names: Sequence[str]) -> list[Points]:
+    """A point for each layer and start, the pretrained one above the other."""
+    marks = []
+    for (start, (label, colour)), shift in zip(STARTS.items(), (-0.12, 0.12), strict=True):
+        own = [row for row in rows if row["start"] == start]
+        halves = [_percent(row["accuracy_ci95"]) for row in own]
+        places = [names.index(row["layer"]) + shift for row in own]
+        x = [100 * row["accuracy_mean"] for row in own]
+        marks.append(Points(x, places, halves, sideways=True, label=label, colour=colour))
+    return marks
+
+
+def _cost(rows: Sequence[Row], budget: float) -> Picture:
+    """Test accuracy against the arithmetic of each way, and the budget."""
+    looks: dict[str, Row] = {
+        "none": {"label": "nothing trained", "colour": GREY, "shape": "X"},
+        "all": {"label": "everything trained", "colour": BLACK, "shape": "s"},
+        "frozen": {"label": "frozen", "colour": PALETTE[2]},
+        "only": {"label": "trained alone", "colour": PALETTE[1], "shape": "D"},
+        "recommended": {"label": "recommended", "colour": PALETTE[0], "shape": "*"},
+    }
+    marks: list[Points | Rule] = [Rule(100 * budget, True, "budget")] if budget < 1 else []
+    for kind, look in looks.items():
+        own = [
+            row
+            for row in rows
+            if row["start"] == "pretrained" and kind == ("recommended" if row["recommended"] else row["intervention"])
+        ]
+        if own:
+            named = len(own) <= 8 and kind in ("frozen", "only", "recommended")
+            notes = [row["layer"] for row in own] if named else []
+            halves = [_percent(row["accuracy_ci95"]) for row in own]
+            y = [100 * row["accuracy_mean"] for row in own]
+            marks.append(Points([100 * row["share"] for row in own], y, halves, notes=notes, **look))
+    panel = Panel(marks, x="training arithmetic, % of full fine-tuning", y="test accuracy, %", xlim=(-4, 112))
+    return Picture([[panel]], "Test accuracy against counted training arithmetic, with 95 % intervals.")
+
+
+def _percent(half: float | None) -> float | None:
+    return None if half is None else 100 * half

@@ -1,0 +1,237 @@
+"""Which layers should be frozen in fine-tuning? The values to compute, and the rows they give.
+
+The relative gradient norm of each layer at the start is the cheap adviser (Auto-RGN of arXiv:2210.11466).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any, ClassVar, Literal
+
+from letitgo.errors import BadRequest
+from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, fitted, open_weights
+from letitgo.recipes import Recipe
+from letitgo.report import Report
+from letitgo.store import Store
+from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.check import check_recipe
+from letitgo.studies.finetune.options import FinetuneOptions
+from letitgo.studies.statistics import mean
+from letitgo.studies.subject import Subject, Unit
+from letitgo.studies.sweep import with_seed
+
+Start = Literal["pretrained", "initialization"]
+BySeed = dict[int, Any]
+Found = Mapping[Cell, BySeed]
+"""The test accuracies of each way to fine-tune, by seed."""
+
+_OF_THE_TARGET = ("shift", "examples", "label_noise")
+_OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "optimizer_args")
+
+
+class Finetune(FinetuneOptions, CellStudy):
+    """Which layers should be frozen in fine-tuning? See :class:`FinetuneOptions` for the options."""
+
+    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "drop", "gain", "gradient")
+
+    def check_subject(self, of: Subject) -> None:
+        source = self.source(of)
+        if source is not None:
+            check_recipe(source)
+            if source == of.recipe:
+                raise BadRequest(f"pretraining and fine-tuning are the same, on {source.data!r}: give other data")
+        self.start(of, of.recipe)
+        if not of.units(self.layers, self.blocks):
+            raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
+        labels = [cell.labels for cell in self._ways(of, "pretrained") if cell.labels["trained"]]
+        cheapest = min(labels, key=lambda row: row["share"])
+        if cheapest["share"] > self.budget:
+            raise BadRequest(
+                f"nothing meets a budget of {100 * self.budget:g} % of full fine-tuning in {of.recipe.model!r}: "
+                f"the cheapest, {phrase(cheapest)}, takes {100 * cheapest['share']:.3g} %"
+            )
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        from letitgo.studies.finetune.report import report
+
+        return report(self, rows)
+
+    def source(self, of: Subject) -> Recipe | None:
+        """What the network is pretrained on; None where its weights are in a file.
+
+        Raises:
+            BadRequest: A field of it is wrong.
+        """
+        if self.file is not None:
+            return None
+        given: dict[str, Any] = {"data": self.pretrained} if isinstance(self.pretrained, str) else self.pretrained
+        if "seed" in given:
+            raise BadRequest("pretrained names a seed: pretraining has the seed of fine-tuning, so leave it out")
+        left_out = {*_OF_THE_TARGET, *(_OF_THE_OPTIMIZER if "optimizer" in given else ())}
+        own: dict[str, Any] = {name: getattr(of.recipe, name) for name in of.recipe.fields() if name not in left_out}
+        return Recipe(**(own | given))
+
+    def start(self, of: Subject, recipe: Recipe) -> State:
+        """The pretrained network under a seed.
+
+        Raises:
+            BadRequest: It does not fit the network.
+        """
+        source = self.source(of)
+        if source is None:
+            assert self.file is not None
+            return fitted(open_weights(self.file, recipe.network), recipe.network, recipe.seed)
+        pretraining = Subject(with_seed(source, recipe.seed))
+        return fitted(pretraining.baseline(pretraining.recipe).final, recipe.network, recipe.seed)
+
+    def new_head(self, of: Subject) -> str | None:
+        """The last layer, where the pretrained one is for other classes and it is drawn anew."""
+        base = getattr(self.start(of, of.recipe), "base", None)
+        return list(of.recipe.network.layers)[-1] if isinstance(base, Initial) else None
+
+    def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
+        scratch = self._ways(of, "initialization")
+        yield [*self._ways(of, "pretrained", scratch), *scratch]
+
+    def _ways(self, of: Subject, origin: Start, scratch: Sequence[Cell] = ()) -> list[Cell]:
+        """All ways to fine-tune from one start: nothing, everything, and each unit frozen or trained alone."""
+        pretrained = origin == "pretrained"
+        starts = {r: self.start(of, r) if pretrained else Initial(r.network, r.seed) for r in of.seeds}
+        twins = {(cell.labels["layer"], cell.labels["scope"], cell.labels["intervention"]): cell for cell in scratch}
+        units = of.units(self.layers, self.blocks)
+        ways = [(of.everything, "none")]
+        ways += [(u, way) for u in units if len(u.parameters) < len(of.trainable) for way in ("frozen", "only")]
+        if self.together:
+            # To freeze the first layers is to train the last ones only, so one of the two is enough.
+            for i in range(2, len(units) - 1):
+                ways += [(_joined("first", units[:i]), "only"), (_joined("last", units[-i:]), "only")]
+
+        def cell(unit: Unit, way: str, **against: Cell) -> Cell:
+            twin = twins.get((unit.name, unit.scope, way))
+            return self._cell(of, unit, way, origin, starts, against | ({"scratch": twin} if twin else {}))
+
+        full = cell(of.everything, "all")
+        untrained, *others = (cell(unit, way, all=full) for unit, way in ways)
+        return [untrained, full, *others]
+
+    def _cell(
+        self, of: Subject, unit: Unit, way: str, origin: Start, starts: Mapping[Recipe, State], against: Any
+    ) -> Cell:
+        trains = {"none": (), "frozen": of.but(unit.parameters)}.get(way, of.ordered(unit.parameters))
+        statistics = "follow" if trains == of.trainable else self.statistics
+
+        def run(recipe: Recipe) -> Run:
+            return Run(starts[recipe], trains, recipe, statistics=statistics)
+
+        def measures(recipe: Recipe) -> Mapping[str, Measure]:
+            state = run(recipe).final if trains else starts[recipe]
+            found: dict[str, Measure] = {"test": Evaluation(state, recipe.dataset, "test")}
+            if (origin, way) == ("pretrained", "only"):
+                found["gradients"] = Gradients(starts[recipe], recipe)
+            return found
+
+        whole = Run(starts[of.recipe], of.trainable, of.recipe)
+        labels = {
+            "layer": unit.name,
+            "scope": unit.scope,
+            "start": origin,
+            "intervention": way,
+            "parameters": of.size(unit.parameters),
+            "trained": of.size(trains),
+            "share": run(of.recipe).cost() / whole.cost() if trains else 0.0,
+        }
+        return Cell(labels, measures, against, judged=way != "all", context=(unit.parameters, trains))
+
+    def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
+        accuracy = results["test"]["accuracy"]
+        return {
+            "accuracy": accuracy,
+            "drop": results.get("all", results)["test"]["accuracy"] - accuracy,
+            "gain": accuracy - results["scratch"]["test"]["accuracy"] if "scratch" in results else None,
+            "gradient": _relative(results["gradients"], cell.context[0]) if "gradients" in results else None,
+        }
+
+    def rows(self, store: Store) -> list[Row]:
+        """One row per way to fine-tune and recipe, over the seeds that the store holds."""
+        rows = []
+        for of in self.subjects:
+            columns = {name: getattr(of.recipe, name) for name in self.swept}
+            [cells] = self.cells(of, store)
+            own = {cell: self.row(cell, of, store) for cell in cells}
+            found = {
+                cell: {seed: numbers["accuracy"] for seed, numbers in self.found(cell, of, store).items()}
+                for cell in cells
+            }
+            rows += [{**columns, **own[cell], **more} for cell, more in self._compared(own, found).items()]
+        return rows
+
+    def _compared(self, rows: Mapping[Cell, Row], found: Found) -> dict[Cell, Row]:
+        """What each way is among the others: the recommended one, the adviser's choice, and how far ahead or behind."""
+        within = [
+            cell
+            for cell, row in rows.items()
+            if row["start"] == "pretrained" and row["trained"] and row["share"] <= self.budget and row["n"]
+        ]
+        # Of two names for one run, as freezing the first of two layers and training only the second, one is enough.
+        different = list({cell.context[1]: cell for cell in reversed(within)}.values())[::-1]
+        best, rounds = _best(different, found), _rounds(different, found)
+        advice = [cell for cell in within if rows[cell]["gradient_mean"] is not None]
+        advised = max(advice, key=lambda cell: rows[cell]["gradient_mean"], default=None)
+        compared = {}
+        for cell, row in rows.items():
+            kind = ("intervention", "start", "scope")
+            rivals = [
+                c for c in rows if c is not cell and all(rows[c][name] == row[name] for name in kind) and found[c]
+            ]
+            rival = _best(rivals, found)
+            compared[cell] = {
+                **self.summary("lead", _minus(found[cell], found[rival]) if rival else []),
+                **self.summary(
+                    "behind", _minus(found[best], found[cell]) if best and row["start"] == "pretrained" else []
+                ),
+                "meets": cell in within,
+                "recommended": cell is best,
+                "advised": cell is advised,
+                "steady": rounds.count(cell) / len(rounds) if rounds and cell in within else None,
+            }
+        return compared
+
+
+def phrase(row: Row) -> str:
+    """A way to fine-tune in words."""
+    words = {"none": "no training", "all": "training everything", "frozen": f"freezing {row['layer']}"}
+    return words.get(row["intervention"], f"training only {row['layer']}")
+
+
+def _joined(scope: str, units: Sequence[Unit]) -> Unit:
+    names = tuple(name for unit in units for name in unit.parameters)
+    return Unit(f"{units[0].name}…{units[-1].name}", scope, names)
+
+
+def _relative(squares: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """‖g‖ / ‖θ‖ of some parameters, mean over batches; None where all weights are 0."""
+    size = sum(squares[name]["weights"] for name in names)
+    batches = [sum(batch) for batch in zip(*(squares[name]["gradients"] for name in names), strict=True)]
+    return sum(sqrt(batch / size) for batch in batches) / len(batches) if size > 0 else None
+
+
+def _minus(a: BySeed, b: BySeed) -> list[float]:
+    """Paired differences, over the seeds that both have."""
+    return [value - b[seed] for seed, value in a.items() if seed in b]
+
+
+def _best(cells: Sequence[Cell], found: Found, without: int | None = None) -> Cell | None:
+    """The highest mean accuracy, over all seeds but one; where two are equal, the cheaper."""
+
+    def rank(cell: Cell) -> tuple[float, float]:
+        kept = [value for seed, value in found[cell].items() if seed != without]
+        return mean(kept) or 0.0, -cell.labels["share"]
+
+    return max(cells, key=rank, default=None)
+
+
+def _rounds(cells: Sequence[Cell], found: Found) -> list[Cell | None]:
+    """What would be recommended with each seed left out in turn; nothing of fewer than two."""
+    seeds = {seed for cell in cells for seed in found[cell]}
+    return [_best(cells, found, seed) for seed in seeds] if len(seeds) > 1 else []
