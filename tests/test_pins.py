@@ -20,6 +20,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.compute import compute
+from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
 from letitgo.studies.sweep import sweep
 from letitgo.studies.train.study import Train
@@ -51,6 +52,9 @@ STUDIES: dict[str, Callable[[], Any]] = {
         small(model="lenet", widths=None, depth=None, fit="1x28x28", epochs=1), seeds=1, blocks=("conv*",)
     ),
     "train": lambda: Train(sweep(**SMALL, seed=[0, 1]), freeze=("fc1",), freeze_at=1),
+    "finetune": lambda: Finetune(
+        small(shift="invert"), {"data": "digits", "epochs": 1}, seeds=2, together=True, budget=0.9
+    ),
     "align": lambda: Align(small(), seeds=2),
     "deep-linear": lambda: DeepLinear(steps=3, seeds=2, widths=(4, 4)),
 }
