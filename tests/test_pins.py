@@ -23,6 +23,8 @@ from letitgo.studies.compute import compute
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
 from letitgo.studies.sweep import sweep
+from letitgo.studies.ticket.options import VARIANTS
+from letitgo.studies.ticket.study import Ticket
 from letitgo.studies.train.study import Train
 from letitgo.value import sha256
 
@@ -54,6 +56,15 @@ STUDIES: dict[str, Callable[[], Any]] = {
     "train": lambda: Train(sweep(**SMALL, seed=[0, 1]), freeze=("fc1",), freeze_at=1),
     "finetune": lambda: Finetune(
         small(shift="invert"), {"data": "digits", "epochs": 1}, seeds=2, together=True, budget=0.9
+    "ticket": lambda: Ticket(small(validation=50), seeds=2, levels=2, variants=VARIANTS, at=(2,), rewind="1it"),
+    "ticket-stability": lambda: Ticket(
+        Recipe(widths="8", depth=1, epochs=1),
+        seeds=2,
+        levels=1,
+        variants=("random mask",),
+        stability=True,
+        scope="global",
+        one_shot=True,
     ),
     "align": lambda: Align(small(), seeds=2),
     "deep-linear": lambda: DeepLinear(steps=3, seeds=2, widths=(4, 4)),

@@ -51,13 +51,20 @@ def command_of(options: Any, find: Callable[[], Any]) -> Callable[..., int]:
     return with_recipes if "recipes" in options.__pydantic_fields__ else alone
 
 
-def make_study(options: Any, find: Callable[[], Any], study: Any, recipe: Any) -> Any:
+def make_study(options: Any, find: Callable[[], Any], study: Any, recipe: Any, **fixed: Any) -> Any:
     """The study that a command line asks for.
+
+    Args:
+        options: The class of its options.
+        find: Finds the class of the study.
+        study: The study's options as given.
+        recipe: The recipe's options as given.
+        fixed: Options that the command sets itself.
 
     Raises:
         BadRequest: An option is wrong.
     """
-    fields = given(options, study)
     from letitgo.studies.sweep import sweep
 
+    fields = given(options, study) | fixed
     return find()(tuple(sweep(**recipe_fields(recipe))), **fields)

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Group
 from letitgo import __version__
 from letitgo.cli import interrupt
 from letitgo.cli.commands import study_app
+from letitgo.cli.ticket import add_export
 from letitgo.errors import BadRequest, LetItGoError
 from letitgo.studies import STUDIES
 
@@ -27,7 +28,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 for _name in STUDIES:
-    app.command(study_app(_name, NETWORK if _name == "train" else QUESTIONS))
+    _app = study_app(_name, NETWORK if _name == "train" else QUESTIONS)
+    if _name == "ticket":
+        add_export(_app)
+    app.command(_app)
 app.command(study_app("deep-linear", QUESTIONS, "letitgo.deep_linear"))
 _COMMANDS = {
     "reproduce": (QUESTIONS, "Compare a paper's claims with measurements."),

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 
 AGREES = {True: "robust", False: "critical", None: "undecided"}
 """The mark of a claim: borne out, contradicted, or not to be told from this run."""
+LEGEND = {"robust": "borne out", "critical": "contradicted", "undecided": "cannot tell"}
 COLUMNS = (
     Column("quantity", "quantity"),
     Column("paper", "paper"),
@@ -57,5 +58,6 @@ class Comparison:
             "cannot be told from this run (?)."
         )
         length = shortened(self.study, self.whole)
-        section = Section(", ".join(filter(None, (self.paper.TITLE, length))), answer, tables=[Table(COLUMNS, shown)])
+        heading = ", ".join(filter(None, (self.paper.TITLE, length)))
+        section = Section(heading, answer, tables=[Table(COLUMNS, shown, legend=LEGEND)])
         return Report("reproduce", "What a paper claims, beside what was measured", [section], source=self.paper.TITLE)

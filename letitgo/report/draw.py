@@ -95,6 +95,9 @@ def _panel(figure: Figure, ax: Axes, panel: Panel) -> None:
         ax.set_xlim(*panel.xlim)
     if panel.ylim:
         ax.set_ylim(*panel.ylim)
+    if panel.within:
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, panel.within[0]), min(high, panel.within[1]))
 
 
 def _points(_: Figure, ax: Axes, mark: Points) -> None:

@@ -60,11 +60,19 @@ class Table:
         columns: From left to right.
         rows: From top to bottom.
         title: What they are.
+        legend: What the marks of its verdicts mean, where they are not those of a layer.
     """
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     title: str = ""
+    legend: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def meaning(self) -> dict[str, str]:
+        """Verdict → what its mark means, of the verdicts that mark a cell."""
+        found = {column.verdict_of(row) for column in self.columns if column.verdict for row in self.rows}
+        return {name: self.legend.get(name, name) for name in MARKS if name in found}
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class Panel:
         xlim: Ends of the axis; reversed, it falls.
         ylim: Ends of the axis.
         ticks: Where x has its ticks.
+        within: How far y goes at most, such as 0 to 100 per cent, however wide the intervals are.
     """
 
     marks: Sequence[Points | Bars | Grid | Rule | Band]
@@ -127,6 +128,7 @@ class Panel:
     xlim: tuple[float | None, float | None] | None = None
     ylim: tuple[float | None, float | None] | None = None
     ticks: Sequence[float] = ()
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

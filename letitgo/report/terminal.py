@@ -19,9 +19,8 @@ def to_terminal(console: Console, report: Report) -> None:
             console.print(f"[bold]{escape(section.answer)}[/bold]")
         for table in section.tables[: section.shown]:
             console.print(_table(table))
-            if any(column.verdict for column in table.columns):
-                marks = "   ".join(f"[{COLOURS[name]}]{mark}[/] {name}" for name, mark in MARKS.items())
-                console.print(marks)
+            if marks := [f"[{COLOURS[name]}]{MARKS[name]}[/] {says}" for name, says in table.meaning.items()]:
+                console.print("   ".join(marks))
         for sentence in section.sentences:
             console.print(escape(sentence))
 

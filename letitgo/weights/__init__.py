@@ -33,7 +33,7 @@ from letitgo.weights.statistics import re_estimate
 from letitgo.weights.status import LayerStatus, Status, status
 from letitgo.weights.subspace import Subspace, subspace
 from letitgo.weights.subspace_file import load_subspace, save_subspace
-from letitgo.weights.ticket import Ticket, load_ticket, read_ticket, save_ticket
+from letitgo.weights.ticket import SavedTicket, load_ticket, read_ticket, save_ticket
 
 __all__ = [
     "Alignment",
@@ -47,6 +47,7 @@ __all__ = [
     "Masks",
     "Matrix",
     "Part",
+    "SavedTicket",
     "Scope",
     "Selection",
     "State",
@@ -54,7 +55,6 @@ __all__ = [
     "Status",
     "StepCost",
     "Subspace",
-    "Ticket",
     "alignment",
     "biases",
     "blocks",

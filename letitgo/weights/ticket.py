@@ -34,13 +34,13 @@ _ABOUT = "letitgo-ticket"
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
+class SavedTicket:
     """Which weights are kept.
 
     Attributes:
         masks: Parameter name → boolean mask, true where a weight is kept. Parameters without one are kept whole.
-        start: Where the values come from, JSON; what :func:`letitgo.Lottery` and ``letitgo ticket export`` write there
-            is told in the documents.
+        start: Where the values come from, JSON; what :class:`letitgo.Ticket` and ``letitgo ticket export`` write there
+            is in the documents.
     """
 
     masks: Masks
@@ -81,7 +81,7 @@ def save_ticket(
     _write(Path(path), tensors, canonical([about, _seal(about, packed)]), _ABOUT)
 
 
-def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -> Ticket:
+def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -> SavedTicket:
     """The ticket in a file.
 
     Args:
@@ -105,7 +105,7 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
         if module is not None:
             _check(shapes, module, path)
         masks = {name: unpack_bits(_inflated(packed[name], shape), shape) for name, shape in shapes.items()}
-        return Ticket(masks, dict(about["start"]))
+        return SavedTicket(masks, dict(about["start"]))
     except BadRequest:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, zlib.error) as error:

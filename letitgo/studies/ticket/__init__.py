@@ -1,0 +1,1 @@
+"""Which weights could have been trained alone?"""
