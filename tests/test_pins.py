@@ -19,6 +19,7 @@ from letitgo.deep_linear.study import DeepLinear
 from letitgo.recipes import Recipe
 from letitgo.store import open_store
 from letitgo.studies.align.study import Align
+from letitgo.studies.carry.study import Carry
 from letitgo.studies.compute import compute
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
@@ -66,6 +67,7 @@ STUDIES: dict[str, Callable[[], Any]] = {
         scope="global",
         one_shot=True,
     ),
+    "carry": lambda: Carry(sweep(**SMALL, half=["a", "b"]), seeds=2, levels=1),
     "align": lambda: Align(small(), seeds=2),
     "deep-linear": lambda: DeepLinear(steps=3, seeds=2, widths=(4, 4)),
 }

@@ -212,9 +212,7 @@ def _lines(rows: Sequence[Row], column: str, factor: float = 1) -> list[Any]:
     return series(shown, "x", column, "variant", LOOKS, factor)
 
 
-def _panel(
-    rows: Sequence[Row], marks: Sequence[Any], label: str, title: str = "", ylim: Any = None, within: Any = None
-) -> Panel:
+def _panel(rows: Sequence[Row], marks: Sequence[Any], label: str, title: str = "", **limits_of_y: Any) -> Panel:
     shares = sorted({round(100 * row["density"], 4) for row in rows if row["density"]}, reverse=True)
     own = {round(100 * row["density"], 4) for row in rows if row["variant"] in (DENSE, "ticket")}
     levels = sorted(own, reverse=True)

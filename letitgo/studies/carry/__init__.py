@@ -1,0 +1,1 @@
+"""Do lottery tickets carry over to other data and other optimisers?"""
