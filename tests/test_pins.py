@@ -57,6 +57,7 @@ STUDIES: dict[str, Callable[[], Any]] = {
     "train": lambda: Train(sweep(**SMALL, seed=[0, 1]), freeze=("fc1",), freeze_at=1),
     "finetune": lambda: Finetune(
         small(shift="invert"), {"data": "digits", "epochs": 1}, seeds=2, together=True, budget=0.9
+    ),
     "ticket": lambda: Ticket(small(validation=50), seeds=2, levels=2, variants=VARIANTS, at=(2,), rewind="1it"),
     "ticket-stability": lambda: Ticket(
         Recipe(widths="8", depth=1, epochs=1),
