@@ -32,10 +32,10 @@ COLUMNS = (
     Column("least_ratio", "ratio ≥", "Least ‖W‖₂/‖W‖_F of the layers that train; 1 is rank one.", numbers.significant),
     Column("least_adjacent", "aligned ≥", "Least |⟨v,u⟩| of adjacent layers; 1 is aligned.", numbers.significant),
     Column("angle", "angle, °", "Of the product to the maximum-margin direction.", numbers.significant),
-    Column("margin", "margin", "Of the product, as a share of the largest.", numbers.significant),
 )
 MORE = (
     *COLUMNS[:2],
+    Column("margin", "margin", "Of the product, as a share of the largest.", numbers.significant),
     Column("risk", "risk", "Mean logistic loss, in nats.", numbers.significant),
     Column("ratios", "‖W‖₂/‖W‖_F of each layer"),
     Column("adjacents", "|⟨v,u⟩| of each layer"),

@@ -18,22 +18,23 @@ def to_terminal(console: Console, report: Report) -> None:
         if section.answer:
             console.print(f"[bold]{escape(section.answer)}[/bold]")
         for table in section.tables[: section.shown]:
-            console.print(_table(table))
+            console.print(drawn(table))
             if marks := [f"[{COLOURS[name]}]{MARKS[name]}[/] {says}" for name, says in table.meaning.items()]:
                 console.print("   ".join(marks))
         for sentence in section.sentences:
             console.print(escape(sentence))
 
 
-def _table(table: Table) -> RichTable:
-    drawn = RichTable(title=escape(table.title), title_justify="left", title_style="dim", box=None, pad_edge=False)
+def drawn(table: Table) -> RichTable:
+    """A table for a terminal."""
+    shown = RichTable(title=escape(table.title), title_justify="left", title_style="dim", box=None, pad_edge=False)
     for column in table.columns:
         justify = "left" if column.left else "right"
-        drawn.add_column(escape(column.head), justify=justify, overflow="fold", no_wrap=not column.left)
+        shown.add_column(escape(column.head), justify=justify, overflow="fold", no_wrap=not column.left)
     for row in table.rows:
         cells = []
         for column in table.columns:
             colour = COLOURS.get(column.verdict_of(row) or "")
             cells.append(f"[{colour}]{escape(column.cell(row))}[/]" if colour else escape(column.cell(row)))
-        drawn.add_row(*cells)
-    return drawn
+        shown.add_row(*cells)
+    return shown

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
 from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
 
@@ -247,6 +248,12 @@ def _distances(rows: Sequence[Row]) -> Picture:
     return Picture([panels], "Distance of each layer's trained weights from those of an epoch.")
 
 
+def _count(rows: Sequence[Row]) -> str:
+    """How many layers have which verdict: ``3 ✓ 1 ?``."""
+    kinds = [row["verdict"] for row in rows]
+    return "  ".join(f"{kinds.count(kind)} {mark}" for kind, mark in MARKS.items() if kind in kinds)
+
+
 def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
     """Drops of each layer along a sweep over one field, a panel for each question."""
     (field,) = study.swept
@@ -259,9 +266,16 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
             panels.append(Panel(marks, text, field.replace("_", " "), "drop, points", steps=list(map(str, values))))
     counts = [
         {field: value}
-        | {kind: verdicts([row for row in _singles(rows, kind) if row[field] == value]) for kind in QUESTIONS}
+        | {kind: _count([row for row in _singles(rows, kind) if row[field] == value]) for kind in QUESTIONS}
         for value in values
     ]
-    columns = [Column(field, field.replace("_", " ")), *(Column(kind, text) for kind, text in QUESTIONS.items())]
+    heads = {"frozen": "frozen", "reinitialised": "re-initialised", "rerandomised": "re-randomised"}
+    columns = [Column(field, field.replace("_", " ")), *(Column(kind, head) for kind, head in heads.items())]
     pictures = {"sweep": Picture([panels], "Drop in test accuracy along the sweep. Dashed: the tolerance.")}
-    return Section(f"Over {field.replace('_', ' ')}", tables=[Table(columns, counts)], pictures=pictures)
+    robust = [sum(row["verdict"] == "robust" for row in _singles(rows, "frozen") if row[field] == v) for v in values]
+    said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
+    answer = f"Layers that are robust when frozen at initialization, along {field.replace('_', '-')}: {said}."
+    heads = (
+        f"{', '.join(dict.fromkeys(f'{r.model} on {r.data}' for r in study.recipes))}, over {field.replace('_', '-')}"
+    )
+    return Section(heads, answer, tables=[Table(columns, counts)], pictures=pictures)

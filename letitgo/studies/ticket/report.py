@@ -45,6 +45,8 @@ LOOKS = {
         "complement": (PALETTE[6], "P", ":"),
     }.items()
 }
+ACROSS = 4
+"""Variants side by side in a table of 80 columns."""
 LEGEND = {"critical": "clearly below all weights: the whole interval of the drop is above 0"}
 ALL_NUMBERS = (
     Column("level", "level", "How often was pruned.", numbers.count),
@@ -91,7 +93,9 @@ def _section(study: Ticket, recipe: Any, rows: list[Row]) -> Section:
     pruned = [row for row in rows if row["level"]]
     tickets = [row for row in rows if row["variant"] == "ticket"]
     stable = [row for row in rows if row["order_l2_mean"] is not None]
-    tables = [_levels(pruned), Table(ALL_NUMBERS, rows, "All numbers"), Table(LAYERS, tickets, "Layer by layer")]
+    tables = _levels(pruned)
+    shown = len(tables)
+    tables += [Table(ALL_NUMBERS, rows, "All numbers"), Table(LAYERS, tickets, "Layer by layer")]
     tables += [Table(STABILITY, stable, "Stability")] if stable else []
     pictures = {"accuracy": _against_weights(rows, "accuracy", "test accuracy, %", 100)}
     if rows[0]["stop_mean"] is not None:
@@ -100,19 +104,25 @@ def _section(study: Ticket, recipe: Any, rows: list[Row]) -> Section:
     if stable:
         pictures["stability"] = _stability(rows, stable)
     said = _sentences(rows, tickets, stable)
-    return Section(heading(recipe, study.swept), _answer(rows, tickets), said, tables, 1, pictures, resolved(recipe))
+    return Section(
+        heading(recipe, study.swept), _answer(rows, tickets), said, tables, shown, pictures, resolved(recipe)
+    )
 
 
-def _levels(pruned: Sequence[Row]) -> Table:
-    """Levels down, variants across."""
+def _levels(pruned: Sequence[Row]) -> list[Table]:
+    """Levels down, variants across; as many tables as fit the variants."""
     wide = pivot(pruned, ("level",), lambda row: row["variant"], ("accuracy", "below"))
     shares = {row["level"]: row["density"] for row in pruned if row["variant"] == "ticket"}
-    columns = [Column("level", "level", shown=numbers.count), Column("density", "left", shown=numbers.percent)]
-    for variant in dict.fromkeys(row["variant"] for row in pruned):
-        columns.append(
-            Column(f"{variant} accuracy", HEADS[variant], NAMES[variant], numbers.points, f"{variant} below")
-        )
-    return Table(columns, [row | {"density": shares.get(row["level"])} for row in wide], "test accuracy, %", LEGEND)
+    rows = [row | {"density": shares.get(row["level"])} for row in wide]
+    variants = list(dict.fromkeys(row["variant"] for row in pruned))
+    tables = []
+    for some in (variants[i : i + ACROSS] for i in range(0, len(variants), ACROSS)):
+        columns = [Column("level", "level", shown=numbers.count), Column("density", "left", shown=numbers.percent)]
+        for variant in some:
+            head, says = HEADS[variant], NAMES[variant]
+            columns.append(Column(f"{variant} accuracy", head, says, numbers.points, f"{variant} below"))
+        tables.append(Table(columns, rows, "test accuracy, %", LEGEND))
+    return tables
 
 
 def _below(row: Row) -> str | None:
