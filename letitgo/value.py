@@ -3,6 +3,9 @@
 A value is a frozen dataclass. Its *identity* is what changes the result: by default all its fields. Its *key* is the
 hash of that identity, with nested values standing in by their own keys, so equal descriptions have equal keys on
 every machine and a long chain of values costs no more to hash than a short one.
+
+Anyone may define values. The kind of ours is the name of the class; that of others is ``module:Class``, and the digest
+of its source file is part of the key.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
+
+from letitgo.errors import BadRequest
+from letitgo.imports import import_object, source_digest
 
 FORMAT = 2
 """Part of every key. Raised when the same description comes to mean another result."""
@@ -37,11 +43,16 @@ def derive(*parts: object) -> int:
 class Value:
     """Base of all values. Subclasses are frozen dataclasses, declared with ``eq=False``: equality is by key."""
 
-    kinds: ClassVar[dict[str, type[Value]]] = {}
+    _places: ClassVar[dict[str, str]] = {}
+    _code: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Value.kinds[cls.__name__] = cls
+        kind, place = kind_of(cls), _place(cls)
+        if (taken := Value._places.setdefault(kind, place)) != place:
+            raise BadRequest(f"{place} cannot be a value of kind {kind}, which {taken} is: give it another name")
+        inherited = (digest for base in cls.__bases__ for digest in getattr(base, "_code", ()))
+        cls._code = () if _is_ours(cls) else tuple(dict.fromkeys((_source(cls), *inherited)))
 
     def fields(self) -> dict[str, Any]:
         """The fields that rebuild this value, nested values as they are."""
@@ -54,7 +65,29 @@ class Value:
     @cached_property
     def description(self) -> dict[str, Any]:
         """The identity as JSON, nested values by their keys."""
-        return {"kind": type(self).__name__, **_map(self.identity(), lambda value: {"key": value.key})}
+        return self.described(lambda value: {"key": value.key})
+
+    def described(self, nested: Callable[[Value], Any]) -> dict[str, Any]:
+        """The kind, the digests of its code where it is not ours, and the identity, as JSON.
+
+        Args:
+            nested: What stands for a value within.
+
+        Raises:
+            BadRequest: The class has no source file, or a field with a reserved name.
+        """
+        about: dict[str, Any] = {"kind": kind_of(type(self))}
+        if self._code:
+            about["code"] = list(self._code)
+        if not all(self._code):
+            raise BadRequest(
+                f"{about['kind']} has no source file, so results of another version of it would pass for its own: "
+                "move it to a module (a .py file)"
+            )
+        identity = _map(self.identity(), nested)
+        if taken := sorted(about.keys() & identity.keys()):
+            raise BadRequest(f"{about['kind']} has a field {taken[0]!r}, which is reserved: give it another name")
+        return about | identity
 
     @cached_property
     def key(self) -> str:
@@ -81,11 +114,28 @@ def spell(value: Value, short: Callable[[Value], dict[str, Any] | None]) -> dict
         value: The value.
         short: What stands in for a nested value; None spells that one out too.
     """
+    return value.described(lambda part: short(part) or spell(part, short))
 
-    def nested(part: Value) -> dict[str, Any]:
-        return short(part) or spell(part, short)
 
-    return {"kind": type(value).__name__, **_map(value.identity(), nested)}
+def kind_of(cls: type[Value]) -> str:
+    """The name of a class of ours; of others ``module:Class``."""
+    return cls.__name__ if _is_ours(cls) else _place(cls)
+
+
+def _is_ours(cls: type[Value]) -> bool:
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _place(cls: type[Value]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _source(cls: type[Value]) -> str:
+    """Digest of the file that defines a class, read when it is defined, so that it is that of the code that runs."""
+    try:
+        return source_digest(_place(cls), cls)
+    except BadRequest:
+        return ""
 
 
 def _map(data: Any, of_value: Any) -> Any:
@@ -99,7 +149,11 @@ def _map(data: Any, of_value: Any) -> Any:
 
 
 def dump(values: Iterable[Value]) -> dict[str, Any]:
-    """Values as JSON, each nested value once however often it is used, before those it is used in."""
+    """Values as JSON, each nested value once however often it is used, before those it is used in.
+
+    Raises:
+        BadRequest: Another process could not import the class of a value.
+    """
     roots = list(values)
     nodes: dict[str, Any] = {}
     ahead = [(value, False) for value in roots]  # no recursion: a chain of values may be long
@@ -107,18 +161,29 @@ def dump(values: Iterable[Value]) -> dict[str, Any]:
         value, ready = ahead.pop()
         if ready:
             fields = _map(value.fields(), lambda part: {"key": part.key})
-            nodes[value.key] = {"kind": type(value).__name__, "fields": fields}
+            nodes[value.key] = {"class": _importable(type(value)), "fields": fields}
         elif value.key not in nodes:
             ahead += [(value, True), *((part, False) for part in value.inputs())]
     return {"roots": [value.key for value in roots], "nodes": nodes}
+
+
+def _importable(cls: type[Value]) -> str:
+    if cls.__module__ == "__main__" or "." in cls.__qualname__:
+        where = "the script or notebook that runs" if cls.__module__ == "__main__" else "a function or class"
+        raise BadRequest(
+            f"{cls.__qualname__} is defined in {where}, so worker processes cannot import it: "
+            "move it to the top level of a module (a .py file), or compute with workers=0"
+        )
+    return _place(cls)
 
 
 def load(data: dict[str, Any]) -> list[Value]:
     """The values that :func:`dump` wrote.
 
     Raises:
-        ValueError: A value has another key here than where it was written, so the data, the code of the network or
-            the version of the program differ.
+        BadRequest: The class of a value does not import.
+        ValueError: A value has another key here than where it was written, so the data, the code or the version of the
+            program differ.
     """
     built: dict[str, Value] = {}
 
@@ -132,10 +197,10 @@ def load(data: dict[str, Any]) -> list[Value]:
         return item
 
     for key, node in data["nodes"].items():
-        value = built[key] = Value.kinds[node["kind"]](**revive(node["fields"]))
+        value = built[key] = import_object(node["class"], "value")(**revive(node["fields"]))
         if value.key != key:
             raise ValueError(
-                f"{node['kind']} {key[:12]} reads as {value.key[:12]} here: the data, the network's code or "
-                "letitgo itself is not the same as where the study was started"
+                f"{kind_of(type(value))} {key[:12]} reads as {value.key[:12]} here: the data, the code of the network "
+                "or value, or letitgo itself is not the same as where the study was started"
             )
     return [built[key] for key in data["roots"]]

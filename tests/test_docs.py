@@ -1,6 +1,7 @@
 """The examples of the documents, run as they stand."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,16 @@ PAGES = sorted(
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page, tmp_path, monkeypatch):
+    """A block that begins with the name of a file is written to it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
+    for block in list(blocks):
+        if name := re.match(r"# (\w+\.py)\n", block):
+            Path(name[1]).write_text(block)
+            monkeypatch.delitem(sys.modules, Path(name[1]).stem, raising=False)
+            blocks.remove(block)
     exec(compile("\n".join(blocks), page, "exec"), {})
 
 

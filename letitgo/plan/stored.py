@@ -7,7 +7,7 @@ from typing import Any
 
 from letitgo.errors import WorkFailed
 from letitgo.store import Store
-from letitgo.value import Value, spell
+from letitgo.value import Value, kind_of, spell
 
 
 class Absent(WorkFailed):
@@ -20,7 +20,8 @@ class Stored(Value):
     @property
     def address(self) -> str:
         """Where in the store its result lies."""
-        return f"{type(self).__name__.lower()}s/{self.key[:2]}/{self.key}"
+        kind = kind_of(type(self)).replace(":", ".").lower()
+        return f"{kind}s/{self.key[:2]}/{self.key}"
 
     def record(self, store: Store) -> dict[str, Any]:
         """What the store holds of it.

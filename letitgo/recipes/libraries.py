@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import arguments
+from letitgo.imports import arguments
 from letitgo.recipes.networks import find_network
 from letitgo.weights import Example
 

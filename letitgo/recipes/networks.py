@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import arguments, import_object, source_digest
+from letitgo.imports import arguments, import_object, source_digest
 from letitgo.value import Value
 from letitgo.weights import Matrix, fix_classifier, last_linear
 

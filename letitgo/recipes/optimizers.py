@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.imports import arguments, import_object
+from letitgo.imports import arguments, import_object
 
 _OPTIMIZERS = {
     name.lower(): kind

@@ -106,7 +106,7 @@ class Recipe(Value):
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
     def identity(self) -> dict[str, Any]:
-        from letitgo.recipes.imports import source_digest
+        from letitgo.imports import source_digest
         from letitgo.recipes.optimizers import find_optimizer, find_schedule
 
         optimizer = self.optimizer if ":" in self.optimizer else self.optimizer.lower()

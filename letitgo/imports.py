@@ -50,17 +50,29 @@ def arguments(function: Callable[..., Any], what: str) -> Mapping[str, inspect.P
 def source_digest(path: str, function: Callable[..., Any]) -> str:
     """SHA-256 of the file that defines ``function``: editing it makes new keys, so no stale result is read.
 
-    Code that the file imports is not covered. Empty for a name of our own, which ``value.FORMAT`` covers.
+    Code that the file imports is not covered. Empty for a name of our own, which ``value.FORMAT`` covers, and for
+    what is built into Python.
+
+    Raises:
+        BadRequest: It has no source file, as in a notebook.
     """
     if ":" not in path:
         return ""
     while isinstance(function, partial):
         function = function.func
     function = inspect.unwrap(function)
+    defined = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
-        source = inspect.getsourcefile(
-            function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
-        )
+        if source := inspect.getsourcefile(defined):
+            return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        built_in = not inspect.isfunction(defined)
     except TypeError:
-        source = None
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+        built_in = True
+    except OSError:
+        built_in = False
+    if built_in:
+        return ""
+    raise BadRequest(
+        f"{path} has no source file, so results of another version of it would pass for its own: "
+        "move it to a module (a .py file)"
+    )
