@@ -22,7 +22,6 @@ from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import Executor
 from letitgo.plan import Evaluation
 from letitgo.store import Store, claimed, claims, open_store
-from letitgo.store.addresses import MARK
 from letitgo.store.files import SMALL
 from letitgo.store.store import DamagedResult
 from letitgo.store.tensors import NoTensors, read, written
@@ -51,7 +50,7 @@ def anywhere(request, tmp_path) -> Store:
 
 
 def paths(store: Store) -> set[str]:
-    return {entry.path for entry in store.files.walk() if entry.path != MARK}
+    return {entry.path for entry in store.files.walk()}
 
 
 def test_what_is_written_is_read_by_another(anywhere):

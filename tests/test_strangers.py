@@ -319,10 +319,20 @@ def test_a_store_of_a_later_version_is_refused(tmp_path, capsys):
     put(tmp_path, {MARK: b'{"format": 2}'})
     with pytest.raises(BadRequest, match="has format 2, this version reads up to 1: update letitgo"):
         open_store(tmp_path)
-    for odd in (b"", b"[]", b'{"format": true}', b"[" * 100_000):
-        put(tmp_path, {MARK: odd})
-        with pytest.raises(BadRequest, match="cannot be read: if this is a store, write"):
-            open_store(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [b"", b"[]", b'{"format": true}', b"[" * 100_000, b"\xff"])
+def test_a_torn_mark_is_none_and_is_written_anew(odd, tmp_path):
+    for other, taken in (({}, True), ({f"{MEASURE}.json": record()}, True), ({"thesis.tex": b"x"}, False)):
+        shutil.rmtree(tmp_path)
+        put(tmp_path, {MARK: odd, **other})
+        if taken:
+            assert open_store(tmp_path).root == tmp_path
+            assert json.loads((tmp_path / MARK).read_bytes()) == {"format": 1}
+        else:
+            with pytest.raises(BadRequest, match="is not empty and is no store"):
+                open_store(tmp_path)
+            assert (tmp_path / MARK).read_bytes() == odd
 
 
 def test_clean_removes_only_what_is_a_stores_by_name_and_by_contents(tmp_path, capsys):
@@ -369,7 +379,7 @@ def test_links_out_of_a_store_are_never_followed(where, tmp_path):
     store = open_store(root)
     (root / where).parent.mkdir(parents=True, exist_ok=True)
     (root / where).symlink_to(tmp_path / "diary")
-    assert not [entry for entry in store.files.walk() if entry.path != MARK]
+    assert not list(store.files.walk())
     remove(store, find_rubbish(store))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import BadRequest
-from letitgo.store.addresses import MARK, finished
+from letitgo.store.addresses import finished
 from letitgo.store.claims import live
 from letitgo.store.contents import one_of, running_studies
 from letitgo.store.files import Entry
@@ -74,7 +74,7 @@ def find_rubbish(store: Store, studies: Iterable[str] = (), states: bool = False
             going = found.damaged
         elif kind == "studies":
             going = found.study if address in given_up else None
-        elif entry.path == MARK or entry.modified > before or _worked_at(entry.path) in at:
+        elif entry.modified > before or _worked_at(entry.path) in at:
             going = None
         elif kind == "claims" or entry.path.endswith(".partial") or "/partial/" in entry.path:
             going = found.left_behind

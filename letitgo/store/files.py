@@ -123,14 +123,14 @@ class LocalFiles:
         return sorted(entry.rpartition("/")[2] for entry in self._entries(folder) if isinstance(entry, str))
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
-        """All of a store's files in a folder and its folders, in no order; what vanishes meanwhile is left out."""
+        """A store's files but its mark, in a folder and its folders, in no order; what has vanished is left out."""
         left = [folder]
         while left:
             for entry in self._entries(left.pop()):
-                if isinstance(entry, Entry):
-                    yield entry
-                else:
+                if not isinstance(entry, Entry):
                     left.append(entry)
+                elif entry.path != MARK:
+                    yield entry
 
     def _entries(self, folder: str) -> Iterator[Entry | str]:
         """A store's files in a folder, and the paths of its folders there."""
@@ -347,10 +347,10 @@ class RemoteFiles:
         return sorted(path.rpartition("/")[2] for path in self._paths(folder, "directory") if is_folder(path))
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
-        """All of a store's files in a folder and its folders, in no order."""
+        """A store's files but its mark, in a folder and its folders, in no order."""
         for item in self._found(folder):
             path, size = item["name"][len(self._root) + 1 :], item.get("size") or 0
-            if is_file(path) and not _too_large(path, size):
+            if path != MARK and is_file(path) and not _too_large(path, size):
                 yield Entry(path, size, _modified(item))
 
     def _paths(self, folder: str, kind: str) -> Iterator[str]:

@@ -45,8 +45,8 @@ def is_store(files: Files, root: Path | str) -> bool:
 
 
 def is_empty(files: Files) -> bool:
-    """Whether a place holds nothing, or is not there; marks that are being written do not count."""
-    return all(finished(name) == MARK != name for name in files.listing())
+    """Whether a place holds nothing, or is not there; a mark that is being written, or is torn, does not count."""
+    return all(finished(name) == MARK for name in files.listing())
 
 
 def _marked(files: Files, root: Path | str) -> bool:
@@ -57,9 +57,9 @@ def _marked(files: Files, root: Path | str) -> bool:
     try:
         mark = json.loads(data)["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        mark = None
+        return False
     if type(mark) is not int:
-        raise BadRequest(f'{root}/{MARK} cannot be read: if this is a store, write {{"format": {FORMAT}}} into it')
+        return False
     if mark > FORMAT:
         raise BadRequest(f"the store {root} has format {mark}, this version reads up to {FORMAT}: update letitgo")
     return True
