@@ -213,8 +213,14 @@ def concrete_kinds() -> set[str]:
     for module in pkgutil.walk_packages(letitgo.__path__, "letitgo."):
         if not module.name.startswith(("letitgo.callbacks", "letitgo.cli", "letitgo.execute.cluster")):
             importlib.import_module(module.name)
-    own = (kind for kind in Value.kinds.values() if kind.__module__.startswith("letitgo."))
+    own = (kind for kind in descendants(Value) if kind.__module__.startswith("letitgo."))
     return {kind.__name__ for kind in own if is_dataclass(kind)}
+
+
+def descendants(kind: type[Value]) -> set[type[Value]]:
+    """The subclasses of a kind, theirs, and so on."""
+    below = kind.__subclasses__()
+    return {*below, *(found for part in below for found in descendants(part))}
 
 
 def test_every_kind_of_value_has_a_pinned_key():
