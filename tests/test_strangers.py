@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256 as hashed
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,7 @@ from test_store import ADDRESS, BODY, FOLDER, KEY, MEASURE, TENSORS, fill
 
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.plan.measures import Measure
 from letitgo.store import Store, claimed, claims, open_store
 from letitgo.store.addresses import MARK, NoAddress, is_address, is_file, is_folder
 from letitgo.store.clean import find_rubbish, remove
@@ -101,7 +103,7 @@ def test_a_path_of_a_store_stays_below_it(path):
     for taken in (is_file(path), is_folder(path), is_address(path)):
         if taken:
             assert os.path.normpath("/root/" + path) == f"/root/{path}".rstrip("/")
-            assert not set(path) & set('\\:*?~\0\n\r"<>| ')
+            assert not set(path.replace("<locals>", "")) & set('\\:*?~\0\n\r"<>| ')
             assert not {"", ".", ".."} & set(path.split("/")) or path == ""
 
 
@@ -237,6 +239,17 @@ def stranger():
 
         yield fill_bucket
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_measures_of_others_have_addresses():
+    @dataclass(frozen=True, eq=False)
+    class Own(Measure):
+        number: int = 1
+
+    assert "<locals>" in Own().address
+    assert is_address(Own().address)
+    for odd in ("a..b", ".a", "a.", "<locals", "<x>", "1a", "a b"):
+        assert not is_address(f"{odd}/ab/{KEY}")
 
 
 # Folders that are no store

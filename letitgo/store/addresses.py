@@ -4,7 +4,7 @@
 ``studies/KEY``                      the list of a study's results
 ``states/K1/KEY/STEP``               a state of the run ``KEY``; ``K1`` is the key's first two digits
 ``states/K1/KEY/partial/STEP``       a state from which a killed run goes on
-``KIND/K1/KEY``                      a measure
+``KIND/K1/KEY``                      a measure; a kind of others begins with the module's name
 ``claims/NAME.claim``                who computes what
 ``damaged/ADDRESS.…``                what failed its check
 ``letitgo-store.json``               the mark of a store
@@ -20,7 +20,8 @@ from typing import TypeGuard
 
 MARK = "letitgo-store.json"
 
-_KIND = r"[^\W\d]\w*"
+_NAME = r"(?:[^\W\d]\w*|<locals>)"  # as Python has them in the names of classes
+_KIND = rf"{_NAME}(?:\.{_NAME})*"
 _KEY = r"[0-9a-f]{64}"
 _RUN = r"(?P<run>[0-9a-f]{2})/(?P=run)[0-9a-f]{62}"
 _RESULT = r"(?P<result>[0-9a-f]{2})/(?P=result)[0-9a-f]{62}"
