@@ -1,4 +1,4 @@
-"""What no study needs any more. Only what is a store's by its name and by what it holds is ever removed."""
+"""What no study needs any more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import BadRequest
-from letitgo.store.addresses import finished
 from letitgo.store.claims import live
 from letitgo.store.contents import one_of, running_studies
 from letitgo.store.files import Entry
@@ -62,44 +61,41 @@ def find_rubbish(store: Store, studies: Iterable[str] = (), states: bool = False
     for address in given_up:
         if address.rpartition("/")[2] in running:
             raise BadRequest(f"{address} is under way: end it first")
-    needed, done = _needed(store, given_up, running)
+    needed, finished = _needed(store, given_up, running)
     at = {name[:-6] for name in store.files.names("claims") if live(store, f"claims/{name}")}
     before = time.time() - hours * 3600
     found = Rubbish()
     for entry in store.files.walk():
         kind = entry.path.partition("/")[0]
         address = entry.path.rpartition(".")[0]
-        going: list[Entry] | None = None
         if kind == "damaged":
-            going = found.damaged
+            found.damaged.append(entry)
         elif kind == "studies":
-            going = found.study if address in given_up else None
+            if address in given_up:
+                found.study.append(entry)
         elif entry.modified > before or _worked_at(entry.path) in at:
-            going = None
+            continue
         elif kind == "claims" or entry.path.endswith(".partial") or "/partial/" in entry.path:
-            going = found.left_behind
+            found.left_behind.append(entry)
         elif address not in needed:
-            going = found.unlisted
-        elif states and kind == "states" and address in done:
-            going = found.states
-        if going is not None and _holds_ours(store, entry):
-            going.append(entry)
+            found.unlisted.append(entry)
+        elif states and kind == "states" and address in finished:
+            found.states.append(entry)
     return found
 
 
 def remove(store: Store, rubbish: Rubbish, studies: Iterable[str] = ()) -> None:
     """Remove it, but for what a study has come to list meanwhile; records go before tensors."""
-    store.settle()
     given_up = {entry.path[:-5] for entry in rubbish.study}
     for entry in (*rubbish.study, *rubbish.left_behind, *rubbish.damaged):
         store.files.remove(entry.path)
     results = [(entry, entry in rubbish.states) for entry in (*rubbish.unlisted, *rubbish.states)]
     results.sort(key=lambda item: item[0].path)  # .json before .safetensors
     for begin in range(0, len(results), 1000):
-        needed, done = _needed(store, given_up, running_studies(store))
+        needed, finished = _needed(store, given_up, running_studies(store))
         for entry, is_state in results[begin : begin + 1000]:
             address = entry.path.rpartition(".")[0]
-            if address not in needed or (is_state and address in done):
+            if address not in needed or (is_state and address in finished):
                 store.files.remove(entry.path)
 
 
@@ -126,32 +122,7 @@ def _needed(store: Store, given_up: set[str], running: set[str]) -> tuple[set[st
     return needed, needed - unfinished
 
 
-def _holds_ours(store: Store, entry: Entry) -> bool:
-    """Whether a file of a store's name holds what a store writes: its beginning where only that can be there.
-
-    What is in ``damaged/`` failed its check when it was moved there, so there the name decides.
-    """
-    if entry.path.startswith("damaged/"):
-        return True
-    if entry.path.startswith("claims/") or entry.path.endswith(".partial"):
-        return _begins_like_ours(store, entry)
-    try:
-        if entry.path.endswith(".json"):
-            store.examine(entry.path[:-5])
-            return True
-        return entry.bytes == 0 or _begins_like_ours(store, entry)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _begins_like_ours(store: Store, entry: Entry) -> bool:
-    """Whether a file is empty, or begins as JSON or as a file of tensors."""
-    with store.files.open(entry.path, entry.bytes) as file:
-        begin = file.read(9)
-    return begin[:1] in (b"", b"[", b"{", b"?") or begin[8:] == b"{"
-
-
 def _worked_at(path: str) -> str:
     """Key of the run or measure that whoever writes the file claims."""
-    parts = finished(path).split("/")
+    parts = path.split("/")
     return parts[1].removesuffix(".claim") if parts[0] == "claims" else parts[2].partition(".")[0] if parts[2:] else ""

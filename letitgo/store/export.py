@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from letitgo.errors import WorkFailed
-from letitgo.store.addresses import is_address
-from letitgo.store.contents import frozen, part
-from letitgo.store.records import dig
+from letitgo.store.contents import APART, frozen, part
 from letitgo.store.store import Store
 
 Row = dict[str, Any]
@@ -93,11 +90,11 @@ def rows_of(store: Store) -> Iterator[Row]:
     """One row for each number that was measured."""
     runs: dict[str, Row] = {}
     for path, _, _ in store.files.walk():
-        address, folder = path.removesuffix(".json"), path.partition("/")[0]
-        if address == path or not is_address(address) or folder in ("states", "studies"):
+        folder = path.partition("/")[0]
+        if folder in (*APART, "states", "studies") or not path.endswith(".json") or "/." in path:
             continue
         try:
-            record = store.examine(address)
+            record = store.examine(path[:-5])
         except (FileNotFoundError, ValueError):
             continue
         body = record["body"]
@@ -115,16 +112,7 @@ def rows_of(store: Store) -> Iterator[Row]:
             **(_of_run(store, state, runs) if state else {}),
         }
         for name, number in numbers(body.get("result")):
-            yield {column: _cell(column, cell) for column, cell in {**about, "name": name, "value": number}.items()}
-
-
-def _cell(column: str, value: Any) -> float | int | str | None:
-    """A value as its column takes it; None for what it does not take, whoever wrote the record."""
-    if column in _NUMBERS:
-        return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
-    if column in _WHOLE:
-        return value if type(value) is int and -(1 << 63) <= value < 1 << 63 else None
-    return value if isinstance(value, str) else None
+            yield {**about, "name": name, "value": number}
 
 
 def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -136,7 +124,7 @@ def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
         for place, item in enumerate(result):
             yield from numbers(item, f"{name}.{place}" if name else str(place))
     elif isinstance(result, (int, float)):
-        yield name, result
+        yield name, float(result)
 
 
 def first_state(value: Any) -> str | None:
@@ -144,7 +132,7 @@ def first_state(value: Any) -> str | None:
     if isinstance(value, dict):
         at = value.get("at")
         if isinstance(at, str) and value.keys() == {"at"}:
-            return at if at.startswith("states/") and is_address(at) else None
+            return at if at.startswith("states/") else None
         value = list(value.values())
     if isinstance(value, list):
         return next((found for item in value if (found := first_state(item))), None)
@@ -161,7 +149,7 @@ def _of_run(store: Store, state: str, runs: dict[str, Row]) -> Row:
         recipe = body.get("recipe", {})
         runs[folder] = {
             "run": folder.rpartition("/")[2],
-            "begin": dig(body, "value", "run", "begin"),
+            "begin": body.get("value", {}).get("run", {}).get("begin"),
             "frozen": " ".join(frozen(body)) if "frozen" in body else None,
             "part": part(body) if body else None,
             **{name: recipe.get(name) for name in ("model", "data", "optimizer", "lr", "epochs", "batch_size", "seed")},
