@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from letitgo.studies.ticket import Lottery
     from letitgo.studies.train import Train
     from letitgo.studies.transfer import Transfer
+    from letitgo.training import Place
     from letitgo.weights import (
         Alignment,
         Cost,
@@ -92,6 +93,7 @@ _HOMES = (
     "store",
     "plan",
     "execute",
+    "training",
     "studies.classifier",
     "studies.align",
     "studies.compute",
@@ -131,6 +133,7 @@ __all__ = [
     "Map",
     "Outcome",
     "Part",
+    "Place",
     "Recipe",
     "Run",
     "Selection",

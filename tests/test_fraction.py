@@ -20,6 +20,7 @@ from torch import nn
 import letitgo
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
+from letitgo.execute.training import carry_out
 from letitgo.papers import rt18
 from letitgo.plan import Delta, Evaluation, Fraction, Initial, Run, Scattered, Zeroed
 from letitgo.recipes.networks import fcn, find_network, lenet
@@ -99,7 +100,7 @@ def test_with_the_rest_at_zero_nothing_else_moves_either(store):
     part = part_of(PLAIN, rest=("zero",), of=("filters", "weights"), controls=False, only=())
     for policy in part.policies[1:]:
         training = part.run(policy, PLAIN)
-        training.compute(store, [PLAIN.steps])
+        carry_out(training, store, [PLAIN.steps])
         moved = changed(training.start.load(store), training.final.load(store))
         assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= part.learned(policy)
         choice = policy.choice(PLAIN.seed)
@@ -264,7 +265,7 @@ def test_tasks_on_one_base_leave_the_same_rest(folder):
         recipe = small_recipe(widths="8", depth=2, epochs=1, label_noise=noise)
         part = part_of(recipe, controls=False, only=())
         training = part.run(policy_of(part, "filters", 0.1), recipe)
-        training.compute(folder, [recipe.steps])
+        carry_out(training, folder, [recipe.steps])
         ends.append(training.final.load(folder))
     both = changed(*ends)
     learned = part.learned(policy_of(part, "filters", 0.1))
