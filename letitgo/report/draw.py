@@ -89,7 +89,9 @@ def _panel(figure: Figure, ax: Axes, panel: Panel) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if panel.ticks:
         ax.xaxis.set_major_locator(FixedLocator(list(panel.ticks)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        ax.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+        )
         ax.xaxis.set_minor_locator(NullLocator())
     if panel.xlim:
         ax.set_xlim(*panel.xlim)

@@ -1,0 +1,1 @@
+"""How few dimensions are enough?"""

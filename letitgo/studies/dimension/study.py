@@ -1,0 +1,150 @@
+"""How few dimensions are enough? The values to compute, and the rows they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+from letitgo.plan import Stored
+from letitgo.report import Report
+from letitgo.store import Store
+from letitgo.studies.check import check_recipe
+from letitgo.studies.dimension.options import DimensionOptions
+from letitgo.studies.dimension.search import Looks, Search, Target, average, best, interval, means, results
+from letitgo.studies.statistics import ci95, mean, verdict
+from letitgo.studies.subject import Subject
+
+Row = dict[str, Any]
+
+
+class Dimension(DimensionOptions):
+    """How few dimensions are enough? See :class:`DimensionOptions` for the options."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether results decide what else is computed."""
+        return not self.grid
+
+    @cached_property
+    def asked(self) -> list[Search]:
+        """One search for each recipe, or for each layer of each."""
+        subjects = [Subject(recipe, self.seeds) for recipe in self.recipes]
+        return [
+            Search(self, of, unit)
+            for of in subjects
+            for unit in (of.units(self.layers) if self.layers else [of.everything])
+        ]
+
+    def check(self) -> None:
+        """Make sure that every recipe can be trained in a subspace.
+
+        Raises:
+            BadRequest: One cannot, a pattern matches nothing, or a dimension is outside its range.
+        """
+        for recipe in self.recipes:
+            check_recipe(recipe)
+        for search in self.asked:
+            search.check()
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        """What the rows say."""
+        from letitgo.studies.dimension.report import report
+
+        return report(self, rows)
+
+    def stages(self, store: Store) -> Iterator[list[Stored]]:
+        """The values to compute: baselines, then round after round the dimensions that the searches ask for."""
+        yield [value for search in self.asked for value in (*search.baselines(), *search.known(store))]
+        tried: set[tuple[int, int]] = set()
+        while asked := {(i, d) for i, search in enumerate(self.asked) for d in search.replay(store)[1]} - tried:
+            tried |= asked
+            for values in zip_longest(*(self.asked[i].looks(d, store) for i, d in sorted(asked)), fillvalue=()):
+                yield [value for some in values for value in some]
+
+    def rows(self, store: Store) -> list[Row]:
+        """Of each search the baseline, each d, and the answers. Accuracies are fractions."""
+        return [
+            {**{name: getattr(search.of.recipe, name) for name in self.swept}, **row}
+            for search in self.asked
+            for row in _rows(search, store)
+        ]
+
+
+def _rows(search: Search, store: Store) -> Iterator[Row]:
+    """The baseline, each d, and an answer for each accuracy to exceed."""
+    found, _ = search.replay(store)
+    base = results(map(search.baseline, search.of.seeds), store)
+    yield _row(search, "baseline", None, search.of.recipe.epochs, base)
+    for d in sorted(found):
+        yield _row(search, "d", d, *best(found[d])) | {"stopped": _stopped(search, found[d], store)}
+    for target in search.targets(store) if found else ():
+        yield _answer(search, target, found, store)
+
+
+def _answer(search: Search, target: Target, found: dict[int, Looks], store: Store) -> Row:
+    reached = means(found)
+    low, high = interval(target.accuracy, reached)
+    shown = high if high is not None else max(reached, key=reached.__getitem__)
+    alone = [
+        next((d for d in sorted(found) if best(found[d])[1][i] > target.accuracy), None)
+        for i in range(len(search.of.seeds))
+    ]
+    return _row(search, "answer", high, *best(found[shown])) | {
+        "stopped": None if high == 0 else _stopped(search, found[low], store),
+        "low": None if high == 0 else low,
+        "threshold": target.threshold,
+        "baseline": target.baseline,
+        "target": target.accuracy,
+        "best_d": shown,
+        "seed_d": alone,
+        "bits_per_label": None if high is None else _bits(search, high),
+        "verdict": _verdict(search, store) if search.layer else None,
+    }
+
+
+def _row(search: Search, kind: str, d: int | None, epoch: int, accuracies: list[float]) -> Row:
+    return {
+        "row": kind,
+        "layer": search.layer,
+        "others": search.study.others if search.layer else "",
+        "kind": search.study.kind,
+        "D": search.size,
+        "d": d,
+        "low": None,
+        "threshold": None,
+        "baseline": None,
+        "target": None,
+        "accuracy_mean": mean(accuracies),
+        "accuracy_ci95": ci95(accuracies),
+        "accuracies": accuracies,
+        "epoch": epoch,
+        "stopped": None,
+        "n": len(accuracies),
+        "best_d": None,
+        "seed_d": None,
+        "bits_per_label": None,
+        "verdict": None,
+    }
+
+
+def _stopped(search: Search, looks: Looks, store: Store) -> str | None:
+    """Why training ended before the last epoch."""
+    if search.of.recipe.epochs in looks:
+        return None
+    reached = average(best(looks)[1])
+    return "exceeded" if all(reached > target.accuracy for target in search.targets(store)) else "given up"
+
+
+def _bits(search: Search, d: int) -> float:
+    """Bits learned for each training label."""
+    return 32 * (d + search.of.size(search.besides)) / len(search.of.recipe.dataset.split("train"))
+
+
+def _verdict(search: Search, store: Store) -> str | None:
+    """The verdict of ``map`` on the layer frozen at its initialization."""
+    base, frozen = (results(map(measure, search.of.seeds), store) for measure in (search.baseline, search.frozen))
+    if not len(base) == len(frozen) == len(search.of.seeds):
+        return None
+    return verdict([a - b for a, b in zip(base, frozen, strict=True)], search.study.tolerance / 100)
