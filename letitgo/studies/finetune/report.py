@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import Column, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule
-from letitgo.report.words import cost, groups, heading, length, resolved, verdicts, within
+from letitgo.report.words import groups, heading, length, resolved, verdicts, within
 from letitgo.studies.finetune.study import phrase
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ Row = dict[str, Any]
 
 SOURCE = "Lee et al., Surgical fine-tuning improves adaptation to distribution shifts (arXiv:2210.11466)."
 STARTS = {"pretrained": ("pretrained", PALETTE[0]), "initialization": ("from initialization", PALETTE[4])}
+NO_SAVING = 0.995
+"""Share of the arithmetic above which a way saves nothing to speak of."""
+CROWD = 0.95
+"""Share of the arithmetic beyond which points of the figure lie too close together for their names."""
 ALL_NUMBERS = (
     Column("layer", "layer"),
     Column("intervention", "way", "none: no training; all: everything trained; frozen, only: the layer is."),
@@ -99,7 +103,7 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
         frozen = f"freeze {best['layer']} and train the rest"
         what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
         saved = numbers.percent(1 - best["share"])
-        said = f"{budget}{what}: saves {saved} of the training arithmetic, costs {cost(best)} ({best['verdict']})"
+        said = f"{budget}{what}: saves {saved} of the training arithmetic, {_effect(best)} ({best['verdict']})"
     if best["n"] < 2:
         return f"Nothing is decided at one seed. So far: {said}."
     return f"{said[0].upper()}{said[1:]}."
@@ -159,11 +163,17 @@ def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
 def _cheapest(study: Finetune, rows: Sequence[Row]) -> list[str]:
     robust = [row for row in rows if row["start"] == "pretrained" and row["verdict"] == "robust" and row["trained"]]
     row = min(robust, key=lambda row: row["share"], default=None)
-    if row is None:
-        return [f"No way is surely within {within(study.tolerance)} of training everything."]
+    if row is None or row["share"] > NO_SAVING:
+        return [f"No cheaper way is surely within {within(study.tolerance)} of training everything."]
     share = numbers.percent(row["share"])
     near = f"within {within(study.tolerance)} of training everything"
-    return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, costs {cost(row)}."]
+    return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, {_effect(row)}."]
+
+
+def _effect(row: Row) -> str:
+    """What a way costs or gains against training everything."""
+    mean, half = row["drop_mean"], row["drop_ci95"]
+    return f"{'gains' if mean < 0 else 'costs'} {numbers.points(abs(mean), half)} points"
 
 
 def _lead(row: Row) -> str:
@@ -278,7 +288,7 @@ def _cost(rows: Sequence[Row], budget: float) -> Picture:
         ]
         if own:
             named = len(own) <= 8 and kind in ("frozen", "only", "recommended")
-            notes = [row["layer"] for row in own] if named else []
+            notes = [row["layer"] if row["share"] < CROWD else "" for row in own] if named else []
             halves = [_percent(row["accuracy_ci95"]) for row in own]
             y = [100 * row["accuracy_mean"] for row in own]
             marks.append(Points([100 * row["share"] for row in own], y, halves, notes=notes, **look))
