@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from letitgo.studies.align import Align, AlignDense
     from letitgo.studies.classifier import Classifier
     from letitgo.studies.compute import Outcome, compute, estimate
-    from letitgo.studies.dimension import Dimension
+    from letitgo.studies.dimension.study import Dimension
     from letitgo.studies.finetune.study import Finetune
     from letitgo.studies.fraction.study import Fraction
     from letitgo.studies.map import Map
@@ -94,7 +94,6 @@ _HOMES = (
     "studies.classifier",
     "studies.align",
     "studies.compute",
-    "studies.dimension",
     "studies.map",
     "studies.sweep",
     "studies.ticket",

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import islice
 
@@ -23,11 +24,11 @@ from letitgo.papers import lfly18
 from letitgo.plan import Initial, Run, Subspace
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import fcn, lenet
-from letitgo.report.dimension import _cells, _over_sweep, dimension_answers, write_dimension_report
 from letitgo.store import Store
-from letitgo.studies.compute import Outcome, compute
-from letitgo.studies.dimension import GLOBAL, Dimension, Searched, Target, interval
-from letitgo.studies.map import Map
+from letitgo.studies.compute import compute
+from letitgo.studies.dimension.search import GLOBAL, Search, Target, interval
+from letitgo.studies.dimension.study import Dimension
+from letitgo.studies.map.study import Map
 from letitgo.studies.sweep import sweep
 from letitgo.value import dump
 from letitgo.weights import parameter_names, seeded
@@ -137,8 +138,8 @@ def test_whatever_changes_the_subspace_changes_the_key(store):
 # ---- the search
 
 
-def searched(recipe=RECIPE, **fields) -> Searched:
-    return Dimension((recipe,), **fields).parts[0]
+def search(recipe=RECIPE, **fields) -> Search:
+    return Dimension(recipe, **fields).asked[0]
 
 
 @given(
@@ -146,18 +147,18 @@ def searched(recipe=RECIPE, **fields) -> Searched:
     said=st.booleans(),
 )  # fmt: skip
 def test_the_search_ends_in_a_narrow_interval_around_the_truth(truth, resolution, max_d, said):
-    part = searched(resolution=resolution, max_d=max_d and max(max_d, 3), said=said)
+    one = search(resolution=resolution, max_d=max_d and max(max_d, 3), said=said)
     means = {0: float(truth <= 0)}
-    while (d := part._next(0.5, means)) is not None:
-        assert part.least <= d <= part.limit
+    while (d := one.next(0.5, means)) is not None:
+        assert one.least <= d <= one.limit
         assert d not in means
         means[d] = float(d >= truth)
         assert len(means) < 40
     low, high = interval(0.5, means)
-    if truth > part.limit:
-        assert (low, high) == (part.limit, None)
-    elif truth <= part.least:
-        assert high == (0 if truth <= 0 else part.least)
+    if truth > one.limit:
+        assert (low, high) == (one.limit, None)
+    elif truth <= one.least:
+        assert high == (0 if truth <= 0 else one.least)
     else:
         assert low < truth <= high
         assert high - low <= 1 or high <= (1 + resolution) * low
@@ -171,7 +172,7 @@ def test_the_first_that_exceeds_counts_and_equal_is_not_enough():
     assert interval(0.05, means) == (0, 0)
 
 
-STUDY = Dimension((RECIPE,), seeds=2, global_baseline=0.6, resolution=0.5)
+STUDY = Dimension(RECIPE, seeds=2, global_baseline=0.6, resolution=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +208,12 @@ def test_a_grid_finds_its_runs_in_the_store_and_the_search_is_not_led_by_them(do
     store, rows = done
     tried = tuple(sorted(row["d"] for row in of_kind(rows, "d") if row["d"]))
     steps = []
-    grid = compute(Dimension((RECIPE,), seeds=2, global_baseline=0.6, grid=tried), store, on_progress=steps.append)
+    grid = compute(Dimension(RECIPE, seeds=2, global_baseline=0.6, grid=tried), store, on_progress=steps.append)
     assert not steps
     assert grid.rows == rows
     other = Store(tmp_path / "other")
     near = {max(1, d - 1) for d in tried}
-    compute(Dimension((RECIPE,), seeds=1, grid=tuple(near)), other)
+    compute(Dimension(RECIPE, seeds=1, grid=tuple(near)), other)
     assert compute(STUDY, other).rows == rows
 
 
@@ -227,58 +228,65 @@ def test_a_study_that_broke_off_ends_the_same(done, tmp_path):
 
 def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path):
     recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
-    early = Dimension((recipe,), seeds=2, grid=(20, 400), stop_every=1, thresholds=(0.5,))
+    early = Dimension(recipe, seeds=2, grid=(20, 400), stop_every=1, thresholds=(0.5,))
     rows = compute(early, store).rows
     little, much = (next(row for row in rows if row["row"] == "d" and row["d"] == d) for d in (20, 400))
     [answer] = of_kind(rows, "answer")
     assert much["epoch"] < 4
     assert much["accuracy_mean"] > answer["target"] > little["accuracy_mean"]
-    part = early.parts[0]
+    part = early.asked[0]
     assert part.run(400, recipe).at_epoch(4).address not in store
     assert part.run(20, recipe).at_epoch(4).address in store
-    compute(Dimension((recipe,), seeds=2, grid=(20, 400)), store)
+    compute(Dimension(recipe, seeds=2, grid=(20, 400)), store)
     assert part.run(400, recipe).at_epoch(4).address in store
     assert early.rows(store) == rows
 
 
 def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
     recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=12, optimizer="adam", lr=0.05)
-    search = Dimension((recipe,), seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse")
-    rows = compute(search, store).rows
+    study = Dimension(recipe, seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse")
+    rows = compute(study, store).rows
     [answer] = of_kind(rows, "answer")
     given_up = [row for row in of_kind(rows, "d") if row["stopped"] == "given up"]
     assert given_up
     for row in given_up:
         assert row["epoch"] < 12
         assert row["accuracy_mean"] < answer["target"]
-        assert search.parts[0].run(row["d"], recipe).at_epoch(12).address not in store
-    assert _cells(given_up[0])["epoch"] == f"{given_up[0]['epoch']}, given up"
-    whole = compute(replace(search, stop_every=0, grid=tuple(row["d"] for row in given_up)), store).rows
+        assert study.asked[0].run(row["d"], recipe).at_epoch(12).address not in store
+    [section] = study.report(rows).sections
+    shown = {column.head: column.cell(given_up[0]) for column in section.tables[1].columns}
+    assert (shown["epoch"], shown["stopped"]) == (str(given_up[0]["epoch"]), "given up")
+    whole = compute(replace(study, stop_every=0, grid=tuple(row["d"] for row in given_up)), store).rows
     assert all(row["accuracy_mean"] < answer["target"] for row in of_kind(whole, "d"))
-    assert search.rows(store) == rows
+    assert study.rows(store) == rows
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"grid": (20,), "max_d": 40}, "a grid is none"),
-        ({"stop_every": RECIPE.epochs + 1}, "give a number of epochs up to 2"),
-        ({"stop_every": -1}, "stop-every is -1"),
-        ({"tolerance": -0.01}, "tolerance is -1 points"),
+        ({"grid": (20,), "max_d": 40}, "a grid is not searched"),
+        ({"grid": (20, 20)}, "grid has a value twice"),
+        ({"stop_every": RECIPE.epochs + 1}, "stop-every is 3: give at most 2"),
+        ({"stop_every": -1}, "stop-every is -1: give at least 0"),
+        ({"tolerance": -1.0}, "tolerance is -1.0: give at least 0"),
+        ({"thresholds": ()}, "thresholds is (): give at least one"),
+        ({"thresholds": (0.9, 0.9)}, "thresholds has a value twice"),
+        ({"kind": "fast"}, "kind is 'fast': "),
+        ({"others": "trained"}, "others is about layers searched one at a time: give layers too"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):
-    with pytest.raises(BadRequest, match=said):
-        Dimension((RECIPE,), **options).check()
+    with pytest.raises(BadRequest, match=re.escape(said)):
+        Dimension(RECIPE, **options)
 
 
-def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch):
-    part = Dimension((replace(RECIPE, epochs=8),), seeds=1).parts[0]
-    monkeypatch.setattr(Searched, "_at", lambda *_: [0.1])  # the initial weights
-    monkeypatch.setattr(Searched, "targets", lambda *_: [Target(0.9, "own", 0.8)])
+def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch, store):
+    one = search(replace(RECIPE, epochs=8), seeds=1)
+    monkeypatch.setattr("letitgo.studies.dimension.search.results", lambda *_: [0.1])  # the initial weights
+    monkeypatch.setattr(Search, "targets", lambda *_: [Target(0.9, "own", 0.8)])
 
     def settled(*accuracies):
-        return part._settled({epoch: [value] for epoch, value in enumerate(accuracies, start=1)}, None)
+        return one._settled({epoch: [value] for epoch, value in enumerate(accuracies, start=1)}, store)
 
     assert not settled(0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     assert not settled(0.44, 0.44, 0.44, 0.44)  # less than half the way
@@ -291,7 +299,7 @@ def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch):
 
 def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):
     recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
-    early = Dimension((recipe,), seeds=2, grid=(20, 100), stop_every=1, thresholds=(0.9,), global_baseline=0.0)
+    early = Dimension(recipe, seeds=2, grid=(20, 100), stop_every=1, thresholds=(0.9,), global_baseline=0.0)
     rows = compute(early, tmp_path / "whole").rows
     assert max(row["epoch"] for row in of_kind(rows, "d")) > 1
     broken = Store(tmp_path / "broken")
@@ -302,26 +310,27 @@ def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):
 
 
 def test_what_is_never_reached_says_so_with_the_best(store):
-    study = Dimension((RECIPE,), seeds=1, thresholds=(1.0,), max_d=30)
+    study = Dimension(RECIPE, seeds=1, thresholds=(1.0,), max_d=30)
     rows = compute(study, store).rows
     [answer] = of_kind(rows, "answer")
     assert (answer["d"], answer["low"], answer["bits_per_label"]) == (None, 30, None)
-    [said] = dimension_answers(study, rows)
-    assert "never reached up to d = 30, the largest d tried, of 610 weights; the best is" in said
-    assert f"at d = {answer['best_d']}" in said
+    [section] = study.report(rows).sections
+    assert section.answer.startswith("30 dimensions, the most tried, of 610, are not enough for 100 % of ")
+    assert f"at d = {answer['best_d']}" in section.answer
+    assert "One seed: the spread is not known." in section.sentences
 
 
 def test_a_layer_with_the_others_frozen_or_trained(store):
     for others in ("frozen", "trained"):
-        study = Dimension((RECIPE,), seeds=2, layers=("fc*",), others=others, grid=(5, 60), exclude=("fc1.bias",))
-        first, last = study.parts
-        assert [part.layer for part in study.parts] == ["fc1", "fc2"]
+        study = Dimension(RECIPE, seeds=2, layers=("fc*",), others=others, grid=(5, 60), exclude=("fc1.bias",))
+        first, last = study.asked
+        assert [one.layer for one in study.asked] == ["fc1", "fc2"]
         assert (first.size, last.size) == (512, 90)
         training = first.run(5, RECIPE)
         wanted = {"frozen": ("fc1.bias",), "trained": ("fc1.bias", "fc2.weight", "fc2.bias")}[others]
         assert (training.trains.within, training.trains.besides) == (("fc1.weight",), wanted)
         rows = compute(study, store).rows
-        mapped = compute(Map((RECIPE,), seeds=2, freeze_at=(0,), reinit_at=()), store).rows
+        mapped = compute(Map(RECIPE, seeds=2, freeze_at=(0,), reinit_at=()), store).rows
         for layer in ("fc1", "fc2"):
             [answer] = of_kind([row for row in rows if row["layer"] == layer], "answer")
             [frozen] = [row for row in mapped if (row["layer"], row["intervention"]) == (layer, "frozen")]
@@ -329,15 +338,17 @@ def test_a_layer_with_the_others_frozen_or_trained(store):
             zero = next(row for row in rows if (row["layer"], row["row"], row["d"]) == (layer, "d", 0))
             if others == "trained" and layer == "fc2":
                 assert zero["accuracy_mean"] == frozen["accuracy_mean"]
-            assert f"{layer} is {frozen['verdict']}" in " ".join(
-                dimension_answers(study, [row for row in rows if row["layer"] == layer])
-            )
+        [section] = study.report(rows).sections
+        assert section.answer.startswith("Of 2 layers searched one at a time, ")
+        assert [row["verdict"] for row in section.tables[0].rows] == [row["verdict"] for row in of_kind(rows, "answer")]
+        [panels] = section.pictures["accuracy"].panels
+        assert [panel.title for panel in panels] == ["fc1", "fc2"]
 
 
 def test_global_baselines_are_the_papers_unless_told_otherwise(store, monkeypatch):
     def told(given: float | None) -> list[tuple[float, str, float]]:
-        part = searched(thresholds=(0.9, 1.0), global_baseline=given)
-        return [(target.threshold, target.baseline, target.accuracy) for target in part.targets(store)]
+        found = search(thresholds=(0.9, 1.0), global_baseline=given).targets(store)
+        return [(target.threshold, target.baseline, target.accuracy) for target in found]
 
     assert GLOBAL == {"mnist": 1.0, "cifar10": 0.5}
     assert told(None) == told(0.0) == []
@@ -349,10 +360,10 @@ def test_global_baselines_are_the_papers_unless_told_otherwise(store, monkeypatc
 
 def test_large_projections_are_not_tried():
     recipe = small_recipe(widths="2000", depth=2)
-    assert searched(recipe).limit == 4_152_010
-    assert searched(recipe, kind="dense").limit == 2**32 // (4 * 4_152_010)
-    assert searched(recipe, kind="sparse").limit == 2**32 // (12 * 2038)
-    assert searched(recipe, said=True).least == 4
+    assert search(recipe).limit == 4_152_010
+    assert search(recipe, kind="dense").limit == 2**32 // (4 * 4_152_010)
+    assert search(recipe, kind="sparse").limit == 2**32 // (12 * 2038)
+    assert search(recipe, said=True).least == 4
 
 
 # ---- data and networks
@@ -413,12 +424,12 @@ def test_the_program_tells_rows_and_a_page(tmp_path, capsys):
     assert run([*options, "--seed", "9", "--dry-run"]) == 0
     assert "left to do: at least" in capsys.readouterr().out
     assert run(options) == 0
-    assert "d_int90 against its own baseline" in capsys.readouterr().out
+    assert "for 90 % of the network's own baseline" in capsys.readouterr().out
 
 
 def test_random_labels_are_learned_by_heart(capsys):
-    options = ("--shuffle-labels", "--examples", "20", "--grid", "500", "--d-int100", "--report", "none")
-    assert run([*QUICK, *options, "--format", "json", "--threshold", "0.5"]) == 0
+    options = ("--label-noise", "1", "--split", "train", "--examples", "20", "--grid", "500", "--report", "none")
+    assert run([*QUICK, *options, "--format", "json", "--thresholds", "0.5,1"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["recipes"][0]["label_noise"] == 1
     assert [row["threshold"] for row in of_kind(told["rows"], "answer")] == [0.5, 1.0]
@@ -428,20 +439,18 @@ def test_random_labels_are_learned_by_heart(capsys):
 WRONG = {
     "d of 0": (("--grid", "0,10"), "grid is 0: give whole numbers from 1 to 610"),
     "d above D": (("--grid", "10,611"), "from 1 to 610, the weights that are projected"),
-    "d above a layer": (("--layer", "fc2", "--grid", "91"), "from 1 to 90, the weights of fc2"),
+    "d above a layer": (("--layers", "fc2", "--grid", "91"), "from 1 to 90, the weights of fc2"),
     "max-d": (("--max-d", "0"), "max-d is 0: give whole numbers from 1"),
     "scales": (("--said", "--grid", "2"), "grid is 2: give whole numbers from 3"),
-    "words": (("--grid", "few"), "grid is 'few': give whole numbers with commas"),
-    "threshold": (("--threshold", "90"), "threshold is 90: give a share above 0 and at most 1, as in 0.9"),
-    "threshold in words": (("--threshold", "most"), "threshold is 'most': give numbers"),
-    "resolution": (("--resolution", "0"), "resolution is 0: give a share above 0"),
-    "baseline": (("--global-baseline", "98"), "global-baseline is 98: give an accuracy up to 1"),
+    "words": (("--grid", "few"), "grid is 'few': give a whole number"),
+    "threshold": (("--thresholds", "90"), "thresholds is '90': give at most 1"),
+    "threshold in words": (("--thresholds", "most"), "thresholds is 'most': give a number"),
+    "resolution": (("--resolution", "0"), "resolution is 0.0: give more than 0"),
+    "baseline": (("--global-baseline", "98"), "global-baseline is 98.0: give at most 1"),
     "nothing to project": (("--exclude", "*"), "nothing is left to project: exclude fewer parameters"),
-    "others without a layer": (("--others", "trained"), "asked about one at a time: give --layer too"),
-    "no such layer": (("--layer", "conv1"), "the pattern 'conv1' matches no layer"),
+    "others without a layer": (("--others", "trained"), "searched one at a time: give layers too"),
+    "no such layer": (("--layers", "conv1"), "the pattern 'conv1' matches no layer"),
     "no weights": (("--model", "helpers:no_parameters"), "has no parameters to train"),
-    "two shifts": (("--shuffle-pixels", "--shift", "invert"), "is itself a shift: leave out one of the two"),
-    "two noises": (("--shuffle-labels", "--label-noise", "0.5"), "shuffle-labels is itself a label-noise"),
 }  # fmt: skip
 
 
@@ -462,30 +471,43 @@ def test_an_optimizer_of_matrices_is_refused():
         with pytest.raises(
             BadRequest, match="in a subspace, which is one vector to the optimiser: the optimiser 'muon'"
         ):
-            Dimension((recipe,)).check()
+            Dimension(recipe).check()
 
 
 def answer_row(widths, depth, d, size):
     return {
-        **{"row": "answer", "widths": widths, "depth": depth, "layer": "", "d": d, "low": d and d - 1, "D": size},
+        **{
+            "row": "answer",
+            "widths": widths,
+            "depth": depth,
+            "layer": "",
+            "d": d,
+            "low": d - 1 if d else size,
+            "D": size,
+        },
         **{"threshold": 0.9, "baseline": "own", "target": 0.9, "accuracies": [], "seed_d": [d], "verdict": None},
+        **{"accuracy_mean": 0.91, "accuracy_ci95": None, "best_d": 40, "bits_per_label": 1.0, "stopped": None, "n": 1},
     }
 
 
-def test_a_sweep_over_widths_and_depths_is_a_grid(tmp_path):
-    recipes, swept = sweep(widths=["8", "16"], depth=["1", "2"])
-    study = Dimension(tuple(recipes), tuple(swept), seeds=1)
-    rows = [answer_row(r.widths, r.depth, d, 600) for r, d in zip(recipes, (50, 60, None, 70), strict=True)]
-    figure, caption = _over_sweep(study, rows)
-    said = {text.get_text() for text in figure.axes[0].texts}
-    assert said == {"50", "60", "70", "–"}
-    assert "d_int90 against its own baseline" in caption
-    page = write_dimension_report(study, Outcome(rows), tmp_path, "letitgo dimension").read_text()
-    assert "not reached" in page
-    along = Dimension(tuple(recipes[:2]), ("depth",), seeds=1)
-    figure, _ = _over_sweep(along, rows[:2])
-    assert figure.axes[0].get_xlabel() == "weights, D"
-    assert _over_sweep(study, rows[:1]) is None
+def test_a_sweep_over_widths_and_depths_is_a_grid():
+    recipes = sweep(widths=["8", "16"], depth=[1, 2])
+    study = Dimension(recipes, seeds=1)
+    rows = [
+        answer_row(r.widths, r.depth, d, size)
+        for r, d, size in zip(recipes, (50, 60, None, 70), (600, 700, 800, 900), strict=True)
+    ]
+    over = study.report(rows).sections[0]
+    [[panel]] = over.pictures["sweep"].panels
+    assert panel.marks[0].values == [[50, 60], [None, 70]]
+    assert (list(panel.places), list(panel.steps)) == (["8", "16"], ["1", "2"])
+    shown = [[column.cell(row) for column in over.tables[0].columns] for row in over.tables[0].rows]
+    assert [row[:3] for row in shown] == [["8", "1", "600"], ["8", "2", "700"], ["16", "1", "800"], ["16", "2", "900"]]
+    assert "not reached" in shown[2]
+    along = Dimension(recipes[:2], seeds=1)
+    [[panel]] = along.report(rows[:2]).sections[0].pictures["sweep"].panels
+    assert panel.x == "weights, D"
+    assert [(mark.x, mark.y) for mark in panel.marks] == [([600, 600], [49, 50]), ([700, 700], [59, 60])]
 
 
 def test_claims_of_lfly18():

@@ -309,7 +309,8 @@ def test_the_answer_says_what_it_saves_and_costs_and_how_sure_it_is(study, rows)
     assert section.answer.startswith("Within 90 % of the arithmetic, ")
     assert best["layer"] in section.answer
     assert f"saves {100 * (1 - best['share']):.0f} % of the training arithmetic" in section.answer
-    assert f"costs {100 * best['drop_mean']:.2f} ± {100 * best['drop_ci95']:.2f} points" in section.answer
+    effect = "gains" if best["drop_mean"] < 0 else "costs"
+    assert f"{effect} {abs(100 * best['drop_mean']):.2f} ± {100 * best['drop_ci95']:.2f} points" in section.answer
     said = " ".join(section.sentences)
     assert f"in {round(2 * best['steady'])} of 2 rounds" in said
     assert f"Everything trained: {100 * row_of(rows, 'all')['accuracy_mean']:.2f}" in said

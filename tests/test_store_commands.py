@@ -17,7 +17,7 @@ from letitgo.plan import reached
 from letitgo.store import Store, claimed, open_store
 from letitgo.store.addresses import MARK
 from letitgo.studies.compute import compute
-from letitgo.studies.dimension import Dimension
+from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.train import Train
 
 RECIPES = (small_recipe(widths="8", depth=2, epochs=1), small_recipe(widths="8", depth=2, epochs=1, seed=1))

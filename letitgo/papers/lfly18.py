@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, scaled
-from letitgo.studies.dimension import Dimension
-from letitgo.studies.sweep import make_recipe
+from letitgo.recipes import Recipe
+from letitgo.studies.dimension.study import Dimension
 
 TITLE = "Li, Farkhoor, Liu and Yosinski: Measuring the intrinsic dimension of objective landscapes (arXiv:1804.08838)"
 EPOCHS, RATE, FASTEST = 100, 0.001, 0.01
@@ -48,8 +48,8 @@ def study(scale: float, seeds: int) -> Dimension:
         "epochs": epochs,
         "model_args": {"init": "he"},
     }
-    recipes = (make_recipe(model="fcn", widths="200x200", **shared), make_recipe(model="lenet", **shared))
-    return Dimension(recipes, ("model",), seeds, kind="sparse", resolution=0.05)
+    recipes = (Recipe(model="fcn", widths="200x200", **shared), Recipe(model="lenet", **shared))
+    return Dimension(recipes, seeds, kind="sparse", resolution=0.05)
 
 
 def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
