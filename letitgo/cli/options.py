@@ -83,6 +83,7 @@ def _hyphens(cls: Any, name: str, text: str) -> str:
     return next((known for known in choices(cls, name) if known.replace(" ", "-") == text), text)
 
 
+RECIPE_FIELDS = tuple(Recipe.__pydantic_fields__)  # type: ignore[attr-defined]
 RecipeOptions: Any = option_class(Recipe, RECIPE)
 """The fields of a recipe as the command line takes them: text, lists with commas, dictionaries as JSON."""
 
