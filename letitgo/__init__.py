@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from letitgo.studies.ticket import Lottery
     from letitgo.studies.train import Train
     from letitgo.studies.transfer import Transfer
+    from letitgo.training import Place
     from letitgo.weights import (
         Alignment,
         Cost,
@@ -91,6 +92,7 @@ _HOMES = (
     "store",
     "plan",
     "execute",
+    "training",
     "studies.classifier",
     "studies.align",
     "studies.compute",
@@ -126,6 +128,7 @@ __all__ = [
     "Map",
     "Outcome",
     "Part",
+    "Place",
     "Recipe",
     "Run",
     "Selection",

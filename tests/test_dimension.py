@@ -20,6 +20,7 @@ from letitgo.cli.main import run
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import Executor
 from letitgo.execute.jobs import plan_jobs
+from letitgo.execute.training import carry_out
 from letitgo.papers import lfly18
 from letitgo.plan import Initial, Run, Subspace
 from letitgo.recipes.data import open_data
@@ -62,9 +63,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_stopping_and_resuming_changes_no_bit(name, store, tmp_path):
     training, other = subspace_run(**CASES[name]), Store(tmp_path / "other")
-    training.compute(store, [12])
+    carry_out(training, store, [12])
     for step in (1, 5, 12):
-        training.compute(other, [step])
+        carry_out(training, other, [step])
     state = training.at(12)
     assert bits(state.load(store)) == bits(state.load(other))
     ours, theirs = state.optimizer(store), state.optimizer(other)
@@ -74,7 +75,7 @@ def test_stopping_and_resuming_changes_no_bit(name, store, tmp_path):
 
 def test_in_the_subspace_and_nowhere_else(store):
     training = subspace_run(d=12, within=NAMES[:2], besides=("fc2.bias",))
-    training.compute(store, [12])
+    carry_out(training, store, [12])
     start, end = training.start.load(store), training.at(12).load(store)
     assert end["fc2.weight"].equal(start["fc2.weight"])
     assert not end["fc2.bias"].equal(start["fc2.bias"])
@@ -93,7 +94,7 @@ def test_a_state_is_stored_as_z_and_loads_elsewhere_to_the_same_bits(store):
     recipe = small_recipe(widths="256", depth=1, batch_size=256, optimizer="adam")
     names = parameter_names(seeded(recipe.network, 0))
     training = subspace_run(recipe, d=20, within=names)
-    training.compute(store, [3])
+    carry_out(training, store, [3])
     state = training.at(3)
     size = sum(file.stat().st_size for file in store.root.glob(f"{state.address}*"))
     assert size < 8_000 < 4 * sum(tensor.numel() for tensor in state.load(store).values())
@@ -111,7 +112,7 @@ def test_a_state_is_stored_as_z_and_loads_elsewhere_to_the_same_bits(store):
 
 def test_another_projection_is_refused(store, monkeypatch):
     training = subspace_run()
-    training.compute(store, [2])
+    carry_out(training, store, [2])
     monkeypatch.setattr("letitgo.weights.projections._quantiles", lambda: torch.linspace(-2, 2, 2**16).numpy())
     with pytest.raises(WorkFailed, match="projection drawn here is not the one"):
         training.at(2).load(store)

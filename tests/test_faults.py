@@ -30,6 +30,8 @@ from torch import nn
 from letitgo import weights
 from letitgo.cli.main import app, run
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.execute.jobs import measure
+from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute
@@ -109,14 +111,14 @@ def test_kills_of_driver_or_worker_at_random_moments(tmp_path):
 DRIVER = """
 import sys
 from helpers import small_recipe
-from letitgo.plan import Run
+from letitgo.execute import training
 from letitgo.studies.compute import compute
 from letitgo.studies.train import Train
-train, log = Run._train, open(sys.argv[2], "a", buffering=1)
-def noted(self, *args):
-    log.write(self.key + "\\n")
-    return train(self, *args)
-Run._train = noted
+train, log = training._train, open(sys.argv[2], "a", buffering=1)
+def noted(run, *args):
+    log.write(run.key + "\\n")
+    return train(run, *args)
+training._train = noted
 study = Train(tuple(small_recipe(epochs=8, seed=seed) for seed in range(10)), ("seed",))
 print(compute(study, sys.argv[1], 0).rows)
 """
@@ -203,13 +205,13 @@ def test_a_store_that_vanishes_and_comes_back(tmp_path):
         if not step:
             vanish(0)
         with pytest.raises(WorkFailed, match=str(store.root)):
-            final.run.compute(store, [recipe.steps], vanish, checkpoint_every=0.0)
+            carry_out(final.run, store, [recipe.steps], on_step=vanish, checkpoint_every=0.0)
         assert not store.root.exists()
         away.rename(store.root)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            final.run.compute(store, [recipe.steps])
-            value.write(store)
+            carry_out(final.run, store, [recipe.steps])
+            measure(value, store)
         tried += 1
         assert final.run.folder in final.address
     print(f"{tried} stores vanished: the error names the path, nothing is made in their place, the next start goes on")

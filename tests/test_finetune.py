@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import plan_jobs
+from letitgo.execute.training import carry_out
 from letitgo.papers import lee23
 from letitgo.plan import Gradients, Graft, Initial, Run, fitted, open_weights
 from letitgo.recipes import Recipe
@@ -136,7 +137,7 @@ def test_weights_of_another_precision_are_taken_in_the_networks_own(tmp_path, st
     state = fitted(open_weights(str(tmp_path / "half.safetensors"), TARGET.network), TARGET.network, 0)
     assert {tensor.dtype for tensor in state.load(store).values()} == {torch.float32}
     run_of = Run(state, ("fc3.weight", "fc3.bias"), TARGET)
-    run_of.compute(store, [1])
+    carry_out(run_of, store, [1])
     assert run_of.at(1).load(store)["fc1.weight"].equal(half["fc1.weight"].float())
 
 

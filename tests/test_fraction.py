@@ -21,6 +21,7 @@ import letitgo
 from letitgo import plan
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
+from letitgo.execute.training import carry_out
 from letitgo.papers import rt18
 from letitgo.plan import Delta, Evaluation, Initial, Run, Scattered, Zeroed
 from letitgo.recipes.networks import fcn, find_network, lenet
@@ -105,7 +106,7 @@ def test_with_the_rest_at_zero_nothing_else_moves_either(store):
     study, of, policies = study_of(PLAIN, rest=("zero",), of=("filters", "weights"), controls=False, only=())
     for policy in policies[1:]:
         training = study.run(of, policy, PLAIN)
-        training.compute(store, [PLAIN.steps])
+        carry_out(training, store, [PLAIN.steps])
         moved = changed(training.start.load(store), training.final.load(store))
         assert 0 < sum(int(mask.sum()) for mask in moved.values()) <= policy.size(of)
         choice = policy.choice(PLAIN.seed)

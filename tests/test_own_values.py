@@ -52,7 +52,7 @@ class FirstRow(Choice):
 class Evaluation(Measure):
     state: State
 
-    def compute(self, store):
+    def compute(self, store, place):
         return {"largest": max(float(tensor.abs().max()) for tensor in self.state.load(store).values())}
 """
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from letitgo.errors import BadRequest
+from letitgo.execute.training import carry_out
 from letitgo.store import Store, open_store
 from letitgo.store.store import DamagedResult
 from letitgo.value import canonical, sha256
@@ -263,7 +264,7 @@ def test_nothing_is_unpickled(store, tmp_path):
 
 def test_a_state_comes_back_without_pickle(store, monkeypatch):
     run = baseline(small_recipe(optimizer="adam", epochs=1))
-    run.compute(store, [23])
+    carry_out(run, store, [23])
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("unpickling")

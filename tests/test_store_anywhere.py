@@ -20,6 +20,7 @@ from test_store import ADDRESS, ANOTHER, BODY, FOLDER, KEY, OTHER, TENSORS, dama
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import Executor
+from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation
 from letitgo.store import Store, claimed, claims, open_store
 from letitgo.store.files import SMALL
@@ -215,7 +216,7 @@ def test_what_somebody_else_is_at_is_waited_for_and_not_done_again(store):
         with claimed(store, run.key, "other"):
             told.set()
             steps: list[int] = []
-            run.compute(store, [run.recipe.steps], steps.append)
+            carry_out(run, store, [run.recipe.steps], on_step=steps.append)
             assert steps
 
     thread = threading.Thread(target=other)

@@ -24,6 +24,7 @@ import letitgo
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute.jobs import plan_jobs
+from letitgo.execute.training import carry_out
 from letitgo.papers import fc18, fdrc19
 from letitgo.plan import Apart, Curve, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import At
@@ -188,7 +189,7 @@ def test_pruned_weights_stay_at_every_step_and_the_kept_ones_move(optimizer, sto
         masks = training.trains.mask.load(store)
         assert counts(masks)["fc1.weight"] == 256
         steps = range(1, recipe.steps + 1)
-        training.compute(store, steps)
+        carry_out(training, store, steps)
         start = training.start.load(store)
         moved = dict.fromkeys(masks, False)
         for step in steps:
@@ -265,7 +266,7 @@ def test_held_out_examples_train_nothing_and_the_least_loss_is_found(store):
     assert data.split("test").inputs.equal(whole.split("test").inputs)
 
     training = part_of().dense(RECIPE)
-    training.compute(store, range(1, RECIPE.steps + 1))
+    carry_out(training, store, range(1, RECIPE.steps + 1))
     assert isinstance(training.final, At)
     curve = Curve(training.final).compute(store)
     every = RECIPE.steps_per_epoch
@@ -282,9 +283,9 @@ def test_looking_at_held_out_examples_does_not_change_the_training_and_survives_
     recipe = small_recipe(model="helpers:dropout_net", widths=None, batch_size=64, epochs=2, validation=100)
     stores = [letitgo.open_store(tmp_path / name) for name in "ab"]
     training = part_of(recipe).dense(recipe)
-    training.compute(stores[0], [recipe.steps])
+    carry_out(training, stores[0], [recipe.steps])
     for step in (5, 17, recipe.steps):  # goes on from what is there
-        training.compute(stores[1], [step])
+        carry_out(training, stores[1], [step])
     records = [training.final.record(store) for store in stores]  # type: ignore[attr-defined]
     assert records[0]["curve"] == records[1]["curve"]
     states = [training.final.load(store) for store in stores]

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import letitgo.training.loop
 from letitgo.errors import WorkFailed
 from letitgo.execute import Executor
+from letitgo.execute.training import carry_out
 from letitgo.plan import At, Fraction, Initial, Run
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import noisy
@@ -67,7 +68,7 @@ def whole(folders):
     def of(name: str) -> Store:
         if name not in done:
             done[name] = Store(folders())
-            run_of(name).compute(done[name], [STEPS])
+            carry_out(run_of(name), done[name], [STEPS])
         return done[name]
 
     return of
@@ -79,21 +80,21 @@ def whole(folders):
 def test_stopping_and_resuming_changes_no_bit(name, stops, whole, folders):
     root = folders()
     for stop in [*sorted(stops), STEPS]:
-        run_of(name).compute(Store(root), [stop])
+        carry_out(run_of(name), Store(root), [stop])
     assert point(run_of(name).final, Store(root)) == point(run_of(name).final, whole(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_points_on_the_way_change_no_bit(name, whole, store):
     run = run_of(name)
-    run.compute(store, [1, 22, 23, 24, STEPS])
+    carry_out(run, store, [1, 22, 23, 24, STEPS])
     assert point(run.final, store) == point(run.final, whole(name))
 
 
 @pytest.mark.parametrize("name", ["adam, dropout", "lbfgs"])
 def test_another_process_goes_on_to_the_same_bits(name, whole, store):
     run = run_of(name)
-    run.compute(store, [17])
+    carry_out(run, store, [17])
     python(
         "import json, sys; from pathlib import Path; from letitgo.store import Store;"
         "from letitgo.execute.jobs import perform, revive;"
@@ -109,9 +110,9 @@ def test_another_process_goes_on_to_the_same_bits(name, whole, store):
 @given(step=st.integers(1, STEPS - 1))
 def test_a_run_that_resumes_with_everything_trainable_is_the_baseline(name, step, whole, folders):
     base, store = run_of(name), Store(folders())
-    base.compute(store, [step])
+    carry_out(base, store, [step])
     again = Run(base.at(step), base.trains, base.recipe, step, resume=True)
-    again.compute(store, [STEPS])
+    carry_out(again, store, [STEPS])
     assert point(again.final, store) == point(base.final, whole(name))
 
 
@@ -124,9 +125,9 @@ def test_a_run_that_freezes_on_the_way_can_stop_too(name, stop, folders):
     layer = next(iter(base.recipe.network.layers))
     run = freezing(base, layer, start=base.at(10), begin=10, resume=True)
     for store, stops in ((one, [STEPS]), (other, [stop, STEPS])):
-        base.compute(store, [10])
+        carry_out(base, store, [10])
         for step in stops:
-            run.compute(Store(store.root), [step])
+            carry_out(run, Store(store.root), [step])
     assert point(run.final, one) == point(run.final, other)
     ends, starts = bits(run.final.load(one)), bits(base.at(10).load(one))
     moved = {parameter for parameter in run.recipe.network().state_dict() if ends[parameter] != starts[parameter]}
@@ -155,7 +156,7 @@ def by_hand(recipe: Recipe, factor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("batch_size", [64, 1438, 2000, 719, 500])
 def test_training_is_the_loop_anyone_would_write(batch_size, store):
     run = baseline(small_recipe(lr=0.05, momentum=0.9, batch_size=batch_size))
-    run.compute(store, [run.recipe.steps])
+    carry_out(run, store, [run.recipe.steps])
     assert bits(run.final.load(store)) == bits(by_hand(run.recipe, lambda progress: 1.0))
 
 
@@ -169,7 +170,7 @@ def test_training_is_the_loop_anyone_would_write(batch_size, store):
 )
 def test_a_schedule_sets_the_rate_of_each_step(schedule, factor, store):
     run = baseline(small_recipe(lr=0.05, momentum=0.9, schedule=schedule))
-    run.compute(store, [STEPS])
+    carry_out(run, store, [STEPS])
     assert bits(run.final.load(store)) == bits(by_hand(run.recipe, factor))
 
 
@@ -213,11 +214,11 @@ def test_outputs_of_a_frozen_prefix_computed_once_change_nothing_of_note(layers,
     assert parts is not None
     assert {id(p) for p in parts[0].parameters()} == {id(p) for p in module.parameters() if not p.requires_grad}
 
-    run.compute(store, [STEPS])
+    carry_out(run, store, [STEPS])
     calls = []
     monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
     without = Store(tmp_path / "without")
-    run.compute(without, [STEPS], on_step=calls.append)
+    carry_out(run, without, [STEPS], on_step=calls.append)
     assert calls == list(range(1, STEPS + 1))
     torch.testing.assert_close(run.final.load(store), run.final.load(without), rtol=1e-3, atol=1e-5)
 
@@ -257,7 +258,7 @@ def interrupted(run: Run, store: Store, at: int) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        run.compute(store, [run.recipe.steps], on_step, checkpoint_every=0)
+        carry_out(run, store, [run.recipe.steps], on_step=on_step, checkpoint_every=0)
 
 
 def test_a_killed_run_goes_on_from_its_last_state(store, tmp_path):
@@ -268,10 +269,10 @@ def test_a_killed_run_goes_on_from_its_last_state(store, tmp_path):
     assert not list(store.under(run.folder))
     assert left[0] > 100
     steps: list[int] = []
-    run.compute(store, [360], steps.append, checkpoint_every=0)
+    carry_out(run, store, [360], on_step=steps.append, checkpoint_every=0)
     assert steps == list(range(left[0] + 1, 361))
     at_once = Store(tmp_path / "at once")
-    run.compute(at_once, [360])
+    carry_out(run, at_once, [360])
     assert point(run.final, store) == point(run.final, at_once)
 
 
@@ -280,7 +281,7 @@ def test_a_run_leaves_no_temporary_states(kills, store):
     run = baseline(small_recipe(**LONG))
     for kill in range(kills):
         interrupted(run, store, at=150 + 100 * kill)
-    run.compute(store, [180, 360], checkpoint_every=0)
+    carry_out(run, store, [180, 360], checkpoint_every=0)
     assert list(store.under(run.folder)) == [run.at(180).address, run.at(360).address]
     assert not list(store.under(f"{run.folder}/partial"))
 
@@ -294,9 +295,9 @@ def test_a_kill_before_the_last_tidying_leaves_nothing_for_long(store, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Store, "remove", killed)
         with pytest.raises(Killed):
-            run.compute(store, [150], checkpoint_every=0)
+            carry_out(run, store, [150], checkpoint_every=0)
     assert list(store.under(f"{run.folder}/partial"))
-    run.compute(store, [150])
+    carry_out(run, store, [150])
     assert not list(store.under(f"{run.folder}/partial"))
 
 
@@ -306,7 +307,7 @@ def test_the_callers_threads_change_nothing(tmp_path):
     before = torch.get_num_threads()
     for threads, store in enumerate(stores, start=1):
         torch.set_num_threads(threads)
-        run.compute(store, [run.recipe.steps])
+        carry_out(run, store, [run.recipe.steps])
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert point(run.final, stores[0]) == point(run.final, stores[1])
@@ -314,19 +315,19 @@ def test_the_callers_threads_change_nothing(tmp_path):
 
 def test_states_that_are_wanted_are_kept_when_a_killed_run_goes_on(store):
     run = baseline(small_recipe(**LONG))
-    run.compute(store, [100, 200])
+    carry_out(run, store, [100, 200])
     interrupted(run, store, at=350)
-    run.compute(store, [360], checkpoint_every=0)
+    carry_out(run, store, [360], checkpoint_every=0)
     assert list(store.under(run.folder)) == [run.at(step).address for step in (100, 200, 360)]
 
 
 def test_states_seldom_saved_cost_no_steps(store):
     steps: list[int] = []
     run = baseline(small_recipe(**LONG))
-    run.compute(store, [360], steps.append, checkpoint_every=1e9)
+    carry_out(run, store, [360], on_step=steps.append, checkpoint_every=1e9)
     assert steps == list(range(1, 361))
     again: list[int] = []
-    run.compute(store, [360], again.append)
+    carry_out(run, store, [360], on_step=again.append)
     assert again == []
 
 
@@ -336,7 +337,7 @@ def test_a_loss_that_is_not_finite_fails_in_one_sentence(optimizer, store):
     with pytest.raises(
         WorkFailed, match=r"^the loss is not finite by step \d+ of 23 \(fcn on digits, .* learning rate"
     ) as e:
-        run.compute(store, [23])
+        carry_out(run, store, [23])
     assert "\n" not in str(e.value)
     assert e.value.exit_code == 1
     assert list(store.under(run.folder)) == []
@@ -351,7 +352,7 @@ def test_a_state_counts_steps_and_epochs_alike():
 
 def test_a_run_keeps_what_it_does_not_train_out_of_the_store(store):
     run = freezing(run_of("sgd"), "fc1")
-    run.compute(store, [STEPS])
+    carry_out(run, store, [STEPS])
     tensors = store.read_tensors(run.final.address, run.final.key)
     assert {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")} == set(run.trains)
     start, end = run.start.load(store), run.final.load(store)
@@ -380,10 +381,10 @@ def test_a_run_of_a_fraction_moves_that_and_nothing_else(of, store):
 
 def test_a_run_of_a_fraction_goes_on_from_where_it_stopped(store, tmp_path):
     run = part_of(baseline(small_recipe(optimizer="adamw")))
-    run.compute(store, [7])
-    run.compute(store, [20])
+    carry_out(run, store, [7])
+    carry_out(run, store, [20])
     other = open_store(tmp_path / "other")
-    run.compute(other, [20])
+    carry_out(run, other, [20])
     assert bits(run.at(20).load(store)) == bits(run.at(20).load(other))
 
 

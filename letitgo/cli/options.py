@@ -117,9 +117,6 @@ class RunningOptions:
     ray_address: Annotated[
         str | None, Parameter(group=RUNNING, help="of the cluster; else $RAY_ADDRESS, else Ray is started here")
     ] = None
-    gpus: Annotated[
-        float, Parameter(group=RUNNING, help="share of a GPU that is declared to Ray for each training run")
-    ] = 0.0
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"
     )

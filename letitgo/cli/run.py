@@ -67,7 +67,6 @@ def _compute(study: Study, options: RunningOptions, workers: int, store: Store) 
             on_progress=on_progress,
             on=options.on,
             ray_address=options.ray_address,
-            gpus=options.gpus,
         )
         if options.on == "ray":
             disconnect()
@@ -106,10 +105,8 @@ def _checked_workers(options: RunningOptions) -> int:
     workers = default_workers() if options.workers is None else options.workers
     if workers < 0:
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
-    if options.on != "ray" and (options.ray_address is not None or options.gpus):
-        raise BadRequest("ray-address and gpus need a Ray cluster: add --on ray, or leave them out")
-    if not 0 <= options.gpus < float("inf"):
-        raise BadRequest(f"gpus is {options.gpus}: give 0 or more, as in 0.25")
+    if options.on != "ray" and options.ray_address is not None:
+        raise BadRequest("ray-address names a Ray cluster: add --on ray, or leave it out")
     if options.store == "":
         raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
     return workers

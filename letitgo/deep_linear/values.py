@@ -20,7 +20,7 @@ from letitgo.errors import BadRequest
 from letitgo.plan.measures import Measure
 from letitgo.recipes.data import Data
 from letitgo.store import Store
-from letitgo.training import one_thread
+from letitgo.training.place import CPU, Place
 from letitgo.value import Value, derive
 
 
@@ -94,7 +94,7 @@ class MaximumMargin(Measure):
         """
         separating_margin(_signed(self.problem))
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``direction``, ``margin``, ``n``, ``d``, ``support`` (vectors) and their ``rank``."""
         signed = _signed(self.problem)
         found = max_margin(signed)
@@ -141,7 +141,7 @@ class Descent(Measure):
         """The matrices it starts from, first layer first."""
         return start(self.law, self.widths, _signed(self.towards.problem), self.seed, self.scale)
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``imbalance``: D of the start; ``points``: what was measured, of the recorded steps that were reached.
 
         Each point has ``step``; ``risk`` (nats); ``norm`` of the product; ``angle`` between the product and the
@@ -180,7 +180,7 @@ class Descent(Measure):
 @lru_cache(maxsize=256)
 def _seconds_a_step(problem: Problem, widths: tuple[int, ...], law: Law) -> float:
     signed, steps = _signed(problem), 100
-    with one_thread(), torch.inference_mode():
+    with CPU.entered(), torch.inference_mode():
         points = descend(start(law, widths, signed, 0, 1.0), signed, "risk", 1.0)
         next(islice(points, steps // 10, None))  # the first steps warm up
         begin = time.perf_counter()

@@ -22,6 +22,7 @@ from letitgo.execute.executor import TRIES, Board, Executor, OnProgress
 from letitgo.execute.jobs import Job, answer
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
+from letitgo.training.place import CPU, Place
 
 WINDOW = 1000
 """Jobs handed to Ray at once, so that the driver holds no more however long the study is."""
@@ -44,9 +45,9 @@ class RayExecutor(Executor):
         store: Where results are read and written: a URL or a folder that every node sees under the same name.
         address: Of the cluster, as ``ray.init`` takes it; else ``$RAY_ADDRESS``, else Ray is started on this machine.
         workers: Cores that a Ray started here uses; all by default.
-        gpus: Share of a GPU that is declared for each training run.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
+        place: Where each job computes. A job reserves as many cores as it has threads.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class RayExecutor(Executor):
         store: Store,
         address: str | None = None,
         workers: int | None = None,
-        gpus: float = 0.0,
         checkpoint_every: float = 30.0,
         on_progress: OnProgress | None = None,
+        place: Place = CPU,
     ) -> None:
-        super().__init__(store, 0, checkpoint_every, on_progress)
-        self._address, self._cores, self._gpus = address, workers, gpus
+        super().__init__(store, 0, checkpoint_every, on_progress, place)
+        self._address, self._cores = address, workers
 
     def _carry_out(self, board: Board) -> None:
         ray = _connected(self._address, self._cores)
@@ -80,8 +81,7 @@ class RayExecutor(Executor):
     def needs_of(self, job: Job) -> dict[str, float]:
         """What Ray is to set aside for a job."""
         size = 0 if job.run is None else COPIES * _weight_bytes(job.run.recipe.network)
-        needs: dict[str, float] = {"num_cpus": 1, "memory": RESIDENT + size}
-        return needs if job.run is None or not self._gpus else {**needs, "num_gpus": self._gpus}
+        return {"num_cpus": self.place.threads, "memory": RESIDENT + size}
 
     def request(self, job: Job) -> dict[str, Any]:
         """What a worker is told."""

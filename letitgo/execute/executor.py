@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
 from letitgo.store import Store
+from letitgo.training.place import CPU, Place
 
 _WORKER = """
 import sys
@@ -81,7 +83,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Executor:
-    """Computes values into a store, in this process or in worker processes of one thread each.
+    """Computes values into a store, in this process or in worker processes.
 
     Within ``with executor:`` the processes stay from one call of :meth:`compute` to the next.
 
@@ -90,6 +92,7 @@ class Executor:
         workers: Number of worker processes; 0 computes in this process.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
+        place: Where each job computes.
     """
 
     def __init__(
@@ -98,11 +101,13 @@ class Executor:
         workers: int = 0,
         checkpoint_every: float = 30.0,
         on_progress: OnProgress | None = None,
+        place: Place = CPU,
     ) -> None:
         self.store = store
         self.workers = workers
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
+        self.place = place
         self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
         self._idle: list[_Worker] = []
@@ -159,13 +164,13 @@ class Executor:
     def _request(self, job: Job) -> dict[str, Any]:
         """What a worker is told: nothing but JSON."""
         about = {"store": str(self.store.root), "checkpoint_every": self.checkpoint_every, "owner": self.owner}
-        return {"job": describe(job), "key": job.key, **about}
+        return {"job": describe(job), "key": job.key, "place": dataclasses.asdict(self.place), **about}
 
     def _here(self, board: Board) -> None:
         while (job := board.take()) is not None:
             try:
                 on_step = functools.partial(board.step, job)
-                done = perform(job, self.store, self.checkpoint_every, on_step, self.owner)
+                done = perform(job, self.store, self.checkpoint_every, on_step, self.owner, self.place)
             except Exception as error:
                 board.fail(job, sentence(error), traceback.format_exc())
             else:

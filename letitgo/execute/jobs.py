@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import LetItGoError
+from letitgo.execute.record import provenance
+from letitgo.execute.training import carry_out
 from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
 from letitgo.store import Store, claimed
+from letitgo.training.place import CPU, Place
 from letitgo.value import dump, load
 
 MEASURES = 8
@@ -121,6 +125,7 @@ def perform(
     checkpoint_every: float,
     on_step: Callable[[int], None] | None = None,
     owner: str | None = None,
+    place: Place = CPU,
 ) -> bool:
     """Compute what a job stands for and write it to the store, unless somebody else is at it.
 
@@ -130,6 +135,7 @@ def perform(
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_step: Called with the number of steps done since the run's beginning.
         owner: On whose behalf; claims that it left behind are taken over.
+        place: Where to compute.
 
     Returns:
         Whether all of it is in the store now; otherwise somebody else is at the rest.
@@ -143,16 +149,26 @@ def perform(
         steps = [value.step for value in job.values if isinstance(value, At)]
         with claimed(store, run.key, owner) as mine:
             if mine:
-                run.compute(store, steps, on_step and (lambda step: on_step(step - run.begin)), checkpoint_every)
+                since = on_step and (lambda step: on_step(step - run.begin))
+                carry_out(run, store, steps, place, since, checkpoint_every)
         return mine
     everything = True
     for value in job.values:
         assert isinstance(value, Measure)
         with claimed(store, value.key, owner) as mine:
             if mine and not store.intact(value.address, value.key):
-                value.write(store)
+                measure(value, store, place)
         everything &= mine
     return everything
+
+
+def measure(value: Measure, store: Store, place: Place = CPU) -> None:
+    """Compute a measure and write its result to the store."""
+    begin = time.monotonic()
+    with place.entered():
+        result = value.compute(store, place)
+    body = {"result": result, **provenance(value, time.monotonic() - begin, place)}
+    store.write(value.address, value.key, body)
 
 
 def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -163,7 +179,7 @@ def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None
     """
     try:
         store, every, owner = Store(request["store"]), request["checkpoint_every"], request["owner"]
-        return {"done": perform(revive(request["job"]), store, every, on_step, owner)}
+        return {"done": perform(revive(request["job"]), store, every, on_step, owner, Place(**request["place"]))}
     except Exception as error:
         return {"error": sentence(error), "trace": traceback.format_exc()}
 

@@ -14,6 +14,7 @@ from letitgo import weights
 from letitgo.plan.measures import Measure
 from letitgo.plan.states import State
 from letitgo.store import Store
+from letitgo.training.place import CPU, Place
 from letitgo.weights.coding import raw
 
 
@@ -29,7 +30,7 @@ class Delta(Measure):
     state: State
     base: State
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Sizes in bytes, and how many values of parameters differ to the bit.
 
         ``bytes``: of the file, buffers and index included; ``whole``: of a safetensors file of all tensors; ``moved``.

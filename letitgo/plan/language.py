@@ -17,6 +17,7 @@ from letitgo.errors import WorkFailed
 from letitgo.plan.measures import Measure
 from letitgo.recipes.text import LanguageModel, Output, Text
 from letitgo.store import Store
+from letitgo.training.place import CPU, Place
 
 ROWS = 20
 """Places in the text that are read at once."""
@@ -51,7 +52,7 @@ class Perplexity(Measure):
         """The network."""
         return LanguageModel(self.vocabulary, self.width, self.output)
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``test`` and ``train`` perplexity after each epoch, the latter as met in training; the ``scale`` if any."""
         module = self.factory()
         weights.load_state(module, weights.initial_state(self.factory, self.seed))

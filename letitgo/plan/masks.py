@@ -17,6 +17,7 @@ from letitgo.plan.measures import Measure
 from letitgo.plan.states import At, State
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
+from letitgo.training.place import CPU, Place
 from letitgo.value import Value, canonical, sha256
 
 
@@ -57,7 +58,7 @@ class Pruned(Measure, Mask):
     def names(self) -> tuple[str, ...]:
         return tuple(self.rates)
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """The packed masks."""
         within = None if self.within is None else self.within.load(store)
         return weights.pack_masks(weights.magnitude_masks(self.state.module(store), self.rates, self.scope, within))
@@ -186,7 +187,7 @@ class Density(Measure):
 
     mask: Mask
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Parameter name → ``kept`` and ``all``."""
         return {name: {"kept": int(m.sum()), "all": m.numel()} for name, m in self.mask.load(store).items()}
 
@@ -201,7 +202,7 @@ class Curve(Measure):
 
     state: At
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``steps``, ``loss`` and ``accuracy`` on the held-out examples; of the step of least loss, ``stop``, the
         accuracy on the test split, ``test_accuracy``."""
         points = self.state.record(store)["curve"]
@@ -224,7 +225,7 @@ class Apart(Measure):
     b: State
     mask: Mask
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``l2``: Euclidean distance; ``angle``: in degrees, None where one of the two is zero."""
         a, b = self.a.load(store), self.b.load(store)
         squares = product = of_a = of_b = 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +10,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from letitgo import weights
-from letitgo.plan.states import BATCH, State, step_cost, versions
-from letitgo.plan.stored import Stored, told
+from letitgo.plan.cost import step_cost
+from letitgo.plan.states import State
+from letitgo.plan.stored import Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, noisy
 from letitgo.store import Store
-from letitgo.training import evaluate, one_thread
+from letitgo.training.evaluate import BATCH, evaluate
 from letitgo.training.loop import data_order
+from letitgo.training.place import CPU, Place
 from letitgo.value import derive
 
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
@@ -31,8 +31,13 @@ class Measure(Stored):
     trains: ClassVar[bool] = False
     """Whether it trains a network of its own, which a dry run then counts as a training run."""
 
-    def compute(self, store: Store) -> dict[str, Any]:
-        """The result, from states that are in the store."""
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
+        """The result, from states that are in the store.
+
+        Args:
+            store: The store.
+            place: Where to run a network, if the measure runs one: see :meth:`Place.bring`.
+        """
         raise NotImplementedError
 
     def cost(self) -> int:
@@ -50,15 +55,6 @@ class Measure(Stored):
             Absent: It is not there.
         """
         return self.record(store)["result"]
-
-    def write(self, store: Store) -> None:
-        """Compute the result, on one thread, and write it to the store."""
-        begin = time.monotonic()
-        with one_thread():
-            result = self.compute(store)
-        about = {"seconds": round(time.monotonic() - begin, 3), "host": socket.gethostname(), "versions": versions()}
-        body = {"value": told(self), "result": result, **about}
-        store.write(self.address, self.key, body)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +84,9 @@ class Evaluation(Measure):
             fields |= {"label_noise": recipe.label_noise, "noise_seed": recipe.seed}
         return cls(state, recipe.dataset, split, **fields)
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``accuracy`` (fraction), ``loss`` (nats), ``n`` (examples)."""
-        module = self.state.module(store)
+        module = place.bring(self.state.module(store))
         if self.statistics == "re-estimated":
             weights.re_estimate(module, (inputs for inputs, _ in self.dataset.split("train").batches(BATCH)))
         split = self.dataset.split(self.split)
@@ -110,7 +106,7 @@ class Spectra(Measure):
 
     state: State
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``layers``; of each ``ratio``, ``floor``, ``spectral``, ``frobenius``; of each but the last ``adjacent``."""
         found = weights.alignment(self.state.module(store))
         return {name: list(getattr(found, name)) for name in SPECTRA}
@@ -128,7 +124,7 @@ class Distance(Measure):
     a: State
     b: State
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Layer name → what :func:`letitgo.weights.distance` gives."""
         a, b = self.a.load(store), self.b.load(store)
         return {layer: weights.distance(a, b, names) for layer, names in self.a.network.layers.items()}
@@ -146,7 +142,7 @@ class Track(Measure):
     states: tuple[State, ...]
     tensor: str
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``values``, one for each state."""
         return {"values": [state.load(store)[self.tensor].tolist() for state in self.states]}
 
@@ -167,7 +163,7 @@ class Gradients(Measure):
     recipe: Recipe
     batches: int = 5
 
-    def compute(self, store: Store) -> dict[str, Any]:
+    def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Parameter name → ``weights``: sum of squares; ``gradients``: the same of each batch's gradient."""
         recipe, module = self.recipe, self.state.module(store).train()
         split, order = recipe.dataset.split("train"), data_order(recipe, 0)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import platform
-import socket
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -17,30 +13,12 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.plan.choices import Choice, Subspace
-from letitgo.plan.stored import Absent, Stored, told
+from letitgo.plan.cost import step_cost
+from letitgo.plan.stored import Absent, Stored
 from letitgo.recipes import Recipe
-from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
-from letitgo.training import evaluate
-from letitgo.training.loop import one_thread, train
-from letitgo.training.optimizer_state import pack, unpack
 from letitgo.value import Value, canonical, sha256
-
-PAUSE = 100
-"""Steps between the moments at which a run may be saved to be resumed."""
-
-
-LOOK = 100
-"""Steps between looks at the held-out examples, as in FC18 (arXiv:1803.03635)."""
-
-BATCH = 1000
-"""Examples evaluated at once."""
-
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
-
-Point = dict[str, Any]
-"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` where they are best."""
 
 
 class State(Value):
@@ -150,6 +128,11 @@ class Run(Value):
         """Where in the store its states lie."""
         return f"states/{self.key[:2]}/{self.key}"
 
+    @property
+    def partial_folder(self) -> str:
+        """Where in the store its points lie that are kept only until it gets further."""
+        return f"{self.folder}/partial"
+
     @cached_property
     def moves(self) -> tuple[str, ...]:
         """Names of the parameters that may move at least in part, in the network's order."""
@@ -169,95 +152,6 @@ class Run(Value):
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)
         return cost.step * seen + cost.prefix * examples
-
-    def compute(
-        self,
-        store: Store,
-        steps: Iterable[int],
-        on_step: Callable[[int], None] | None = None,
-        checkpoint_every: float = 30.0,
-    ) -> None:
-        """Train, on one thread, and write the states at ``steps`` to the store.
-
-        Goes on from the latest state that is in the store already. Meanwhile a state to go on from is written from
-        time to time, and removed at the end.
-
-        Args:
-            store: Holds what the start rests on, and takes the states.
-            steps: After ``begin``, up to the recipe's last.
-            on_step: Called with the step after each step.
-            checkpoint_every: Seconds between states to go on from.
-
-        Raises:
-            WorkFailed: The loss is no longer finite.
-        """
-        wanted = {step for step in steps if not store.intact(At(self, step).address, At(self, step).key)}
-        if wanted:
-            with one_thread():
-                self._train(store, wanted, on_step, checkpoint_every)
-        for address in list(store.under(self._partial)):  # also what a kill left behind
-            store.remove(address)
-
-    def _train(
-        self, store: Store, wanted: set[int], on_step: Callable[[int], None] | None, checkpoint_every: float
-    ) -> None:
-        point = self._latest(store, before=min(wanted))
-        begin = point.step if point else self.begin
-        module = weights.seeded(self.recipe.network, 0)
-        if point:
-            point.restore(module, store)
-        else:
-            weights.load_state(module, self.start.load(store))
-            self.prepare(module, store)
-        names = [name for name, _ in weights.named_trainable(module)]
-        curve: list[Point] = point.record(store).get("curve", []) if point else []
-        source = point or (self.start if self.resume else None)
-        optimizer_state = None
-        if isinstance(source, At):
-            fresh = self.recipe.make_optimizer(weights.trainable(module)).state_dict()
-            optimizer_state = unpack(*source.optimizer(store), fresh, names)
-
-        looks = self._looks(begin, max(wanted))
-        held_out = list(self.recipe.dataset.split("validation").batches(BATCH)) if looks else []
-        stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
-        started = saved = time.monotonic()
-        for moment in train(module, self.recipe, stops, begin, optimizer_state, on_step):
-            now = time.monotonic()
-            if moment.step in looks:
-                curve = [*curve, self._look(module, held_out, moment.step, curve)]
-            if moment.step not in wanted and now - saved < checkpoint_every:
-                continue
-            old = list(store.under(self._partial))
-            point = At(self, moment.step) if moment.step in wanted else Partial(self, moment.step)
-            point.write(store, module, pack(moment.optimizer, names), curve, seconds=now - started)
-            for address in old:
-                store.remove(address)
-            saved = now
-
-    @property
-    def _partial(self) -> str:
-        return f"{self.folder}/partial"
-
-    def _looks(self, begin: int, end: int) -> range:
-        """The steps at which the held-out examples are looked at: every 100, or every epoch where that is shorter."""
-        every = min(LOOK, self.recipe.steps_per_epoch)
-        return range((begin // every + 1) * every, end + 1, every) if self.recipe.validation else range(0)
-
-    def _look(self, module: nn.Module, held_out: Batches, step: int, curve: list[Point]) -> Point:
-        """Look at the held-out examples; and at the test split, where they have never looked better."""
-        found = evaluate(module, held_out)
-        least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
-        best = not curve or (found["loss"] is not None and found["loss"] < least)
-        test = evaluate(module, self.recipe.dataset.split("test").batches(BATCH))["accuracy"] if best else None
-        module.train()
-        return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}
-
-    def _latest(self, store: Store, before: int) -> At | None:
-        """The latest point to go on from."""
-        points = [At(self, _step(address)) for address in store.under(self.folder)]
-        points += [Partial(self, _step(address)) for address in store.under(self._partial)]
-        earlier = sorted((point for point in points if point.step < before), key=lambda point: point.step, reverse=True)
-        return next((point for point in earlier if store.intact(point.address, point.key)), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,15 +215,16 @@ class At(Stored, State):
         tensors, body = self._read(store)
         return _under("optimizer/", tensors), body["optimizer"]
 
-    def write(
-        self,
-        store: Store,
-        module: nn.Module,
-        optimizer: tuple[weights.State, dict[str, Any]],
-        curve: list[Point],
-        seconds: float,
-    ) -> None:
-        """Write the module's state, the optimiser's, and the curve up to here, as this point."""
+    def packed(
+        self, module: nn.Module, optimizer: tuple[weights.State, dict[str, Any]], curve: list[dict[str, Any]]
+    ) -> tuple[weights.State, dict[str, Any]]:
+        """What the store takes of a network at this point of the run: tensors, and JSON beside them.
+
+        Args:
+            module: The network in training.
+            optimizer: Its optimiser's state, as :meth:`optimizer` returns it.
+            curve: Of the run up to here, on the held-out examples.
+        """
         state, held = weights.copied(module), weights.held_of(module)
         projected = held.projected if held else None
         origin = projected.origin if projected else {}
@@ -340,18 +235,14 @@ class At(Stored, State):
             tensors |= {f"subspace/{name}": p.detach().clone() for name, p in projected.learned.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer[0].items()}
         body = {
-            "value": told(self),
             "recipe": self.run.recipe.fields(),
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),
             **({"projection": _digest(projected.projection.arrays)} if projected else {}),
             "optimizer": optimizer[1],
             **({"curve": curve} if curve else {}),
-            "seconds": round(seconds, 3),
-            "host": socket.gethostname(),
-            "versions": versions(),
         }
-        store.write(self.address, self.key, body, tensors)
+        return tensors, body
 
     def _read(self, store: Store) -> tuple[weights.State, dict[str, Any]]:
         tensors = store.read_tensors(self.address, self.key)
@@ -366,15 +257,11 @@ class Partial(At):
 
     @property
     def address(self) -> str:
-        return f"{self.run.folder}/partial/{self.step:09d}"
+        return f"{self.run.partial_folder}/{self.step:09d}"
 
 
 def _under(prefix: str, tensors: weights.State) -> weights.State:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _step(address: str) -> int:
-    return int(address.rpartition("/")[2])
 
 
 def versions() -> dict[str, str]:
@@ -382,17 +269,6 @@ def versions() -> dict[str, str]:
     from letitgo import __version__
 
     return {"letitgo": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-@lru_cache(maxsize=256)
-def step_cost(
-    network: Network, trains: tuple[str, ...], statistics: Any, data: str, fit: str | None = None
-) -> weights.StepCost:
-    """Operations for one example through one step of a run, counted once for each choice of what trains."""
-    module = weights.seeded(network, 0)
-    names = weights.parameter_names(module)
-    weights.train_only(module, weights.Selection(trains, names), statistics)
-    return weights.step_cost(module, open_data(data, fit=fit).split("train").batch(slice(0, 2)))
 
 
 def _digest(state: weights.State) -> str:

@@ -18,7 +18,7 @@ from letitgo.studies.outcome import Outcome
 from letitgo.studies.study import Study
 from letitgo.studies.sweep import with_seed
 from letitgo.studies.usage import Meter
-from letitgo.training import one_thread, train
+from letitgo.training import CPU, Place, train
 
 RATE = 2e10
 """Floating-point operations per second that are reckoned with where there is no recipe to time."""
@@ -35,20 +35,20 @@ def compute(
     on_progress: OnProgress | None = None,
     on: Literal["processes", "ray"] = "processes",
     ray_address: str | None = None,
-    gpus: float = 0.0,
+    place: Place = CPU,
 ) -> Outcome:
     """Compute what the store does not hold of a study yet, and read its rows.
 
     Args:
         study: A map, a training run, …
         store: A store or its folder; ``$LETITGO_STORE`` or ``.letitgo`` by default.
-        workers: Number of worker processes of one thread each; 0 computes in this process.
+        workers: Number of worker processes; 0 computes in this process.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
         on: Where: worker processes, or Ray, of which ``workers`` then says how many cores it uses where it is started
             here; 0 means all.
         ray_address: Of a cluster; ``$RAY_ADDRESS`` by default, else Ray is started here.
-        gpus: Share of a GPU declared to Ray for each training run.
+        place: Where each job computes.
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
@@ -58,9 +58,9 @@ def compute(
     if on == "ray":
         from letitgo.execute.cluster import RayExecutor
 
-        executor = RayExecutor(store, ray_address, workers or None, gpus, checkpoint_every, on_progress)
+        executor = RayExecutor(store, ray_address, workers or None, checkpoint_every, on_progress, place)
     else:
-        executor = Executor(store, workers, checkpoint_every, on_progress)
+        executor = Executor(store, workers, checkpoint_every, on_progress, place)
     failures: list[Failure] = []
     meter = Meter(store)
     with executor, Listing(store, study) as listing:
@@ -146,7 +146,7 @@ def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
 
 def _rate(recipe: Recipe, sample: float) -> float:
     """Floating-point operations per second of training on one thread, measured for some seconds."""
-    with one_thread():
+    with CPU.entered():
         module = weights.seeded(recipe.network, recipe.seed)
         run = Run(Initial(recipe.network, recipe.seed), weights.parameter_names(module), recipe)
         steps, begin = 0, 0.0

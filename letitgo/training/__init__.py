@@ -1,6 +1,7 @@
-"""The one loop: a module, a recipe and a clock, to states along a trajectory; and how a state is evaluated."""
+"""The one loop: a module, a recipe and a clock, to states along a trajectory; how a state is evaluated; and where."""
 
 from letitgo.training.evaluate import evaluate
-from letitgo.training.loop import Moment, one_thread, train
+from letitgo.training.loop import Moment, train
+from letitgo.training.place import CPU, Place
 
-__all__ = ["Moment", "evaluate", "one_thread", "train"]
+__all__ = ["CPU", "Moment", "Place", "evaluate", "train"]

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+BATCH = 1000
+"""Examples evaluated at once."""
+
 
 @torch.no_grad()
 def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +19,6 @@ from letitgo.weights import frozen_prefix, trainable
 
 PREFIX_BYTES = 2**30
 """Outputs of a frozen prefix are kept in memory up to this size. Fixed, so that a trajectory is the same everywhere."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside: another number of threads may round otherwise, and results must be the same everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

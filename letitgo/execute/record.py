@@ -1,0 +1,28 @@
+"""What every record says of its result besides the result itself."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import asdict
+from typing import Any
+
+from letitgo.plan import Stored, told
+from letitgo.plan.states import versions
+from letitgo.training.place import Place
+
+
+def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
+    """What was computed, how long it took, where, and with what; none of it changes the result's key.
+
+    Args:
+        value: The value in full, results that it rests on by their addresses.
+        seconds: Time it took.
+        place: Where it was computed.
+    """
+    return {
+        "value": told(value),
+        "seconds": round(seconds, 3),
+        "host": socket.gethostname(),
+        "place": asdict(place),
+        "versions": versions(),
+    }

@@ -1,0 +1,139 @@
+"""Carrying out a run: train it to the wanted steps, from its latest point in the store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from letitgo import weights
+from letitgo.execute.record import provenance
+from letitgo.plan import At, Run
+from letitgo.plan.states import Partial
+from letitgo.store import Store
+from letitgo.training.evaluate import BATCH, evaluate
+from letitgo.training.loop import train
+from letitgo.training.optimizer_state import pack, unpack
+from letitgo.training.place import CPU, Place
+
+PAUSE = 100
+"""Steps between the moments at which a checkpoint may be written."""
+
+LOOK = 100
+"""Steps between evaluations on the held-out examples, as in FC18 (arXiv:1803.03635)."""
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+Point = dict[str, Any]
+"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` where they are best."""
+
+
+def carry_out(
+    run: Run,
+    store: Store,
+    steps: Iterable[int],
+    place: Place = CPU,
+    on_step: Callable[[int], None] | None = None,
+    checkpoint_every: float = 30.0,
+) -> None:
+    """Train, and write the states at ``steps`` to the store.
+
+    Training resumes from the latest state in the store. Checkpoints are written from time to time, and removed at the
+    end.
+
+    Args:
+        run: What to train.
+        store: Holds what the run's start rests on, and takes the states.
+        steps: After the run's ``begin``, up to the recipe's last.
+        place: Where to train.
+        on_step: Called with the step after each step.
+        checkpoint_every: Seconds between checkpoints.
+
+    Raises:
+        WorkFailed: The loss is no longer finite.
+    """
+    wanted = {step for step in steps if not store.intact(At(run, step).address, At(run, step).key)}
+    if wanted:
+        with place.entered():
+            _train(run, store, wanted, place, on_step, checkpoint_every)
+    for address in list(store.under(run.partial_folder)):  # also what a kill left behind
+        store.remove(address)
+
+
+def _train(
+    run: Run,
+    store: Store,
+    wanted: set[int],
+    place: Place,
+    on_step: Callable[[int], None] | None,
+    checkpoint_every: float,
+) -> None:
+    begin, module, optimizer_state, curve = _resumed(run, store, before=min(wanted))
+    names = [name for name, _ in weights.named_trainable(module)]
+    looks = _looks(run, begin, max(wanted))
+    held_out = list(run.recipe.dataset.split("validation").batches(BATCH)) if looks else []
+    stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
+    started = saved = time.monotonic()
+    for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step):
+        now = time.monotonic()
+        if moment.step in looks:
+            curve = [*curve, _look(run, module, held_out, moment.step, curve)]
+        if moment.step not in wanted and now - saved < checkpoint_every:
+            continue
+        old = list(store.under(run.partial_folder))
+        point = At(run, moment.step) if moment.step in wanted else Partial(run, moment.step)
+        tensors, body = point.packed(module, pack(moment.optimizer, names), curve)
+        store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
+        for address in old:
+            store.remove(address)
+        saved = now
+
+
+def _resumed(run: Run, store: Store, before: int) -> tuple[int, nn.Module, dict[str, Any] | None, list[Point]]:
+    """Where training goes on: the step, the network there, its optimiser's state, and the curve so far."""
+    point = _latest(run, store, before)
+    module = weights.seeded(run.recipe.network, 0)
+    if point:
+        point.restore(module, store)
+    else:
+        weights.load_state(module, run.start.load(store))
+        run.prepare(module, store)
+    source, optimizer_state = point or (run.start if run.resume else None), None
+    if isinstance(source, At):
+        names = [name for name, _ in weights.named_trainable(module)]
+        fresh = run.recipe.make_optimizer(weights.trainable(module)).state_dict()
+        optimizer_state = unpack(*source.optimizer(store), fresh, names)
+    curve = point.record(store).get("curve", []) if point else []
+    return point.step if point else run.begin, module, optimizer_state, curve
+
+
+def _latest(run: Run, store: Store, before: int) -> At | None:
+    """The latest point to go on from."""
+    points = [At(run, _step(address)) for address in store.under(run.folder)]
+    points += [Partial(run, _step(address)) for address in store.under(run.partial_folder)]
+    earlier = sorted((point for point in points if point.step < before), key=lambda point: point.step, reverse=True)
+    return next((point for point in earlier if store.intact(point.address, point.key)), None)
+
+
+def _step(address: str) -> int:
+    return int(address.rpartition("/")[2])
+
+
+def _looks(run: Run, begin: int, end: int) -> range:
+    """The steps of evaluations on the held-out examples: every 100, or every epoch where that is shorter."""
+    every = min(LOOK, run.recipe.steps_per_epoch)
+    return range((begin // every + 1) * every, end + 1, every) if run.recipe.validation else range(0)
+
+
+def _look(run: Run, module: nn.Module, held_out: Batches, step: int, curve: list[Point]) -> Point:
+    """Evaluate on the held-out examples; and on the test split, where their loss was never lower."""
+    found = evaluate(module, held_out)
+    least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
+    best = not curve or (found["loss"] is not None and found["loss"] < least)
+    test = evaluate(module, run.recipe.dataset.split("test").batches(BATCH))["accuracy"] if best else None
+    module.train()
+    return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}
