@@ -335,6 +335,10 @@ def test_figures_show_every_way_and_mark_the_recommended_one(study, rows):
             [points] = [mark for mark in panel.marks if getattr(mark, "shape", "") and mark.label == start]
             own = [row_of(rows, kind, layer, start.split()[-1]) for layer in norms.places]
             assert points.x == [100 * row["accuracy_mean"] for row in own]
+    [[panel]] = pictures["finetune-sets"].panels
+    lines = {mark.label: (mark.x, mark.y) for mark in panel.marks if hasattr(mark, "shape")}
+    for label, layer in (("the first layers", "fc1…fc2"), ("the last layers", "fc3…fc4")):
+        assert lines[label] == ([2], [100 * row_of(rows, "only", layer)["accuracy_mean"]])
     [[panel]] = pictures["finetune-cost"].panels
     points = [mark for mark in panel.marks if hasattr(mark, "shape")]
     assert sum(len(mark.x) for mark in points) == len(rows) // 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
 from letitgo.report import Column, Report, Section, Table, numbers, pivot
-from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, series
 from letitgo.report.words import groups, heading, length, resolved, verdicts, within
 from letitgo.studies.finetune.study import phrase
 
@@ -61,14 +61,14 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
 
 def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     single = [row for row in rows if row["scope"] == "layer"]
-    sets = [row for row in rows if row["scope"] in ("first", "last")]
+    sets = [row for scope in ("first", "last") for row in rows if row["scope"] == scope]
     marked = [
         row | {"mark": ", ".join(name for name in ("recommended", "advised") if row[name]) or None} for row in rows
     ]
     tables = [_verdicts(part) for part in (single, sets) if part] + [Table(ALL_NUMBERS, marked, "All numbers")]
     pictures = {"layers": _layers(rows, single)} if single else {}
     if sets:
-        pictures["sets"] = _layers(rows, sets)
+        pictures["sets"] = _sets(rows, sets)
     pictures["cost"] = _cost(rows, study.budget)
     source, head = study.source(of), study.new_head(of)
     before = Path(str(study.file)).name if source is None else f"{length(source)} on {source.data}"
@@ -256,6 +256,27 @@ def _rules(rows: Sequence[Row]) -> list[Rule]:
             what = "everything trained" if kind == "all" else "nothing trained"
             rules.append(Rule(100 * row["accuracy_mean"], True, f"{name}, {what}", colour, line))
     return rules
+
+
+def _sets(rows: Sequence[Row], sets: Sequence[Row]) -> Picture:
+    """Test accuracy against how many of the first or last layers are trained."""
+    marks: list[Rule | Points] = [
+        Rule(100 * row["accuracy_mean"], label=label, colour=BLACK, line=line)
+        for kind, label, line in (("all", "everything trained", "-"), ("none", "nothing trained", ":"))
+        if (row := _one(rows, kind))
+    ]
+    for scope, colour in (("first", PALETTE[0]), ("last", PALETTE[1])):
+        own = [row for row in sets if (row["scope"], row["start"]) == (scope, "pretrained")]
+        numbered = [row | {"count": count} for count, row in enumerate(own, start=2)]
+        look = {"": {"label": f"the {scope} layers", "colour": colour}}
+        marks += series(numbered, "count", "accuracy", looks=look, factor=100)
+    panel = Panel(marks, x="layers trained", y="test accuracy, %", ticks=_counts(len(sets) // 4))
+    return Picture([[panel]], "Test accuracy with only the first or only the last layers fine-tuned.")
+
+
+def _counts(sets: int) -> range:
+    """Ticks at whole numbers of layers, from two on."""
+    return range(2, sets + 2, max(1, sets // 10))
 
 
 def _both(rows: Sequence[Row], names: Sequence[str]) -> list[Points]:
