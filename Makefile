@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: map test test-slow lint bench clean
+.PHONY: map test test-slow lint bench results clean
 
 map: .venv/installed  ## which layers of a network need training? ARGS="--data mnist" asks of another
 	$(BIN)/letitgo map $(ARGS)
@@ -19,6 +19,9 @@ lint: .venv/developing
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+results: .venv/installed  ## the page of a stored result, recomputed: make results STUDY=map-mnist
+	$(BIN)/$$(cat docs/results/$(STUDY)/command) --report letitgo-report/$(STUDY)
 
 bench: .venv/installed
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

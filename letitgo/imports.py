@@ -15,14 +15,14 @@ from letitgo.errors import BadRequest
 
 
 def import_object(path: str, what: str) -> Callable[..., Any]:
-    """The callable at ``package.module:name``; modules in the working directory are found too.
+    """The callable at ``package.module:name``; modules in the working directory are found too, after all others.
 
     Raises:
         BadRequest: The module does not import, has no such name, or it is not callable.
     """
     module_name, _, name = path.partition(":")
     if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -220,7 +220,7 @@ def test_a_store_that_vanishes_and_comes_back(tmp_path):
 def test_every_file_damaged_in_every_way(tmp_path):
     whole = tmp_path / "whole"
     rows = compute(STUDY, whole).rows
-    files = sorted(path for path in whole.rglob("*.*") if path.is_file())
+    files = sorted(path for path in whole.glob("*/**/*.*") if path.is_file())
     dice, tried = random.Random(0), 0
     for path in files:
         data = path.read_bytes()

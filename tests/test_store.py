@@ -20,7 +20,10 @@ from letitgo.store import Store, open_store
 from letitgo.store.store import DamagedResult
 from letitgo.value import canonical, sha256
 
-ADDRESS, KEY = "states/ab/abcd", "abcd"
+KEY, OTHER = "ab" + 62 * "0", "cd" + 62 * "0"
+FOLDER = f"states/ab/{KEY}"
+ADDRESS, ANOTHER = f"{FOLDER}/000000023", f"states/cd/{OTHER}/000000023"
+MEASURE = f"evaluations/ab/{KEY}"
 BODY = {"accuracy": 0.75, "what": "naïve", "list": [1, 2, None]}
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1, 2])}
 
@@ -43,8 +46,8 @@ json_values = st.recursive(
 @given(body=st.dictionaries(st.text(st.characters(codec="utf-8")), json_values, max_size=3))
 def test_what_is_written_is_read(body, tmp_path):
     with suppress(UnicodeEncodeError):  # half a surrogate pair is no text
-        Store(tmp_path).write("measures/a", "a", body)
-        assert Store(tmp_path).read("measures/a", "a") == body
+        Store(tmp_path / "new").write(MEASURE, KEY, body)
+        assert Store(tmp_path / "new").read(MEASURE, KEY) == body
 
 
 def test_tensors_are_read_to_the_bit(store):
@@ -65,7 +68,7 @@ def test_what_was_not_written_is_absent(store):
     assert store.read(ADDRESS, KEY) is None
     assert store.read_tensors(ADDRESS, KEY) is None
     assert not store.intact(ADDRESS, KEY)
-    assert list(store.under("states/ab")) == []
+    assert list(store.under(FOLDER)) == []
     store.remove(ADDRESS)
 
 
@@ -73,13 +76,13 @@ def test_what_is_removed_is_absent(store):
     fill(store)
     store.remove(ADDRESS)
     assert not store.intact(ADDRESS, KEY)
-    assert not any(path.is_file() for path in store.root.rglob("*"))
+    assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["letitgo-store.json"]
 
 
 def test_results_in_a_folder_come_in_order(store):
     for step in (30, 4, 100):
-        store.write(f"states/ab/{step:09d}", KEY, BODY)
-    assert [int(address[-9:]) for address in store.under("states/ab")] == [4, 30, 100]
+        store.write(f"{FOLDER}/{step:09d}", KEY, BODY)
+    assert [int(address[-9:]) for address in store.under(FOLDER)] == [4, 30, 100]
 
 
 class Killed(BaseException):
@@ -105,7 +108,7 @@ def test_a_reader_never_sees_half_a_result(survived, store, monkeypatch):
     assert ADDRESS not in reader
     assert reader.read(ADDRESS, KEY) is None
     assert reader.read_tensors(ADDRESS, KEY) is None
-    assert list(reader.under("states/ab")) == []
+    assert list(reader.under(FOLDER)) == []
     assert not list(store.root.rglob("*.partial"))
     fill(store)
     assert store.intact(ADDRESS, KEY)
@@ -130,7 +133,7 @@ raise AssertionError("it should have ended before")
     python(script)
     assert list(store.root.rglob("*.partial"))
     assert ADDRESS not in store
-    assert list(store.under("states/ab")) == []
+    assert list(store.under(FOLDER)) == []
     fill(store)
     assert store.intact(ADDRESS, KEY)
 
@@ -191,15 +194,14 @@ def test_missing_tensors_are_noticed(store):
 
 @pytest.mark.parametrize("kinds", [["json"], ["safetensors"], ["json", "safetensors"]])
 def test_another_results_files_are_noticed(kinds, store):
-    other = "states/cd/cdef"
     fill(store)
-    fill(store, other, "cdef", add=1)
+    fill(store, ANOTHER, OTHER, add=1)
     for kind in kinds:
-        files(store)[kind].write_bytes(files(store, other)[kind].read_bytes())
+        files(store)[kind].write_bytes(files(store, ANOTHER)[kind].read_bytes())
     with pytest.warns(DamagedResult):
         assert store.read_tensors(ADDRESS, KEY) is None
     assert ADDRESS not in store
-    assert bits(store.read_tensors(other, "cdef")) == bits({name: tensor + 1 for name, tensor in TENSORS.items()})
+    assert bits(store.read_tensors(ANOTHER, OTHER)) == bits({name: tensor + 1 for name, tensor in TENSORS.items()})
 
 
 def test_a_second_damage_of_one_result_is_set_aside_too(store):

@@ -16,7 +16,7 @@ from helpers import baseline, bits, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from test_store import ADDRESS, BODY, KEY, TENSORS, damages, fill
+from test_store import ADDRESS, ANOTHER, BODY, FOLDER, KEY, OTHER, TENSORS, damages, fill
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import Executor
@@ -61,10 +61,10 @@ def test_what_is_written_is_read_by_another(anywhere):
     assert other.intact(ADDRESS, KEY)
     assert other.read(ADDRESS, KEY) == BODY
     assert bits(other.read_tensors(ADDRESS, KEY)) == bits(TENSORS)
-    assert list(other.under("states/ab")) == [ADDRESS]
+    assert list(other.under(FOLDER)) == [ADDRESS]
     assert paths(other) == {f"{ADDRESS}.json", f"{ADDRESS}.safetensors"}
-    fill(anywhere, "states/ab/0", KEY)
-    assert list(other.under("states/ab")) == ["states/ab/0", ADDRESS]  # nothing is remembered of listings
+    fill(anywhere, f"{FOLDER}/000000000", KEY)
+    assert list(other.under(FOLDER)) == [f"{FOLDER}/000000000", ADDRESS]  # nothing is remembered of listings
     anywhere.remove(ADDRESS)
     assert ADDRESS not in other
     assert other.read(ADDRESS, KEY) is None
@@ -132,11 +132,11 @@ def test_results_are_copied_whole_or_not_at_all(anywhere, tmp_path):
     fill(anywhere)
     anywhere.copy(ADDRESS, target)
     assert bits(target.read_tensors(ADDRESS, KEY)) == bits(TENSORS)
-    fill(anywhere, "states/cd/cdef", "cdef")
-    anywhere.files.put("states/cd/cdef.safetensors", [b"other"])
+    fill(anywhere, ANOTHER, OTHER)
+    anywhere.files.put(f"{ANOTHER}.safetensors", [b"other"])
     with pytest.raises(ValueError, match="not the ones that were written"):
-        anywhere.copy("states/cd/cdef", target)
-    assert not any("cdef" in path for path in paths(target))
+        anywhere.copy(ANOTHER, target)
+    assert not any(OTHER in path for path in paths(target))
 
 
 def test_only_one_is_at_a_thing(anywhere):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from helpers import small_recipe
+from test_store import KEY
 
 from letitgo.cli.main import run
 from letitgo.plan import reached
 from letitgo.store import Store, claimed, open_store
+from letitgo.store.addresses import MARK
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.train import Train
@@ -74,7 +76,7 @@ def there(store: Store) -> set[str]:
 def test_runs_tells_what_there_is(filled, told, capsys):
     found = told("runs")
     assert (found["studies"], found["runs"], found["states"], found["measures"]) == (2, 3, 3, 6)
-    assert found["bytes"] == sum(path.stat().st_size for path in filled.root.rglob("*") if path.is_file())
+    assert found["bytes"] == sum(p.stat().st_size for p in filled.root.rglob("*") if p.is_file() and p.name != MARK)
     assert {(row["model"], row["seed"], row["frozen"]) for row in found["rows"]} == {
         ("fcn", 0, ""),
         ("fcn", 1, ""),
@@ -172,8 +174,10 @@ def test_clean_removes_nothing_that_a_study_lists(filled, told):
 def test_clean_removes_what_no_study_lists(filled, told):
     study = next(row["key"] for row in told("runs")["study_rows"] if row["results"] == 3)
     new = {f"{a}.json" for a in addresses(FROZEN)} | {f"{FROZEN.final(RECIPES[0]).address}.safetensors"}
-    filled.files.put("damaged/states/x.json", [b"?"])
-    filled.files.put("evaluations/ab/.x.json.abc.partial", [b"?"])
+    left = {f"damaged/evaluations/ab/{KEY}.json", f"evaluations/ab/.{KEY}.json.0123456789ab.partial"}
+    for path in left:
+        (filled.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (filled.root / path).write_text("?")
     age(filled)
     before = there(filled)
     dry = told("clean", "--study", study)
@@ -186,7 +190,7 @@ def test_clean_removes_what_no_study_lists(filled, told):
         "study": 1,
     }
     assert told("clean", "--study", study, "--remove")["rows"] == dry["rows"]
-    assert before - there(filled) == new | {"damaged/states/x.json", "evaluations/ab/.x.json.abc.partial"}
+    assert before - there(filled) == new | left
     assert len(list(filled.under("studies"))) == 1
     assert compute(STUDY, filled).failures == []
 
@@ -203,7 +207,7 @@ def test_what_was_written_just_now_stays(filled, told):
 def test_clean_leaves_a_study_under_way_alone(filled, told, capsys):
     key = told("runs")["study_rows"][0]["key"]
     age(filled)
-    with claimed(filled, f"study-{key}-me", "me"):
+    with claimed(filled, f"study-{key}-0e", "me"):
         assert any(row["under_way"] for row in told("runs")["study_rows"])
         assert "is under way" in refused(capsys, "clean", "--study", key)
         assert next(r["files"] for r in told("clean", "--states")["rows"] if r["what"] == "states") == 4

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Group
 from letitgo import __version__
 from letitgo.cli import interrupt
 from letitgo.cli.commands import study_app
+from letitgo.cli.tables import printable
 from letitgo.cli.ticket import add_export
 from letitgo.errors import BadRequest, LetItGoError
 from letitgo.studies import STUDIES
@@ -89,9 +90,9 @@ def _give_up(error: Exception, arguments: list[str]) -> int:
         traceback.print_exception(error)
     known = isinstance(error, LetItGoError)
     what = str(error) if known else f"{type(error).__name__}: {error} (an unexpected error; --debug shows where)"
-    print(f"letitgo: {what}", file=sys.stderr)
+    print(f"letitgo: {printable(what)}", file=sys.stderr)
     return error.exit_code if isinstance(error, LetItGoError) else 1
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"letitgo: warning: {message}", file=sys.stderr)
+    print(f"letitgo: warning: {printable(message)}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, write_csv, write_json
+from letitgo.cli.tables import existing_store, printable, write_csv, write_json
 from letitgo.errors import BadRequest
 from letitgo.store import open_store
 
@@ -36,7 +36,7 @@ def merge(
         print(f"results copied: {done.copied}, there already: {done.present}")
     for what, found in (("conflict", done.conflicts), ("damaged", done.damaged)):
         for address, why in found.items():
-            print(f"letitgo: {what}: {address}: {why}", file=sys.stderr)
+            print(printable(f"letitgo: {what}: {address}: {why}"), file=sys.stderr)
     return 1 if done.conflicts or done.damaged else 0
 
 

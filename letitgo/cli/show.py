@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, write_csv, write_json
+from letitgo.cli.tables import existing_store, printable, write_csv, write_json
 from letitgo.store.contents import shown
 
 
@@ -26,7 +26,7 @@ def show(
         write_csv([{"name": name, "value": value} for name, value in _lines(told)])
     else:
         for line in _tree(told):
-            print(line)
+            print(printable(line))
     return 0
 
 

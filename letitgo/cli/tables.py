@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,16 @@ from rich.table import Table
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.store import Store, open_store
+from letitgo.store.addresses import MARK
+from letitgo.store.mark import is_empty, is_store
 
 Row = dict[str, Any]
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """Text that may come from a stranger's store or data, with nothing left in it that steers a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
 def stdout_console() -> Console:
@@ -45,7 +54,7 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
+        table.add_row(*(escape("" if value is None else printable(value)) for value in row.values()))
     stdout_console().print(table)
 
 
@@ -83,8 +92,10 @@ def existing_store(root: str | None, hint: str = "name another with --store") ->
         raise BadRequest("store is empty: name a folder, or a URL as in s3://bucket/folder")
     store = open_store(root, make=False)
     try:
-        if not store.files.names("") and not store.files.folders(""):
-            raise BadRequest(f"there is no store at {store.root}: {hint}")
+        if not is_store(store.files, store.root):
+            if is_empty(store.files):
+                raise BadRequest(f"there is no store at {store.root}: {hint}")
+            raise BadRequest(f"{store.root} is no store (it has no {MARK}): {hint}")
         yield store
     except OSError as error:
         raise WorkFailed(f"the store {store.root} cannot be read ({error.strerror or error})") from error

@@ -5,12 +5,15 @@ What travels are descriptions and outcomes; states go through the store, so ever
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from typing import Any
 
 from letitgo import weights
@@ -83,7 +86,8 @@ class RayExecutor(Executor):
     def request(self, job: Job) -> dict[str, Any]:
         """What a worker is told."""
         passed = ("LETITGO_DATA", "LETITGO_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE")
-        return {**self._request(job), "environment": {name: os.environ[name] for name in passed if name in os.environ}}
+        environment = {name: os.environ[name] for name in passed if name in os.environ}
+        return {**self._request(job), "environment": environment, "folder": os.getcwd()}
 
 
 class _Sender:
@@ -180,6 +184,8 @@ def work(request: dict[str, Any], reports: Any, *before: dict[str, Any]) -> dict
     if not all(outcome["done"] for outcome in before):
         return {"done": False}
     os.environ.update(request["environment"])
+    with suppress(OSError):  # another machine may not have it
+        os.chdir(request["folder"])
     return answer(request, _teller(request["key"], reports) if reports is not None else None)
 
 
@@ -224,11 +230,30 @@ def _connected(address: str | None, cores: int | None) -> Any:
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": cores}
     try:
-        ray.init(address=address, **options)
+        with _empty_folder():
+            ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         raise BadRequest(f"no Ray answers at {address} ({why}): see to --ray-address or RAY_ADDRESS") from error
     return ray
+
+
+@contextmanager
+def _empty_folder() -> Iterator[None]:
+    """Work in an empty folder: Ray puts the one it starts in first on the workers' import path."""
+    before = os.getcwd()
+    os.chdir(_nothing_in_it())
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@cache
+def _nothing_in_it() -> str:
+    folder = tempfile.mkdtemp(prefix="letitgo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _listens(address: str) -> None:

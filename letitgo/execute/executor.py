@@ -23,8 +23,20 @@ from letitgo.plan import Stored
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
 
-# An interrupt reaches the workers too; what it ends is for this process to decide, so they ignore it from the start.
-_WORKER = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from letitgo.execute.worker import main; main()"
+_WORKER = """
+import sys
+sys.path[:] = filter(None, sys.path)  # not the working directory: a file in it may have any module's name
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt ends is for the driver to decide
+lifeline = int(sys.argv.pop())
+if lifeline and not os.fork():  # a guard: kills the worker and all it started once the driver is gone
+    for stream in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+from letitgo.execute.worker import main
+main()
+"""
 POLL = 1.0
 """Seconds after which is looked again whether somebody else is through with a job."""
 TRIES = 3
@@ -338,14 +350,24 @@ class _Worker:
 
     def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env={**os.environ, **threads},
-        )
+        held, self._lifeline = os.pipe() if hasattr(os, "fork") else (0, 0)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WORKER, str(held)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+                env={**os.environ, **threads},
+                pass_fds=(held,) if held else (),
+                start_new_session=True,
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            if held:
+                os.close(held)
         self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -357,9 +379,12 @@ class _Worker:
         except OSError:
             return None
         while not board.closed:
+            dead = self._process.poll() is not None
             try:
                 reply = self._replies.get(timeout=0.1)
             except queue.Empty:
+                if dead:  # and nothing is left to read, though a process that it started may hold the pipe
+                    return None
                 continue
             if reply is None or "step" not in reply:
                 return reply
@@ -367,14 +392,23 @@ class _Worker:
         return None
 
     def end(self) -> int:
-        """End the process, in the middle of a job if it is at one, and give its exit code."""
+        """End the process, in the middle of a job if it is at one, and what it started; give its exit code."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             return self._process.wait(timeout=1)
-        self._process.kill()
-        return self._process.wait()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the guard see the end of its pipe."""
+        if self._lifeline:
+            os.close(self._lifeline)
+            self._lifeline = 0
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

@@ -1,7 +1,7 @@
 """A worker process: jobs in, progress and outcomes out, one JSON value a line.
 
-Nothing but descriptions travels: states go through the store. It ends when its standard input does, so it never
-outlives the process that started it.
+Nothing but descriptions travels: states go through the store. It ends when its standard input does. Where it cannot see
+that, stopped or in native code, the guard beside it kills it: it never outlives the process that started it.
 """
 
 from __future__ import annotations

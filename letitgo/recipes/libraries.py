@@ -112,7 +112,7 @@ def _torchvision(name: str, args: dict[str, Any]) -> Structure:
 def _transformers(name: str, args: dict[str, Any]) -> Structure:
     transformers = _library("transformers")
     config = _config(transformers, name, args)
-    kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    kind = _architecture(transformers, config)
 
     def example(module: Any) -> Example | None:
         if module.main_input_name == "pixel_values":
@@ -124,12 +124,20 @@ def _transformers(name: str, args: dict[str, Any]) -> Structure:
         return {name: tensor.to(module.device) for name, tensor in known.items()}
 
     def build() -> nn.Module:
-        module = kind(config) if kind else transformers.AutoModel.from_config(config)
+        module = kind(config) if kind else transformers.AutoModel.from_config(config, trust_remote_code=False)
         if module.device.type == "meta" and hasattr(module, "set_experts_implementation"):
             module.set_experts_implementation("batched_mm")  # the others look where tokens go, which is not known there
         return module
 
     return Structure(build, example)
+
+
+def _architecture(transformers: Any, config: Any) -> Any:
+    """The class of model that a configuration names, where transformers itself has it."""
+    named = getattr(config, "architectures", None)
+    name = named[0] if isinstance(named, list) and named else None
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    return kind if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) else None
 
 
 def _config(transformers: Any, name: str, args: dict[str, Any]) -> Any:

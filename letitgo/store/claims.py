@@ -38,10 +38,12 @@ def claimed(store: Store, key: str, owner: str) -> Iterator[bool]:
 
     Raises:
         WorkFailed: The store cannot be written.
+        BadRequest: The place holds other things than a store.
     """
     path = f"claims/{key}.claim"
     data = json.dumps({"owner": owner, **here()}).encode()
     try:
+        store.settle()
         mine = store.files.create(path, data)
         if not mine and _void(store, path, owner):
             store.files.put(path, [data])
@@ -86,7 +88,7 @@ def _void(store: Store, path: str, owner: str) -> bool:
             return True
         if claim["machine"] == _machine() and claim["since"] and _since(claim["pid"]) != claim["since"]:
             return True
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass  # being written just now, or torn: its age tells
     except FileNotFoundError:
         return True
@@ -108,8 +110,10 @@ def _machine() -> str:
     return "/".join(found)
 
 
-def _since(process: int) -> str:
+def _since(process: object) -> str:
     """When a process started, so that its number taken by another is noticed; empty where it is not to be seen."""
+    if type(process) is not int:
+        return ""
     try:
         state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
     except OSError:

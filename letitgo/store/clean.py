@@ -1,4 +1,4 @@
-"""What no study needs any more."""
+"""What no study needs any more. Only what is a store's by its name and by what it holds is ever removed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import BadRequest
+from letitgo.store.addresses import finished
 from letitgo.store.claims import live
 from letitgo.store.contents import one_of, running_studies
 from letitgo.store.files import Entry
@@ -61,41 +62,44 @@ def find_rubbish(store: Store, studies: Iterable[str] = (), states: bool = False
     for address in given_up:
         if address.rpartition("/")[2] in running:
             raise BadRequest(f"{address} is under way: end it first")
-    needed, finished = _needed(store, given_up, running)
+    needed, done = _needed(store, given_up, running)
     at = {name[:-6] for name in store.files.names("claims") if live(store, f"claims/{name}")}
     before = time.time() - hours * 3600
     found = Rubbish()
     for entry in store.files.walk():
         kind = entry.path.partition("/")[0]
         address = entry.path.rpartition(".")[0]
+        going: list[Entry] | None = None
         if kind == "damaged":
-            found.damaged.append(entry)
+            going = found.damaged
         elif kind == "studies":
-            if address in given_up:
-                found.study.append(entry)
+            going = found.study if address in given_up else None
         elif entry.modified > before or _worked_at(entry.path) in at:
-            continue
+            going = None
         elif kind == "claims" or entry.path.endswith(".partial") or "/partial/" in entry.path:
-            found.left_behind.append(entry)
+            going = found.left_behind
         elif address not in needed:
-            found.unlisted.append(entry)
-        elif states and kind == "states" and address in finished:
-            found.states.append(entry)
+            going = found.unlisted
+        elif states and kind == "states" and address in done:
+            going = found.states
+        if going is not None and _holds_ours(store, entry):
+            going.append(entry)
     return found
 
 
 def remove(store: Store, rubbish: Rubbish, studies: Iterable[str] = ()) -> None:
     """Remove it, but for what a study has come to list meanwhile; records go before tensors."""
+    store.settle()
     given_up = {entry.path[:-5] for entry in rubbish.study}
     for entry in (*rubbish.study, *rubbish.left_behind, *rubbish.damaged):
         store.files.remove(entry.path)
     results = [(entry, entry in rubbish.states) for entry in (*rubbish.unlisted, *rubbish.states)]
     results.sort(key=lambda item: item[0].path)  # .json before .safetensors
     for begin in range(0, len(results), 1000):
-        needed, finished = _needed(store, given_up, running_studies(store))
+        needed, done = _needed(store, given_up, running_studies(store))
         for entry, is_state in results[begin : begin + 1000]:
             address = entry.path.rpartition(".")[0]
-            if address not in needed or (is_state and address in finished):
+            if address not in needed or (is_state and address in done):
                 store.files.remove(entry.path)
 
 
@@ -122,7 +126,32 @@ def _needed(store: Store, given_up: set[str], running: set[str]) -> tuple[set[st
     return needed, needed - unfinished
 
 
+def _holds_ours(store: Store, entry: Entry) -> bool:
+    """Whether a file of a store's name holds what a store writes: its beginning where only that can be there.
+
+    What is in ``damaged/`` failed its check when it was moved there, so there the name decides.
+    """
+    if entry.path.startswith("damaged/"):
+        return True
+    if entry.path.startswith("claims/") or entry.path.endswith(".partial"):
+        return _begins_like_ours(store, entry)
+    try:
+        if entry.path.endswith(".json"):
+            store.examine(entry.path[:-5])
+            return True
+        return entry.bytes == 0 or _begins_like_ours(store, entry)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _begins_like_ours(store: Store, entry: Entry) -> bool:
+    """Whether a file is empty, or begins as JSON or as a file of tensors."""
+    with store.files.open(entry.path, entry.bytes) as file:
+        begin = file.read(9)
+    return begin[:1] in (b"", b"[", b"{", b"?") or begin[8:] == b"{"
+
+
 def _worked_at(path: str) -> str:
     """Key of the run or measure that whoever writes the file claims."""
-    parts = path.split("/")
+    parts = finished(path).split("/")
     return parts[1].removesuffix(".claim") if parts[0] == "claims" else parts[2].partition(".")[0] if parts[2:] else ""

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import BadRequest
+from letitgo.store.addresses import is_address
 from letitgo.store.claims import live
-from letitgo.store.store import Record, Store
+from letitgo.store.records import Record, dig
+from letitgo.store.store import Store
 
 Row = dict[str, Any]
 
@@ -78,7 +80,7 @@ def contents(store: Store) -> Contents:
     for path, size, modified in store.files.walk():
         found.bytes += size
         kind, _, rest = path.partition("/")
-        if kind in APART or ".partial" in path:
+        if kind in APART or path.endswith(".partial"):
             found.damaged += kind == "damaged"
         elif kind == "studies":
             found.studies.append(path[:-5])
@@ -103,11 +105,11 @@ def run_row(store: Store, run: Found) -> Row | None:
         body = store.examine(max(whole or run.states))["body"]
     except (OSError, ValueError):
         return None
-    recipe, value = body.get("recipe", {}), body.get("value", {})
+    recipe = body.get("recipe", {})
     return {
         "key": run.key,
         **{name: recipe.get(name) for name in ("model", "data", "epochs", "seed")},
-        "begin": value.get("run", {}).get("begin"),
+        "begin": dig(body, "value", "run", "begin"),
         "frozen": " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in frozen(body))),
         "part": part(body),
         "states": len(whole),
@@ -121,15 +123,16 @@ def run_row(store: Store, run: Found) -> Row | None:
 
 def frozen(body: Row) -> list[str]:
     """Names of the parameters that none of a run's values move; those in a subspace do."""
-    trains = body.get("value", {}).get("run", {}).get("trains")
-    projected = set(trains["within"]) if isinstance(trains, dict) and trains.get("kind") == "Subspace" else set()
+    trains = dig(body, "value", "run", "trains")
+    within = dig(trains, "within") if dig(trains, "kind") == "Subspace" else None
+    projected = within if isinstance(within, list) else []
     return [name for name in body.get("frozen", ()) if name not in projected]
 
 
 def part(body: Row) -> str:
     """How parts of tensors are trained, as in ``subspace`` or ``kept``; empty where whole ones are."""
-    trains = body.get("value", {}).get("run", {}).get("trains")
-    return trains["kind"].lower() if isinstance(trains, dict) else ""
+    kind = dig(body, "value", "run", "trains", "kind")
+    return kind.lower() if isinstance(kind, str) else ""
 
 
 def run_rows(store: Store, found: Contents, where: dict[str, str], study: str | None = None) -> Iterator[Row]:
@@ -163,7 +166,7 @@ def study_rows(store: Store) -> list[Row]:
             continue
         key = address.rpartition("/")[2]
         about = {
-            "models": " ".join(dict.fromkeys(recipe["model"] for recipe in body["recipes"])),
+            "models": " ".join(dict.fromkeys(str(dig(recipe, "model")) for recipe in body["recipes"])),
             "options": " ".join(f"{name}={_short(option)}" for name, option in body.get("options", {}).items()),
         }
         rows.append(
@@ -256,7 +259,10 @@ def shown(store: Store, prefix: str) -> Row:
     told = {name: body[name] for name in body if name not in ("value", "optimizer", "frozen_digest", "values")}
     if "values" in body:
         told["results"] = len(body["values"])
-    value = {"came_from": _followed(store, body["value"], set())} if "value" in body else {}
+    try:
+        value = {"came_from": _followed(store, body["value"], set())} if "value" in body else {}
+    except RecursionError as error:
+        raise BadRequest(f"{store.root}/{address} came from too long a chain of results to be shown") from error
     return {**row, "key": record["key"], **sizes, **told, **value}
 
 
@@ -266,9 +272,9 @@ def _followed(store: Store, value: Any, seen: set[str]) -> Any:
         return [_followed(store, item, seen) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.keys() != {"at"}:
+    address = value.get("at")
+    if value.keys() != {"at"} or not is_address(address):
         return {name: _followed(store, item, seen) for name, item in value.items()}
-    address = value["at"]
     if address in seen:
         return {"at": address, "told": "above"}
     seen.add(address)

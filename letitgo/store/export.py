@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from letitgo.errors import WorkFailed
-from letitgo.store.contents import APART, frozen, part
+from letitgo.store.addresses import is_address
+from letitgo.store.contents import frozen, part
+from letitgo.store.records import dig
 from letitgo.store.store import Store
 
 Row = dict[str, Any]
@@ -90,11 +93,11 @@ def rows_of(store: Store) -> Iterator[Row]:
     """One row for each number that was measured."""
     runs: dict[str, Row] = {}
     for path, _, _ in store.files.walk():
-        folder = path.partition("/")[0]
-        if folder in (*APART, "states", "studies") or not path.endswith(".json") or "/." in path:
+        address, folder = path.removesuffix(".json"), path.partition("/")[0]
+        if address == path or not is_address(address) or folder in ("states", "studies"):
             continue
         try:
-            record = store.examine(path[:-5])
+            record = store.examine(address)
         except (FileNotFoundError, ValueError):
             continue
         body = record["body"]
@@ -112,7 +115,16 @@ def rows_of(store: Store) -> Iterator[Row]:
             **(_of_run(store, state, runs) if state else {}),
         }
         for name, number in numbers(body.get("result")):
-            yield {**about, "name": name, "value": number}
+            yield {column: _cell(column, cell) for column, cell in {**about, "name": name, "value": number}.items()}
+
+
+def _cell(column: str, value: Any) -> float | int | str | None:
+    """A value as its column takes it; None for what it does not take, whoever wrote the record."""
+    if column in _NUMBERS:
+        return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
+    if column in _WHOLE:
+        return value if type(value) is int and -(1 << 63) <= value < 1 << 63 else None
+    return value if isinstance(value, str) else None
 
 
 def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -124,7 +136,7 @@ def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
         for place, item in enumerate(result):
             yield from numbers(item, f"{name}.{place}" if name else str(place))
     elif isinstance(result, (int, float)):
-        yield name, float(result)
+        yield name, result
 
 
 def first_state(value: Any) -> str | None:
@@ -132,7 +144,7 @@ def first_state(value: Any) -> str | None:
     if isinstance(value, dict):
         at = value.get("at")
         if isinstance(at, str) and value.keys() == {"at"}:
-            return at if at.startswith("states/") else None
+            return at if at.startswith("states/") and is_address(at) else None
         value = list(value.values())
     if isinstance(value, list):
         return next((found for item in value if (found := first_state(item))), None)
@@ -149,7 +161,7 @@ def _of_run(store: Store, state: str, runs: dict[str, Row]) -> Row:
         recipe = body.get("recipe", {})
         runs[folder] = {
             "run": folder.rpartition("/")[2],
-            "begin": body.get("value", {}).get("run", {}).get("begin"),
+            "begin": dig(body, "value", "run", "begin"),
             "frozen": " ".join(frozen(body)) if "frozen" in body else None,
             "part": part(body) if body else None,
             **{name: recipe.get(name) for name in ("model", "data", "optimizer", "lr", "epochs", "batch_size", "seed")},

@@ -1,4 +1,8 @@
-"""Files of a store: in a folder, or wherever fsspec reaches. A reader sees a file whole, or not at all."""
+"""Files of a store: in a folder, or wherever fsspec reaches. A reader sees a file whole, or not at all.
+
+Every path is checked before it is joined to the place: any but a store's raises ``NoAddress``, and listings leave it
+out. Links are never followed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import io
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -15,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec, TypeVar
 
 from letitgo.errors import BadRequest
+from letitgo.store.addresses import MARK, NoAddress, checked_file, checked_folder, is_file, is_folder
+from letitgo.store.records import LARGEST
 
 Bytes = bytes | memoryview
 P = ParamSpec("P")
@@ -22,6 +29,8 @@ T = TypeVar("T")
 
 SMALL = 1 << 24
 """Bytes up to which a file travels in one request."""
+LOCAL = ("file://", "local://")
+"""What the URL of a folder begins with."""
 EXTRAS = {"s3": "letitgo[s3]", "s3a": "letitgo[s3]", "gs": "letitgo[gs]", "gcs": "letitgo[gs]"}
 
 
@@ -35,7 +44,7 @@ class Entry(NamedTuple):
 
 def is_url(root: str | Path) -> bool:
     """Whether a store is named by a URL of anything but a folder."""
-    return isinstance(root, str) and "://" in root and not root.startswith("file://")
+    return isinstance(root, str) and "://" in root and not root.startswith(LOCAL)
 
 
 class LocalFiles:
@@ -46,20 +55,31 @@ class LocalFiles:
         self._seen = False
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).exists()
+        try:
+            return stat.S_ISREG(self._at(path).lstat().st_mode)
+        except OSError:
+            return False
 
     def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
+        with self.open(path, 0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            return file.read()
 
     def open(self, path: str, size: int) -> BinaryIO:
-        return (self.root / path).open("rb", buffering=0)
+        file = open(self._at(path), "rb", buffering=0, opener=_open_no_link)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is no file", path)
+        return file
 
     def put(self, path: str, data: Iterable[Bytes]) -> None:
         """Not flushed to the disk: what a power cut tears, the digest tells."""
-        target = self.root / path
+        target = self._at(path)
         partial = self._partial(target)
         try:
-            with partial.open("wb", buffering=0) as file:
+            with partial.open("xb", buffering=0) as file:
                 for part in data:
                     _write_all(file, part)
             partial.replace(target)
@@ -69,7 +89,7 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless there is one; says whether it was written."""
-        target = self.root / path
+        target = self._at(path)
         self._make_parent(target)
         try:
             with target.open("xb") as file:
@@ -79,48 +99,64 @@ class LocalFiles:
         return True
 
     def remove(self, path: str) -> None:
-        (self.root / path).unlink(missing_ok=True)
+        self._at(path).unlink(missing_ok=True)
 
     def move(self, path: str, target: str) -> None:
-        to = self.root / target
+        to = self._at(target)
         to.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            (self.root / path).replace(to)
+            self._at(path).replace(to)
 
-    def names(self, folder: str) -> list[str]:
-        """Of what is in a folder, in order."""
+    def listing(self) -> list[str]:
+        """Names of everything at the top, a store's or not."""
         try:
-            return sorted(os.listdir(self.root / folder))
-        except (FileNotFoundError, NotADirectoryError):
+            return os.listdir(self.root)
+        except FileNotFoundError:
             return []
 
+    def names(self, folder: str) -> list[str]:
+        """Of a store's files in a folder, in order."""
+        return sorted(entry.path.rpartition("/")[2] for entry in self._entries(folder) if isinstance(entry, Entry))
+
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, in order."""
-        return [name for name in self.names(folder) if (self.root / folder / name).is_dir()]
+        """Names of a store's folders in a folder, in order."""
+        return sorted(entry.rpartition("/")[2] for entry in self._entries(folder) if isinstance(entry, str))
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
-        """All files in a folder and its folders, in no order; what vanishes meanwhile is left out."""
-        folders = [os.path.join(self.root, folder) if folder else str(self.root)]
-        skip = len(str(self.root)) + 1
-        while folders:
-            try:
-                found = list(os.scandir(folders.pop()))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for item in found:
+        """A store's files but its mark, in a folder and its folders, in no order; what has vanished is left out."""
+        left = [folder]
+        while left:
+            for entry in self._entries(left.pop()):
+                if not isinstance(entry, Entry):
+                    left.append(entry)
+                elif entry.path != MARK:
+                    yield entry
+
+    def _entries(self, folder: str) -> Iterator[Entry | str]:
+        """A store's files in a folder, and the paths of its folders there."""
+        inside = f"{checked_folder(folder)}/" if folder else ""
+        place = self.root / folder
+        try:
+            found = [] if self._link_to(place) else list(os.scandir(place))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for item in found:
+            path = inside + item.name
+            with suppress(FileNotFoundError):
                 if item.is_dir(follow_symlinks=False):
-                    folders.append(item.path)
-                    continue
-                with suppress(FileNotFoundError):
-                    about = item.stat()
-                    yield Entry(item.path[skip:], about.st_size, about.st_mtime)
+                    if is_folder(path):
+                        yield path
+                elif is_file(path) and item.is_file(follow_symlinks=False):
+                    about = item.stat(follow_symlinks=False)
+                    if not _too_large(path, about.st_size):
+                        yield Entry(path, about.st_size, about.st_mtime)
 
     def age(self, path: str) -> float:
         """Seconds since a file was written, by the clock of the disk it lies on."""
-        probe = self._partial(self.root / path)
+        probe = self._partial(self._at(path))
         try:
-            probe.touch()
-            return probe.stat().st_mtime - (self.root / path).stat().st_mtime
+            probe.touch(exist_ok=False)
+            return probe.stat().st_mtime - self._at(path).lstat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
 
@@ -128,9 +164,23 @@ class LocalFiles:
         """Make the folder, and see that it can be written."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._seen = True
-        probe = self._partial(self.root / "probe")
-        probe.touch()
+        probe = self._partial(self.root / MARK)
+        probe.touch(exist_ok=False)
         probe.unlink()
+
+    def _at(self, path: str) -> Path:
+        target = self.root / checked_file(path)
+        if link := self._link_to(target.parent):
+            raise OSError(errno.ELOOP, f"{link} is a link, which a store does not follow", str(link))
+        return target
+
+    def _link_to(self, folder: Path) -> Path | None:
+        """A link on the way from the store to a folder in it."""
+        while folder != self.root:
+            if folder.is_symlink():
+                return folder
+            folder = folder.parent
+        return None
 
     def _partial(self, target: Path) -> Path:
         """Where a file is written first."""
@@ -146,6 +196,16 @@ class LocalFiles:
         self._seen = True
 
 
+def _too_large(path: str, size: int) -> bool:
+    """Whether a file has the name of a record and is larger than any."""
+    return path.endswith(".json") and size > LARGEST
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open for reading; never a link, and without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 def _write_all(file: Any, data: Bytes) -> None:
     left = memoryview(data)
     while left:
@@ -159,7 +219,7 @@ def _reached(method: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(*args, **kwargs)
-        except OSError:
+        except (OSError, NoAddress):
             raise
         except Exception as error:
             raise OSError(
@@ -197,7 +257,10 @@ class RemoteFiles:
             raise BadRequest(f"the store {url} names no place: give a bucket or folder too, as in s3://bucket/folder")
 
     def _at(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
+        return f"{self._root}/{checked_file(path)}"
+
+    def _inside(self, folder: str) -> str:
+        return f"{self._root}/{checked_folder(folder)}" if folder else self._root
 
     @_reached
     def exists(self, path: str) -> bool:
@@ -271,26 +334,37 @@ class RemoteFiles:
             self._fs.cp_file(self._at(path), self._at(target))
             self._fs.rm_file(self._at(path))
 
+    def listing(self) -> list[str]:
+        """Names of everything at the top, a store's or not."""
+        return [item["name"].rstrip("/").rpartition("/")[2] for item in self._ls("")]
+
     def names(self, folder: str) -> list[str]:
-        """Of the files in a folder, in order."""
-        return self._names(folder, "file")
+        """Of a store's files in a folder, in order."""
+        return sorted(path.rpartition("/")[2] for path in self._paths(folder, "file") if is_file(path))
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, in order."""
-        return self._names(folder, "directory")
-
-    @_reached
-    def _names(self, folder: str, kind: str) -> list[str]:
-        try:
-            found = self._fs.ls(self._at(folder), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in found if item["type"] == kind)
+        """Names of a store's folders in a folder, in order."""
+        return sorted(path.rpartition("/")[2] for path in self._paths(folder, "directory") if is_folder(path))
 
     def walk(self, folder: str = "") -> Iterator[Entry]:
-        """All files in a folder and its folders, in no order."""
+        """A store's files but its mark, in a folder and its folders, in no order."""
         for item in self._found(folder):
-            yield Entry(item["name"][len(self._root) + 1 :], item.get("size") or 0, _modified(item))
+            path, size = item["name"][len(self._root) + 1 :], item.get("size") or 0
+            if path != MARK and is_file(path) and not _too_large(path, size):
+                yield Entry(path, size, _modified(item))
+
+    def _paths(self, folder: str, kind: str) -> Iterator[str]:
+        for item in self._ls(folder):
+            path = item["name"].rstrip("/")[len(self._root) + 1 :]
+            if path and item["type"] == kind:  # a bucket lists the folder itself where an object has its name
+                yield path
+
+    @_reached
+    def _ls(self, folder: str) -> list[dict[str, Any]]:
+        try:
+            return self._fs.ls(self._inside(folder), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     @_reached
     def age(self, path: str) -> float:
@@ -309,14 +383,16 @@ class RemoteFiles:
     @_reached
     def make(self) -> None:
         """See that it can be written."""
-        probe = f".{secrets.token_hex(6)}.partial"
+        probe = f"{MARK}.{secrets.token_hex(6)}.partial"
         self.put(probe, [b"?"])
         self.remove(probe)
 
     @_reached
     def _found(self, folder: str) -> list[dict[str, Any]]:
         try:
-            return [item for item in self._fs.find(self._at(folder), detail=True).values() if item["type"] == "file"]
+            return [
+                item for item in self._fs.find(self._inside(folder), detail=True).values() if item["type"] == "file"
+            ]
         except FileNotFoundError:
             return []
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import WorkFailed
-from letitgo.store.contents import APART
+from letitgo.store.addresses import is_address
 from letitgo.store.store import Record, Store
 
 
@@ -35,10 +35,9 @@ def merge(other: Store, store: Store) -> Merged:
     """
     done = Merged()
     for path, _, _ in other.files.walk():
-        folder = path.partition("/")[0]
-        if folder in APART or not path.endswith(".json") or "/partial/" in path or "/." in path:
-            continue
-        _merge_one(other, store, path[:-5], done)
+        address = path.removesuffix(".json")
+        if address != path and is_address(address) and "/partial/" not in address:
+            _merge_one(other, store, address, done)
     return done
 
 

@@ -9,7 +9,6 @@ aside in ``damaged/`` with a warning, and is then absent: it will be computed ag
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo.errors import BadRequest, WorkFailed
-from letitgo.store.files import Bytes, Files, LocalFiles, RemoteFiles, is_url
+from letitgo.store.files import LOCAL, Bytes, Files, LocalFiles, RemoteFiles, is_url
+from letitgo.store.mark import settle
+from letitgo.store.records import Record, examined, parsed
 from letitgo.value import canonical, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Record = dict[str, Any]
 
 PIECE = 1 << 22
 """Bytes that are copied at once."""
@@ -42,16 +41,19 @@ def open_store(root: str | Path | None = None, make: bool = True) -> Store:
         make: Make it if need be, and see that it can be written; otherwise only look.
 
     Raises:
-        BadRequest: It is a file, cannot be written, or a package is missing that reaches there.
+        BadRequest: It is a file, holds other things, cannot be written, or a package is missing that reaches there.
     """
     name = root or os.environ.get("LETITGO_STORE") or ".letitgo"
     if not is_url(name):
-        name = Path(str(name).removeprefix("file://")).expanduser().resolve()
+        for scheme in LOCAL:
+            name = str(name).removeprefix(scheme)
+        name = Path(name).expanduser().resolve()
         if name.is_file():
             raise BadRequest(f"the store {name} is a file: name a folder with --store")
     store = Store(name)
     if make:
         try:
+            store.settle()
             store.files.make()
         except OSError as error:
             raise BadRequest(
@@ -69,11 +71,23 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = root if is_url(root) else Path(root)
+        self._settled = False
 
     @cached_property
     def files(self) -> Files:
         """Where it lies."""
         return LocalFiles(self.root) if isinstance(self.root, Path) else RemoteFiles(self.root)
+
+    def settle(self) -> None:
+        """See that results may be written here: a store stays one, an empty place becomes one.
+
+        Raises:
+            BadRequest: The place holds other things.
+            OSError: It cannot be read or written.
+        """
+        if not self._settled:
+            settle(self.files, self.root)
+            self._settled = True
 
     def __contains__(self, address: str) -> bool:
         """Whether there is a record; what it holds is checked on reading."""
@@ -93,6 +107,7 @@ class Store:
         """
         record: Record = {"key": key, "body": body}
         try:
+            self.settle()
             if tensors is not None:
                 from letitgo.store.tensors import written
 
@@ -135,7 +150,7 @@ class Store:
     def under(self, folder: str) -> Iterator[str]:
         """Addresses of the results in a folder, in order."""
         names = self.files.names(folder)
-        return (f"{folder}/{name[:-5]}" for name in names if name.endswith(".json") and name[0] != ".")
+        return (f"{folder}/{name[:-5]}" for name in names if name.endswith(".json"))
 
     def remove(self, address: str) -> None:
         """Delete a result, its record first. A result that is absent is no error."""
@@ -151,7 +166,7 @@ class Store:
             FileNotFoundError: It is absent.
             ValueError: It is damaged; the message says how.
         """
-        return _parsed(self.files.read(_record(address)))
+        return examined(self.files.read(_record(address)), address)
 
     def copy(self, address: str, target: Store) -> None:
         """Put a result into another store too, a piece at a time.
@@ -164,6 +179,7 @@ class Store:
         record = self.examine(address)
         about = record.get("tensors")
         try:
+            target.settle()
             if about is not None:
                 with self.files.open(_tensors(address), about["bytes"]) as file:
                     got = target._put_hashed(_tensors(address), iter(lambda: file.read(PIECE), b""))
@@ -214,7 +230,7 @@ class Store:
 
     def _checked(self, address: str, key: str) -> Record | None:
         try:
-            record = _parsed(self.files.read(_record(address)))
+            record = parsed(self.files.read(_record(address)))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -231,6 +247,7 @@ class Store:
         """Move a damaged result out of the way, the record first."""
         damaged = f"{self.root}/damaged"
         try:
+            self.settle()
             for path in (_record(address), _tensors(address)):
                 self.files.move(path, f"damaged/{path}")
             what = f"it was set aside in {damaged}"
@@ -252,30 +269,3 @@ def _record(address: str) -> str:
 
 def _tensors(address: str) -> str:
     return f"{address}.safetensors"
-
-
-def _parsed(data: bytes) -> Record:
-    """A record, its digest and form checked.
-
-    Raises:
-        ValueError: Something is wrong with it.
-    """
-    try:
-        record, digest = json.loads(data)
-        sound = sha256(canonical(record)) == digest
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError("its record cannot be read") from error
-    if not sound:
-        raise ValueError("its record is not the one that was written")
-    about = isinstance(record, dict) and record.get("tensors", {"sha256": "", "bytes": 0})
-    formed = (
-        isinstance(about, dict)
-        and isinstance(record.get("key"), str)
-        and isinstance(record.get("body"), dict)
-        and isinstance(about.get("sha256"), str)
-        and type(about.get("bytes")) is int
-        and about["bytes"] >= 0
-    )
-    if not formed:
-        raise ValueError("its record has another form")
-    return record

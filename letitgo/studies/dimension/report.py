@@ -253,22 +253,7 @@ def _over_sweep(study: Dimension, rows: Sequence[Row]) -> Section:
     pictures = {}
     if len(first) > 1 and not study.layers:
         pictures["sweep"] = _grid(first) if {*study.swept} == {"widths", "depth"} else _line(first)
-    return Section(
-        f"Over {', '.join(study.swept)}",
-        _over(first),
-        tables=[_answers(study, answers, study.swept)],
-        pictures=pictures,
-    )
-
-
-def _over(first: Sequence[Row]) -> str:
-    """One answer for all recipes."""
-    reached = [row["d"] for row in first if row["d"] is not None]
-    if not reached:
-        return "Nothing is decided: no search reached the network's own baseline."
-    never = f"; {len(first) - len(reached)} never reached it" if len(reached) < len(first) else ""
-    what = f"{100 * first[0]['threshold']:g} % of the network's own baseline"
-    return f"Dimensions that are enough for {what}, over {len(first)} searches: {_span(reached)}{never}."
+    return Section(f"Over {', '.join(study.swept)}", tables=[_answers(study, answers, study.swept)], pictures=pictures)
 
 
 def _grid(rows: Sequence[Row]) -> Picture:
