@@ -21,7 +21,7 @@ def export(
     """Write all measurements as one Parquet table that pandas, polars and duckdb read: a row for each number."""
     from pathlib import Path
 
-    from letitgo.store.export import export as write
+    from letitgo.catalogue.export import export as write
 
     target = Path(path)
     check_target(path)
