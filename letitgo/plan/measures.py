@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from letitgo import weights
-from letitgo.plan.states import BATCH, State, step_cost, versions
+from letitgo.plan.states import BATCH, State, step_cost
 from letitgo.plan.stored import Stored, told
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, noisy
@@ -20,6 +20,7 @@ from letitgo.store import Store
 from letitgo.training import evaluate, one_thread
 from letitgo.training.loop import data_order
 from letitgo.value import derive
+from letitgo.version import versions
 
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
 """What is kept of an alignment of dense layers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from letitgo.training import evaluate
 from letitgo.training.loop import one_thread, train
 from letitgo.training.optimizer_state import pack, unpack
 from letitgo.value import Value, canonical, sha256
+from letitgo.version import versions
 
 PAUSE = 100
 """Steps between the moments at which a run may be saved to be resumed."""
@@ -375,13 +375,6 @@ def _under(prefix: str, tensors: weights.State) -> weights.State:
 
 def _step(address: str) -> int:
     return int(address.rpartition("/")[2])
-
-
-def versions() -> dict[str, str]:
-    """What a result was computed with."""
-    from letitgo import __version__
-
-    return {"letitgo": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 @lru_cache(maxsize=256)
