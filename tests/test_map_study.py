@@ -21,8 +21,8 @@ from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.map.study import Map
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.sweep import sweep, with_seed
 from letitgo.studies.subject import Subject
+from letitgo.studies.sweep import sweep, with_seed
 from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state, re_estimate
 

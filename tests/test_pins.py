@@ -34,7 +34,6 @@ from typing import Any
 import pytest
 import torch
 from letitgo.studies.classifier.study import Classifier
-from letitgo.studies.dimension.study import Dimension
 
 import letitgo
 from letitgo import plan
@@ -51,6 +50,7 @@ from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.compute import compute
+from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map

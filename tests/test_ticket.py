@@ -16,6 +16,7 @@ import torch
 from helpers import small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letitgo.report.ticket import against_weights, ticket_answers, write_ticket_report
 from networks import OPTIMIZERS
 from torch import nn
 from torch.nn.utils import prune
@@ -29,7 +30,6 @@ from letitgo.papers import fc18, fdrc19
 from letitgo.plan import Apart, Curve, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import At
 from letitgo.recipes.networks import find_network, lenet, lenet_300_100
-from letitgo.report.ticket import against_weights, ticket_answers, write_ticket_report
 from letitgo.studies.compute import compute
 from letitgo.studies.ticket import DENSE, Drawn, Lottery, export_ticket
 from letitgo.value import dump, load
@@ -129,6 +129,10 @@ def test_norms_and_biases_are_never_pruned_and_rates_are_checked():
         magnitude_masks(module, 0.5, "locally")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match=r"'3\.weight' has no mask"):
         magnitude_masks(module, 0.5, within={"0.weight": torch.ones(2, 1, 3, 3)})
+    with pytest.raises(BadRequest, match="'a' has a mask, but no rate"):  # the same name in every process
+        magnitude_masks(
+            module, 0.5, within=dict.fromkeys(["0.weight", "3.weight", *"qwertyuiopasdfghjkl"], torch.ones(1))
+        )
     with pytest.raises(BadRequest, match=r"the mask of 0.weight has shape \(2,\)"):
         magnitude_masks(module, {"0.weight": 0.5}, within={"0.weight": torch.ones(2)})
 

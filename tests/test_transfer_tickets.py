@@ -12,16 +12,16 @@ from typing import Any, cast
 import pytest
 import torch
 from helpers import bits, pictures, small_recipe, write_dataset
+from letitgo.report.transfer import curves, matrix, transfer_answers
+from letitgo.studies.transfer import FRESH, OWN, RANDOM, TICKET, Cell, Transfer, place
 
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Masked
-from letitgo.report.transfer import curves, matrix, transfer_answers
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.ticket import DENSE, Lottery
-from letitgo.studies.transfer import FRESH, OWN, RANDOM, TICKET, Cell, Transfer, place
 
 SMALL = {"widths": "8", "depth": 2, "batch_size": 256, "epochs": 2}
 RECIPES = (

@@ -19,12 +19,12 @@ from letitgo.cli.tables import stdout_console, write_csv
 from letitgo.errors import BadRequest
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
-from letitgo.plan.states import versions
 from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.outcome import Outcome
 from letitgo.studies.study import Study
+from letitgo.version import versions
 
 
 def run_study(

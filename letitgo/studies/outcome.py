@@ -94,8 +94,8 @@ class Outcome:
         Raises:
             OSError: The folder cannot be written.
         """
-        from letitgo.plan.states import versions
         from letitgo.report.page import to_page
+        from letitgo.version import versions
 
         about: Mapping[str, Any] = {
             "command": command,
