@@ -14,7 +14,7 @@ from pathlib import Path
 from letitgo.execute.executor import Progress
 from letitgo.recipes import Recipe
 from letitgo.studies.compute import compute
-from letitgo.studies.train import Train
+from letitgo.studies.train.study import Train
 
 SMALL = {"schedule": "constant", "widths": "8", "depth": 2, "epochs": 1, "batch_size": 512}
 

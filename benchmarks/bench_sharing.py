@@ -15,8 +15,7 @@ from letitgo.plan import At
 torch.set_num_threads(1)
 recipe = hand.mnist(epochs=10)
 since = (0, 2, 5, 8)
-part = Map((recipe,), seeds=1, freeze_at=since).mapped[0]
-states = [part.state(item, recipe) for item in part.singles if item.kind in ("baseline", "frozen")]
+study = Map(recipe, seeds=1, freeze_at=since)
 inputs = recipe.dataset.split("train").batch(slice(None))
 
 
@@ -29,8 +28,11 @@ def from_scratch() -> None:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    runs = [state for state in states if isinstance(state, At)]
-    shared = hand.seconds(lambda: Executor(open_store(folder)).compute(runs))
+    store = open_store(folder)
+    cells = next(study.cells(study.subjects[0], store))
+    ends = [cell.measures(recipe)["test"].state for cell in cells if cell.labels["saved"] is not None]
+    runs = [state for state in ends if isinstance(state, At)]
+    shared = hand.seconds(lambda: Executor(store).compute(runs))
 scratch = hand.seconds(from_scratch)
 steps = sum(run.run.recipe.steps - run.run.begin for run in runs) / (len(runs) * recipe.steps)
 print(f"shared / from scratch: {shared / scratch:.2f} ({shared:.0f} s / {scratch:.0f} s, {len(runs)} runs)")

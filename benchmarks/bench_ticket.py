@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from letitgo import Lottery, Recipe, compute, copied, entries, hold, magnitude_masks, open_store, prunable
+from letitgo import Recipe, Ticket, compute, copied, entries, hold, magnitude_masks, open_store, prunable
 from letitgo.training import train
 from letitgo.weights import Selection, load_state, parameter_names
 
@@ -79,9 +79,9 @@ def one_by_one(folder: str, density: float) -> None:
         torch.save([module.state_dict(), optimizer.state_dict(), float(right), float(loss)], Path(folder, "checkpoint"))
 
 
-def study(seeds: int) -> Lottery:
+def study(seeds: int) -> Ticket:
     """Tickets alone, as open_lth finds them: 20 % of all weights but the last layer's."""
-    return Lottery((recipe,), seeds=seeds, levels=LEVELS, scope="global", variants=())
+    return Ticket((recipe,), seeds=seeds, levels=LEVELS, scope="global", variants=())
 
 
 def lottery(seeds: int, workers: int) -> float:

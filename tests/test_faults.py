@@ -35,7 +35,7 @@ from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute
-from letitgo.studies.train import Train
+from letitgo.studies.train.study import Train
 from letitgo.weights import Part
 
 pytestmark = pytest.mark.slow
@@ -113,13 +113,13 @@ import sys
 from helpers import small_recipe
 from letitgo.execute import training
 from letitgo.studies.compute import compute
-from letitgo.studies.train import Train
+from letitgo.studies.train.study import Train
 train, log = training._train, open(sys.argv[2], "a", buffering=1)
 def noted(run, *args):
     log.write(run.key + "\\n")
     return train(run, *args)
 training._train = noted
-study = Train(tuple(small_recipe(epochs=8, seed=seed) for seed in range(10)), ("seed",))
+study = Train(tuple(small_recipe(epochs=8, seed=seed) for seed in range(10)))
 print(compute(study, sys.argv[1], 0).rows)
 """
 

@@ -21,7 +21,6 @@ from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.map.study import Map
 from letitgo.studies.statistics import ci95, mean, verdict
-from letitgo.studies.subject import Subject
 from letitgo.studies.sweep import sweep, with_seed
 from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state, re_estimate
@@ -359,7 +358,7 @@ def test_a_study_that_fails_keeps_what_came_through(store):
 def test_train_freezes_what_is_asked(store):
     study = Train((RECIPE,), freeze=("fc1", "*.bias"))
     [row] = compute(study, store).rows
-    run = study.run(Subject(RECIPE))
+    run = study.run(RECIPE)
     assert run.trains == ("fc2.weight", "fc3.weight")
     assert (row["parameters"], row["trained"]) == (520 + 72 + 90, 64 + 80)
     start, end = run.start.load(store), run.final.load(store)
@@ -372,7 +371,7 @@ def test_train_freezes_from_an_epoch_on(store):
     study = Train((RECIPE,), freeze=("fc1",), freeze_at=2)
     [row] = compute(study, store).rows
     base = baseline(RECIPE)
-    assert study.run(Subject(RECIPE)) == freezing(base, "fc1", start=base.at_epoch(2), begin=24, resume=True)
+    assert study.run(RECIPE) == freezing(base, "fc1", start=base.at_epoch(2), begin=24, resume=True)
     assert row["epoch"] == 2
 
 

@@ -15,7 +15,7 @@ from letitgo.execute.jobs import measure, plan_jobs
 from letitgo.execute.training import carry_out
 from letitgo.plan import Measure
 from letitgo.store import Store
-from letitgo.studies.train import Train
+from letitgo.studies.train.study import Train
 from letitgo.training import CPU
 
 TWO = Place(threads=2)

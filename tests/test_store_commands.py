@@ -24,11 +24,11 @@ from letitgo.store import Store, claimed, open_store
 from letitgo.store.addresses import MARK
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.study import Dimension
-from letitgo.studies.train import Train
+from letitgo.studies.train.study import Train
 
 RECIPES = (small_recipe(widths="8", depth=2, epochs=1), small_recipe(widths="8", depth=2, epochs=1, seed=1))
-STUDY = Train(RECIPES, ("seed",))
-FROZEN = Train(RECIPES[:1], (), freeze=("fc1",))
+STUDY = Train(RECIPES)
+FROZEN = Train(RECIPES[:1], freeze=("fc1",))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_show_follows_a_measure_to_its_start(filled, told, capsys):
     assert found["address"] == value.address
     assert found["result"] == value.result(filled)
     state = found["came_from"]["state"]
-    assert state["at"] == FROZEN.final(RECIPES[0]).address
+    assert state["at"] == FROZEN.run(RECIPES[0]).final.address
     assert state["run"]["start"]["kind"] == "Initial"
     assert "fc1.weight" not in state["run"]["trains"]
     assert found["versions"]["torch"]
@@ -133,7 +133,7 @@ def test_show_follows_a_measure_to_its_start(filled, told, capsys):
 
 
 def test_show_tells_of_runs_and_studies(filled, told, capsys):
-    final = STUDY.final(RECIPES[1])
+    final = STUDY.run(RECIPES[1]).final
     found = told("show", final.run.key)
     assert found["states"] == [final.address]
     assert found["recipe"]["seed"] == 1
@@ -179,7 +179,7 @@ def test_clean_removes_nothing_that_a_study_lists(filled, told):
 
 def test_clean_removes_what_no_study_lists(filled, told):
     study = next(row["key"] for row in told("runs")["study_rows"] if row["results"] == 3)
-    new = {f"{a}.json" for a in addresses(FROZEN)} | {f"{FROZEN.final(RECIPES[0]).address}.safetensors"}
+    new = {f"{a}.json" for a in addresses(FROZEN)} | {f"{FROZEN.run(RECIPES[0]).final.address}.safetensors"}
     left = {f"damaged/evaluations/ab/{KEY}.json", f"evaluations/ab/.{KEY}.json.0123456789ab.partial"}
     for path in left:
         (filled.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def test_clean_leaves_a_study_under_way_alone(filled, told, capsys):
 
 def test_clean_leaves_a_run_under_way_alone(filled, told):
     shutil.rmtree(filled.root / "studies")
-    run_key = STUDY.final(RECIPES[0]).run.key
+    run_key = STUDY.run(RECIPES[0]).final.run.key
     age(filled)
     with claimed(filled, run_key, "me"):
         told("clean", "--remove")
@@ -235,7 +235,7 @@ def test_without_states_a_finished_study_keeps_its_table(filled, told):
     age(filled)
     told("clean", "--states", "--remove")
     assert {p for p in there(filled) if p.endswith(".safetensors")} == {
-        f"{FROZEN.final(RECIPES[0]).address}.safetensors"
+        f"{FROZEN.run(RECIPES[0]).final.address}.safetensors"
     }
     assert compute(STUDY, filled).rows == rows
 
@@ -260,7 +260,7 @@ def test_export_is_one_row_for_each_number(filled, tmp_path, capsys):
             assert rows.value.to_dict() == value.result(filled)
             assert set(rows.split) == {split}
             assert set(rows.seed) == {recipe.seed}
-            assert set(rows.run) == {STUDY.final(recipe).run.key}
+            assert set(rows.run) == {STUDY.run(recipe).final.run.key}
             assert set(rows.step) == {recipe.steps}
     assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == ["measures.parquet"]
 
@@ -299,7 +299,7 @@ def test_conflicts_and_damage_are_named(filled, tmp_path, capsys):
     one, two = (STUDY.evaluation(recipe, "test") for recipe in RECIPES)
     filled.write(one.address, one.key, {"result": {"accuracy": 2.0}, "versions": {"torch": "0"}})
     (filled.root / f"{two.address}.json").write_text("[]")
-    state = STUDY.final(RECIPES[0])
+    state = STUDY.run(RECIPES[0]).final
     Store(target).remove(state.address)
     (filled.root / f"{state.address}.safetensors").write_bytes(b"")
     ours = Store(target).read(one.address, one.key)
@@ -357,7 +357,7 @@ def test_records_without_a_summary_are_listed_with_blanks(filled, told, tmp_path
     assert "–" in capsys.readouterr().out
     assert run(["export", str(tmp_path / "a.parquet")]) == 0
     rows = pandas.read_parquet(tmp_path / "a.parquet")
-    assert set(rows[rows.frozen.isna()].run) == {STUDY.final(recipe).run.key for recipe in RECIPES}
+    assert set(rows[rows.frozen.isna()].run) == {STUDY.run(recipe).final.run.key for recipe in RECIPES}
     assert compute(STUDY, filled).rows == compute(STUDY, tmp_path / "anew").rows
 
 

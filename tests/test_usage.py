@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from helpers import small_recipe
 
-from letitgo.report.page import took
 from letitgo.store import Store
 from letitgo.studies.compute import compute
-from letitgo.studies.train import Train
+from letitgo.studies.outcome import took
+from letitgo.studies.train.study import Train
 from letitgo.studies.usage import Usage
 
 RECIPE = small_recipe(widths="8", depth=2)
@@ -47,7 +47,7 @@ def test_it_is_told_in_sentences():
     assert took(usage) == (
         "Took 10 s, and 15 s of core time (a 12 s, b 3 s). "
         "200 of 1,200 results were in the store already, which saved 2.0 h of core time. "
-        "Runs that begin at a point of another were spared 5 min of core time."
+        "Runs that start from another run's state saved 5 min of core time."
     )
     assert took(Usage(3.0, {}, 4, 4)).startswith("Took 3 s. 4 of 4 results")
     assert took(Usage()) == ""

@@ -147,7 +147,7 @@ def _shapes(example: Any) -> str:
 
 
 def _costs(cost: Cost, example: str, patterns: list[str]) -> list[str]:
-    from letitgo.report.table import amount
+    from letitgo.report.numbers import amount
 
     step, kept = cost.thawed, cost.gradient_bytes
     lines = [

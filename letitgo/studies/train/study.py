@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
+from letitgo.recipes import Recipe
 from letitgo.report import Column, Report, Section, Table, numbers
 from letitgo.report.words import heading, resolved
 from letitgo.store import Store
@@ -31,12 +32,13 @@ class Train(TrainOptions, CellStudy):
     """One run for each recipe. See :class:`TrainOptions` for the options."""
 
     def check_subject(self, of: Subject) -> None:
-        if not self.run(of).moves:
+        if not self.run(of.recipe).moves:
             raise BadRequest(f"{' '.join(self.freeze)} freezes everything: nothing is left to train")
 
-    def run(self, of: Subject) -> Run:
-        """The run that a recipe asks for."""
-        recipe, base = of.recipe, of.baseline(of.recipe)
+    def run(self, recipe: Recipe) -> Run:
+        """The run of one of the recipes."""
+        of = next(subject for subject in self.subjects if subject.recipe == recipe)
+        base = of.baseline(recipe)
         if self.ticket is not None:
             return self._of_ticket(self.ticket, base)
         if not self.freeze:
@@ -67,19 +69,19 @@ class Train(TrainOptions, CellStudy):
         besides = tuple(name for name in base.moves if name not in mask.names)
         return Run(Masked(start, mask), Kept(mask, besides), recipe, step, statistics=self.statistics)
 
-    def _evaluations(self, of: Subject) -> Mapping[str, Evaluation]:
-        final = self.run(of).final
-        return {split: Evaluation.under(of.recipe, final, split) for split in ("test", "train")}
+    def evaluation(self, recipe: Recipe, split: Literal["train", "test"]) -> Evaluation:
+        """The accuracy it ends with; on the training split, with the labels it was trained on."""
+        return Evaluation.under(recipe, self.run(recipe).final, split)
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
-        yield [evaluation for of in self.subjects for evaluation in self._evaluations(of).values()]
+        yield [self.evaluation(recipe, split) for recipe in self.recipes for split in ("test", "train")]
 
     def rows(self, store: Store) -> list[Row]:
         """One row for each recipe that the store holds the results of. Accuracies are fractions."""
         rows = []
         for of in self.subjects:
             try:
-                test, train = (evaluation.result(store) for evaluation in self._evaluations(of).values())
+                test, train = (self.evaluation(of.recipe, split).result(store) for split in ("test", "train"))
             except Absent:
                 continue
             columns = {name: getattr(of.recipe, name) for name in self.swept}
@@ -106,7 +108,7 @@ class Train(TrainOptions, CellStudy):
         }
 
     def _trained(self, of: Subject, store: Store) -> int:
-        run, sizes = self.run(of), dict(of.sizes)
+        run, sizes = self.run(of.recipe), dict(of.sizes)
         if isinstance(run.trains, Kept):
             sizes |= {name: int(mask.sum()) for name, mask in run.trains.mask.load(store).items()}
         return sum(sizes[name] for name in run.moves)
@@ -121,7 +123,7 @@ class Train(TrainOptions, CellStudy):
             return []
         from safetensors.torch import save as packed
 
-        state = self.run(self.subjects[0]).final.load(store)
+        state = self.run(self.recipes[0]).final.load(store)
         try:
             Path(self.save).write_bytes(packed(state))
         except OSError as error:
