@@ -211,10 +211,10 @@ class Turning(Batches):
 def test_a_frozen_prefix_is_run_at_each_step_where_inputs_vary(store, monkeypatch, tmp_path):
     monkeypatch.setattr(letitgo.training.loop, "Batches", Turning)
     run = freezing(run_of("sgd"), "fc1")
-    run.compute(store, [STEPS])
+    carry_out(run, store, [STEPS])
     monkeypatch.setattr(letitgo.training.loop, "frozen_prefix", lambda module: None)
     without = Store(tmp_path / "without")
-    run.compute(without, [STEPS])
+    carry_out(run, without, [STEPS])
     assert bits(run.final.load(store)) == bits(run.final.load(without))
 
 
