@@ -11,8 +11,8 @@ import hand
 import torch
 
 from letitgo import freeze, select, step_cost
+from letitgo.recipes.batches import Batches
 from letitgo.training import train
-from letitgo.training.loop import data_order
 from letitgo.weights import StepCost
 
 torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def bare(frozen: tuple[str, ...]) -> float:
     return (time.perf_counter() - begin) / STEPS
 
 
-order, labels = data_order(recipe, 0), recipe.dataset.split("train").labels
+order, labels = Batches(recipe).order(0), recipe.dataset.split("train").labels
 prefixes = [tuple(layers[:n]) for n in range(1, len(layers))]
 rounds, bares = [], []
 for _ in range(ROUNDS):

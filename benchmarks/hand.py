@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from letitgo import Recipe, initial_state
-from letitgo.training.loop import data_order
+from letitgo.recipes.batches import Batches
 from letitgo.weights import load_state
 
 
@@ -43,7 +43,7 @@ def train(
                 if name.startswith(frozen):
                     parameter.requires_grad_(False)
                     parameter.grad = None
-        order = data_order(recipe, epoch)
+        order = Batches(recipe).order(epoch)
         for begin in range(0, len(order), recipe.batch_size):
             rows = order[begin : begin + recipe.batch_size]
             optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from helpers import pictures, python, write_dataset
 from letitgo.errors import BadRequest
 from letitgo.recipes import data as module
 from letitgo.recipes.data import open_data
+from letitgo.recipes.splits import Content
+from letitgo.recipes.steps import Examples, Fit, Half, HoldOut, Pixels, Shift, Step, fitted
+from letitgo.value import dump, load
 
 LABELS = [0, 1, 2, 0, 1, 2]
 
@@ -66,12 +70,13 @@ def test_batches_are_normalised_by_the_training_set(folder):
 
 def test_unit_pixels_go_from_0_to_the_brightest_training_pixel(folder):
     name = str(write_dataset(folder, splits(3)))
-    unit, inverted, plain = open_data(name, pixels="unit"), open_data(name, "invert", pixels="unit"), open_data(name)
+    chains = (Pixels(),), (Shift("invert"), Pixels()), ()
+    unit, inverted, plain = (open_data(name, *steps) for steps in chains)
     brightest = unit.split("train").inputs.max()
     for split in (unit.split("train"), unit.split("test"), inverted.split("train")):
         assert torch.equal(split.batch(slice(0, 9)), split.inputs / brightest)
     assert torch.equal(plain.split("train").inputs, unit.split("train").inputs)
-    assert unit.key != plain.key == open_data(name, pixels="standard").key
+    assert unit.key != plain.key
 
 
 def test_a_constant_channel_is_no_division_by_zero(folder):
@@ -298,7 +303,7 @@ def test_the_originals_pixels(name, sums, first):
 def test_images_are_brought_to_one_shape_without_scaling(folder):
     made = splits(3)
     plain = open_data(str(write_dataset(folder, made)))  # 3×6×5
-    fit = open_data(str(folder), fit="1x4x8")
+    fit = open_data(str(folder), Fit("1x4x8"))
     assert (fit.shape, fit.classes, fit.digest) == ((1, 4, 8), 3, plain.digest)
     luma = (plain.split("test").inputs.double() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).round()
     test = fit.split("test")
@@ -316,20 +321,53 @@ def test_images_are_brought_to_one_shape_without_scaling(folder):
 def test_padding_is_undone_by_cropping(there, back):
     small, large = sorted([int(side) for side in text.split("x")] for text in (there, back))
     images = torch.randint(1, 256, (2, *small), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    padded = module.fitted(images, tuple(large))
+    padded = fitted(images, tuple(large))
     assert padded.shape == (2, *large)
     assert padded.count_nonzero() == images.numel()
-    assert torch.equal(module.fitted(padded, tuple(small)), images)
-    assert torch.equal(module.fitted(module.fitted(images, (3, *small[1:])), tuple(small)), images)  # grey stays grey
+    assert torch.equal(fitted(padded, tuple(small)), images)
+    assert torch.equal(fitted(fitted(images, (3, *small[1:])), tuple(small)), images)  # grey stays grey
 
 
 def test_a_shape_is_in_the_key_only_where_it_is_another():
     digits = open_data("digits")
-    assert open_data("digits", fit="1x8x8") == digits
+    assert open_data("digits", Fit("1x8x8")) == digits
     assert "fit" not in digits.identity()
-    others = [open_data("digits", fit=fit) for fit in ("1x10x10", "3x8x8")]
+    others = [open_data("digits", Fit(fit)) for fit in ("1x10x10", "3x8x8")]
     assert len({digits, *others}) == 3
-    assert open_data("digits", "invert", half="a", fit="1x10x10").split("train").inputs.shape[1:] == (1, 10, 10)
+    assert open_data("digits", Fit("1x10x10"), Shift("invert"), Half("a")).shape == (1, 10, 10)
+
+
+def test_steps_are_taken_in_the_order_they_are_given():
+    one, other = open_data("digits", HoldOut(50), Examples(100)), open_data("digits", Examples(100), HoldOut(50))
+    assert (len(one.split("train")), len(one.split("validation"))) == (100, 50)
+    assert (len(other.split("train")), len(other.split("validation"))) == (50, 50)
+    assert one.key != other.key
+    with pytest.raises(BadRequest, match="validation is 100: 'digits' has 100 for training, and some have to be left"):
+        open_data("digits", Examples(100), HoldOut(100))
+    twice = open_data("digits", Half("a"), Half("a"))
+    assert len(twice.split("train")) == 360
+    assert twice.key != open_data("digits", Half("a")).key
+
+
+@dataclass(frozen=True, eq=False)
+class Darker(Step):
+    """A step that is none of ours."""
+
+    by: int
+
+    def apply(self, content: Content) -> Content:
+        train = content.train
+        return content.having(train=replace(train, inputs=train.inputs.clamp(min=self.by) - self.by))
+
+
+def test_a_step_of_ones_own_is_in_the_key_and_leaves_the_data_alone():
+    plain = open_data("digits")
+    before = plain.split("train").inputs.clone()
+    darker = open_data("digits", Darker(3))
+    assert torch.equal(darker.split("train").inputs.int(), (before.int() - 3).clamp(min=0))
+    assert torch.equal(plain.split("train").inputs, before)
+    assert len({plain.key, darker.key, open_data("digits", Darker(4)).key}) == 3
+    assert load(dump([darker])) == [darker]
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):

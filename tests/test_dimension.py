@@ -25,6 +25,7 @@ from letitgo.papers import lfly18
 from letitgo.plan import Initial, Run, Subspace
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import fcn, lenet
+from letitgo.recipes.steps import Shift
 from letitgo.store import Store
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.search import GLOBAL, Search, Target, interval
@@ -371,7 +372,7 @@ def test_large_projections_are_not_tried():
 
 
 def test_pixels_are_shuffled_alike_in_all_images():
-    plain, shuffled = open_data("digits"), open_data("digits", "permute-pixels")
+    plain, shuffled = open_data("digits"), open_data("digits", Shift("permute-pixels"))
     assert plain.key != shuffled.key
     for split in ("train", "test"):
         before, after = plain.split(split), shuffled.split(split)

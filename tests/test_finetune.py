@@ -20,12 +20,13 @@ from letitgo.execute.training import carry_out
 from letitgo.papers import lee23
 from letitgo.plan import Gradients, Graft, Initial, Run, fitted, open_weights
 from letitgo.recipes import Recipe
+from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import open_data
+from letitgo.recipes.steps import Examples, Shift
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
-from letitgo.training.loop import data_order
 from letitgo.weights import copied, initial_state
 
 TARGET = small_recipe(widths="8", depth=2, batch_size=32, epochs=2, shift="permute-labels", examples=200)
@@ -69,14 +70,14 @@ def row_of(rows, kind, layer="all", start="pretrained"):
 
 
 def test_inverting_is_undone_by_inverting_and_spares_labels():
-    plain, shifted = open_data("digits").split("test"), open_data("digits", "invert").split("test")
+    plain, shifted = open_data("digits").split("test"), open_data("digits", Shift("invert")).split("test")
     assert (16 - shifted.inputs).equal(plain.inputs)
     assert shifted.labels.equal(plain.labels)
     assert shifted.mean.equal(plain.mean)
 
 
 def test_noise_stays_in_the_range_of_the_data_and_differs_between_splits():
-    plain, shifted = open_data("digits"), open_data("digits", "noise")
+    plain, shifted = open_data("digits"), open_data("digits", Shift("noise"))
     for split in ("train", "test"):
         assert shifted.split(split).inputs.max() <= plain.split(split).inputs.max()
         assert shifted.split(split).labels.equal(plain.split(split).labels)
@@ -85,7 +86,7 @@ def test_noise_stays_in_the_range_of_the_data_and_differs_between_splits():
 
 
 def test_permuted_labels_are_a_renaming_that_leaves_no_class_its_number():
-    plain, shifted = open_data("digits"), open_data("digits", "permute-labels")
+    plain, shifted = open_data("digits"), open_data("digits", Shift("permute-labels"))
     pairs = {
         (int(a), int(b))
         for split in ("train", "test")
@@ -97,7 +98,7 @@ def test_permuted_labels_are_a_renaming_that_leaves_no_class_its_number():
 
 
 def test_examples_are_a_subset_that_the_seed_chooses():
-    all_of, some, others = open_data("digits"), open_data("digits", examples=50), open_data("digits", "none", 50, 1)
+    all_of, some, others = (open_data("digits", *steps) for steps in ((), (Examples(50),), (Examples(50, 1),)))
     assert len(some.split("train")) == 50
     assert len(some.split("test")) == len(all_of.split("test"))
     rows = {picture.numpy().tobytes() for picture in all_of.split("train").inputs}
@@ -105,7 +106,7 @@ def test_examples_are_a_subset_that_the_seed_chooses():
     assert not some.split("train").inputs.equal(others.split("train").inputs)
     assert len({all_of.key, some.key, others.key}) == 3
     with pytest.raises(BadRequest, match="examples is 5,000: 'digits' has 1,438 for training"):
-        open_data("digits", examples=5000)
+        open_data("digits", Examples(5000))
 
 
 def test_a_recipe_without_shift_has_the_key_it_has_always_had():
@@ -272,7 +273,7 @@ def test_the_adviser_chooses_by_the_gradients_of_the_first_batches(study, folder
     for layer, names in DEEPER.network.layers.items():
         ratios = []
         for recipe in of.seeds:
-            split, order = recipe.dataset.split("train"), data_order(recipe, 0)
+            split, order = recipe.dataset.split("train"), Batches(recipe).order(0)
             for step in range(5):
                 module = study.start(of, recipe).module(folder)
                 chosen = order[32 * step : 32 * (step + 1)]

@@ -16,7 +16,7 @@ from letitgo.errors import BadRequest
 from letitgo.execute import plan_jobs
 from letitgo.plan import Graft, Run, State
 from letitgo.recipes import Recipe
-from letitgo.recipes.data import noisy
+from letitgo.recipes.splits import noisy
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.map.study import Map

@@ -42,7 +42,7 @@ from letitgo.deep_linear.values import Descent, MaximumMargin, Synthetic, TwoCla
 from letitgo.papers import fc18, fdrc19, hhs18, jt18, lee23, lfly18, mypt19, rt18, zbs19
 from letitgo.plan import At, Evaluation, Graft, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import Partial
-from letitgo.recipes import Recipe
+from letitgo.recipes import Recipe, steps
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
 from letitgo.recipes.text import Text
@@ -88,6 +88,14 @@ ONES, TWOS = "1" * 64, "2" * 64
 FCN = Network("fcn", {"input_shape": [1, 8, 8], "num_classes": 10})
 LENET = Network("lenet", {"input_shape": [1, 28, 28], "num_classes": 10, "norm": True})
 DATA = Data("digits", ONES)
+STEPS = {
+    "shift": steps.Shift("invert"),
+    "examples": steps.Examples(100, 3),
+    "half": steps.Half("b"),
+    "validation": steps.HoldOut(50),
+    "fit": steps.Fit("1x28x28"),
+    "pixels": steps.Pixels(),
+}
 START = Initial(FCN, 0)
 NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
 WEIGHTS = ("fc1.weight", "fc2.weight")
@@ -103,14 +111,20 @@ def _described() -> dict[str, Value]:
         "network, source": Network("package.module:factory", {"width": 3}, TWOS),
         "data": DATA,
         "data, another name": Data("elsewhere/digits", ONES),
-        "data, shift": Data("digits", ONES, "invert"),
-        "data, seed without examples": Data("digits", ONES, seed=3),
-        "data, examples": Data("digits", ONES, examples=100, seed=3),
-        "data, half": Data("digits", ONES, half="b"),
-        "data, validation": Data("digits", ONES, validation=50),
-        "data, fit": Data("digits", ONES, fit="1x28x28"),
-        "data, pixels": Data("digits", ONES, pixels="unit"),
-        "data, all fields": Data("digits", ONES, "permute-pixels", 100, 3, "a", 50, "3x32x32", "unit"),
+        **{f"data, {name}": Data("digits", ONES, (step,)) for name, step in STEPS.items()},
+        **{f"step, {name}": step for name, step in STEPS.items()},
+        "data, all fields": Data(
+            "digits",
+            ONES,
+            (
+                steps.Fit("3x32x32"),
+                steps.Shift("permute-pixels"),
+                steps.Half("a"),
+                steps.HoldOut(50),
+                steps.Examples(100, 3),
+                steps.Pixels(),
+            ),
+        ),
         "text": Text("python-manual", ONES),
         "text, another name": Text("manual.txt", ONES),
         "recipe": RECIPE,

@@ -21,9 +21,9 @@ from letitgo.execute import Executor
 from letitgo.execute.training import carry_out
 from letitgo.plan import At, Fraction, Initial, Run
 from letitgo.recipes import Recipe
-from letitgo.recipes.data import noisy
+from letitgo.recipes.batches import Batches
+from letitgo.recipes.splits import noisy
 from letitgo.store import Store, open_store
-from letitgo.training.loop import data_order
 from letitgo.value import dump
 from letitgo.weights import frozen_prefix, initial_state, load_state, seeded
 
@@ -143,7 +143,7 @@ def by_hand(recipe: Recipe, factor) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
     step = 0
     for epoch in range(recipe.epochs):
-        for rows in data_order(recipe, epoch).split(recipe.batch_size):
+        for rows in Batches(recipe).order(epoch).split(recipe.batch_size):
             optimizer.param_groups[0]["lr"] = 0.05 * factor(step / recipe.steps)
             optimizer.zero_grad()
             cross_entropy(module(split.batch(rows)), split.labels[rows]).backward()
@@ -177,11 +177,45 @@ def test_a_schedule_sets_the_rate_of_each_step(schedule, factor, store):
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
 def test_the_order_of_the_data_is_a_function_of_seed_and_epoch(seed, epoch):
     recipe = small_recipe(seed=seed)
-    order = data_order(recipe, epoch)
+    order = Batches(recipe).order(epoch)
     assert torch.equal(order.sort().values, torch.arange(1438))
-    assert torch.equal(order, data_order(small_recipe(seed=seed, batch_size=7, lr=1.0, widths="3"), epoch))
-    assert not torch.equal(order, data_order(recipe, epoch + 1))
-    assert not torch.equal(order, data_order(small_recipe(seed=seed + 1), epoch))
+    assert torch.equal(order, Batches(small_recipe(seed=seed, batch_size=7, lr=1.0, widths="3")).order(epoch))
+    assert not torch.equal(order, Batches(recipe).order(epoch + 1))
+    assert not torch.equal(order, Batches(small_recipe(seed=seed + 1)).order(epoch))
+
+
+def test_a_batch_is_a_function_of_the_step():
+    recipe = small_recipe(seed=3, label_noise=0.5)
+    split, labels = recipe.dataset.split("train"), noisy(recipe.dataset.split("train").labels, 10, 0.5, 3)
+    rows = torch.cat([Batches(recipe).order(epoch) for epoch in (0, 1)])
+    ends = [0, *range(64, 1438, 64), 1438]
+    batches = Batches(recipe)
+    for step in (24, 0, 22, 45):  # in any order
+        epoch, place = divmod(step, 23)
+        own = rows[1438 * epoch :][ends[place] : ends[place + 1]]
+        inputs, given = batches.at(step)
+        assert torch.equal(inputs, split.batch(own))
+        assert torch.equal(given, labels[own])
+
+
+class Turning(Batches):
+    """Inputs that change their sign with the epoch."""
+
+    varies = True
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        inputs, labels = super().at(step)
+        return inputs * (-1) ** (step // self.recipe.steps_per_epoch), labels
+
+
+def test_a_frozen_prefix_is_run_at_each_step_where_inputs_vary(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(letitgo.training.loop, "Batches", Turning)
+    run = freezing(run_of("sgd"), "fc1")
+    carry_out(run, store, [STEPS])
+    monkeypatch.setattr(letitgo.training.loop, "frozen_prefix", lambda module: None)
+    without = Store(tmp_path / "without")
+    carry_out(run, without, [STEPS])
+    assert bits(run.final.load(store)) == bits(run.final.load(without))
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 2**40))

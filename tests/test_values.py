@@ -32,6 +32,12 @@ NETWORK = Network("fcn", {"input_shape": [1, 8, 8], "num_classes": 10})
             "bef12c1a7c052ba9959b60d252239d067fbbf86d3fdf354a8e5428580c05f033",
         ),
         (Data("anywhere", "00"), "9f88a82fd0d6e348b089a8368c29dfbe84c5035753915b9dcf23fcd013cef78a"),
+        (
+            small_recipe(
+                shift="noise", half="b", examples=100, seed=3, fit="3x10x7", pixels="unit", validation=50
+            ).dataset,
+            "a9317a4379ab52a4ad1c21fca8eda5b8d03a6373636ca32fedc8b86526123140",
+        ),
     ],
 )
 def test_keys_are_what_they_have_always_been(value, key):

@@ -14,12 +14,12 @@ from letitgo.plan.cost import step_cost
 from letitgo.plan.states import State
 from letitgo.plan.stored import Stored
 from letitgo.recipes import Recipe
-from letitgo.recipes.data import Data, noisy
+from letitgo.recipes.batches import Batches
+from letitgo.recipes.data import Data
+from letitgo.recipes.splits import noisy
 from letitgo.store import Store
 from letitgo.training.evaluate import BATCH, evaluate
-from letitgo.training.loop import data_order
 from letitgo.training.place import CPU, Place
-from letitgo.value import derive
 
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
 """What is kept of an alignment of dense layers."""
@@ -99,7 +99,7 @@ class Evaluation(Measure):
 
     def cost(self) -> int:
         """Floating-point operations, counted."""
-        forward = step_cost(self.state.network, (), "follow", self.dataset.name, self.dataset.fit).forward
+        forward = step_cost(self.state.network, (), "follow", self.dataset.plain).forward
         return forward * len(self.dataset.split(self.split))
 
 
@@ -169,15 +169,14 @@ class Gradients(Measure):
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Parameter name → ``weights``: sum of squares; ``gradients``: the same of each batch's gradient."""
         recipe, module = self.recipe, self.state.module(store).train()
-        split, order = recipe.dataset.split("train"), data_order(recipe, 0)
-        labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
+        batches = Batches(recipe)
         named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         squares: dict[str, list[float]] = {name: [] for name in named}
         for step in range(self._steps):
-            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+            inputs, labels = batches.at(step)
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(derive(recipe.seed, "step", step))
-                loss = cross_entropy(module(split.batch(rows)), labels[rows])
+                torch.default_generator.manual_seed(batches.seed(step))
+                loss = cross_entropy(module(inputs), labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):
                 squares[name].append(0.0 if gradient is None else _squares(gradient))
@@ -186,7 +185,7 @@ class Gradients(Measure):
     def cost(self) -> int:
         """Floating-point operations, counted."""
         names = weights.parameter_names(weights.seeded(self.state.network, 0))
-        step = step_cost(self.state.network, names, "follow", self.recipe.data, self.recipe.fit).step
+        step = step_cost(self.state.network, names, "follow", self.recipe.dataset.plain).step
         return step * self.recipe.batch_size * self._steps
 
     @property

@@ -146,7 +146,7 @@ class Run(Value):
 
     def cost(self) -> int:
         """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once."""
-        cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.data, self.recipe.fit)
+        cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.dataset.plain)
         examples = len(self.recipe.dataset.split("train"))
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)

@@ -125,11 +125,18 @@ class Recipe(Value):
 
     @cached_property
     def dataset(self) -> Data:
+        from letitgo.recipes import steps
         from letitgo.recipes.data import open_data
 
-        return open_data(
-            self.data, self.shift, self.examples, self.seed, self.half, self.validation, self.fit, self.pixels
+        chain = (
+            None if self.fit is None else steps.Fit(self.fit),
+            None if self.shift == "none" else steps.Shift(self.shift),
+            None if self.half == "none" else steps.Half(self.half),
+            steps.HoldOut(self.validation) if self.validation else None,
+            None if self.examples is None else steps.Examples(self.examples, self.seed),
+            None if self.pixels == "standard" else steps.Pixels(self.pixels),
         )
+        return open_data(self.data, *(step for step in chain if step is not None))
 
     @cached_property
     def network(self) -> Network:

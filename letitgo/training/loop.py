@@ -12,9 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from letitgo.errors import WorkFailed
 from letitgo.recipes import Recipe
-from letitgo.recipes.data import Split, noisy
+from letitgo.recipes.batches import Batches
 from letitgo.recipes.optimizers import find_schedule
-from letitgo.value import derive
 from letitgo.weights import frozen_prefix, trainable
 
 PREFIX_BYTES = 2**30
@@ -61,36 +60,29 @@ def train(
     Raises:
         WorkFailed: The loss is no longer finite.
     """
-    split = recipe.dataset.split("train")
-    labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
     module.train()
     optimizer = recipe.make_optimizer(trainable(module))
     rates = [group.get("lr") for group in optimizer.param_groups]
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     schedule = find_schedule(recipe.schedule)
-    network, batch = _without_prefix(module, split, recipe.batch_size)
+    network, batches = _without_prefix(module, Batches(recipe))
 
     total_steps, epoch_steps = recipe.steps, recipe.steps_per_epoch
-    epoch, order = -1, torch.empty(0)
     total, done = torch.zeros(()), begin
     for stop in stops:
         for step in range(done, stop):
-            if step // epoch_steps != epoch:
+            if step % epoch_steps == 0:
                 _check(total, recipe, step)
-                epoch = step // epoch_steps
-                order = data_order(recipe, epoch)
-            place = step % epoch_steps * recipe.batch_size
-            rows = order[place : place + recipe.batch_size]
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if rate is not None:
                     group["lr"] = rate * schedule(step / total_steps)
-            torch.default_generator.manual_seed(derive(recipe.seed, "step", step))
-            inputs, targets = batch(rows), labels.index_select(0, rows)
+            torch.default_generator.manual_seed(batches.seed(step))
+            inputs, labels = batches.at(step)
 
-            def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+            def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
                 optimizer.zero_grad()
-                loss = cross_entropy(network(inputs), targets)
+                loss = cross_entropy(network(inputs), labels)
                 if loss.requires_grad:  # not where nothing that is used trains
                     loss.backward()
                 return loss
@@ -111,27 +103,10 @@ def _check(total: Tensor, recipe: Recipe, step: int) -> None:
         )
 
 
-def data_order(recipe: Recipe, epoch: int) -> Tensor:
-    """The order of the training examples in an epoch, a function of (seed, epoch): row numbers, shape (N,)."""
-    generator = torch.Generator().manual_seed(derive(recipe.seed, "order", epoch))
-    return torch.randperm(len(recipe.dataset.split("train")), generator=generator)
-
-
-def _without_prefix(module: nn.Module, split: Split, batch_size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """What is left to run at each step, and where its inputs come from.
-
-    The outputs of a frozen prefix are computed once, in batches of the recipe's size.
-    """
-    parts = frozen_prefix(module)
-    if parts is None:
-        return module, split.batch
+def _without_prefix(module: nn.Module, batches: Batches) -> tuple[nn.Module, Batches]:
+    """What remains to be run at each step, and its batches: the outputs of a frozen prefix are computed once."""
+    if batches.varies or (parts := frozen_prefix(module)) is None:
+        return module, batches
     prefix, rest = parts
-    with torch.no_grad():
-        sample = prefix(split.batch(slice(0, 1)))
-        if sample.nbytes * len(split) > PREFIX_BYTES:
-            return module, split.batch
-        outputs = torch.empty((len(split), *sample.shape[1:]), dtype=sample.dtype)
-        for begin in range(0, len(split), batch_size):
-            rows = slice(begin, begin + batch_size)
-            outputs[rows] = prefix(split.batch(rows))
-    return rest, lambda rows: outputs.index_select(0, rows)
+    made = batches.after(prefix, PREFIX_BYTES)
+    return (module, batches) if made is None else (rest, made)

@@ -1,0 +1,92 @@
+"""What a data set holds: splits of inputs and labels in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from letitgo.value import derive
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and labels in memory.
+
+    Attributes:
+        inputs: Pixels as they were stored, uint8, shape (N, C, H, W).
+        labels: Class numbers, int64, shape (N,).
+        mean: What is subtracted from each channel: its mean over all training inputs, before any shift; shape
+            (C, 1, 1).
+        deviation: What it is then divided by: its standard deviation over the same, shape (C, 1, 1). Where pixels are
+            brought to 0 to 1, these are 0 and the brightest training pixel.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor | slice) -> Tensor:
+        """Inputs of some rows, less the mean and divided by the deviation, float32."""
+        # index_select copies whole rows, an order of magnitude quicker than indexing with a tensor
+        chosen = self.inputs.index_select(0, rows) if isinstance(rows, Tensor) else self.inputs[rows]
+        return chosen.to(torch.float32).sub_(self.mean).div_(self.deviation)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in order, ``size`` at a time: inputs and labels."""
+        for begin in range(0, len(self), size):
+            rows = slice(begin, begin + size)
+            yield self.batch(rows), self.labels[rows]
+
+    def only(self, rows: Tensor) -> Split:
+        """A split of these rows alone."""
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Content:
+    """All splits of a data set.
+
+    Attributes:
+        splits: ``train``, ``test`` and, where examples are held out, ``validation``.
+        classes: Number of classes.
+        white: The brightest pixel of the training inputs before any shift, at least 1.
+        digest: SHA-256 over all inputs and labels as they were decoded.
+    """
+
+    splits: dict[str, Split]
+    classes: int
+    white: int
+    digest: str
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    def having(self, **splits: Split) -> Content:
+        """The same with other splits in their places."""
+        return replace(self, splits={**self.splits, **splits})
+
+
+def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
+    """Labels of which a share, chosen at random, is replaced by draws uniform over all classes.
+
+    Args:
+        labels: Shape (N,).
+        classes: Number of classes.
+        share: Between 0 and 1.
+        seed: The same seed chooses the same rows and draws.
+    """
+    if share == 0:
+        return labels
+    generator = torch.Generator().manual_seed(derive(seed, "label noise"))
+    rows = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
+    labels = labels.clone()
+    labels[rows] = torch.randint(classes, (len(rows),), generator=generator)
+    return labels

@@ -1,0 +1,246 @@
+"""What is done to a data set before a network sees it: a chain of small steps, each a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from letitgo.errors import BadRequest
+from letitgo.recipes.splits import Content, Split
+from letitgo.value import Value, derive
+
+NOISE = 0.6
+"""Standard deviation of the noise, as a share of the range of pixels: small networks lose 25 to 35 points on MNIST."""
+
+
+class Step(Value):
+    """One change of a data set.
+
+    Attributes:
+        reshapes: Whether inputs come out in another shape.
+    """
+
+    reshapes: ClassVar[bool] = False
+
+    def apply(self, content: Content) -> Content:
+        """The data set after this step; the given one is left as it is."""
+        raise NotImplementedError
+
+    def changes(self, content: Content) -> bool:
+        """Whether it does anything to the data set as decoded."""
+        return True
+
+    def left(self, there: int, name: str) -> int:
+        """Number of training examples that it leaves.
+
+        Args:
+            there: Number of training examples before it.
+            name: The data set's, for the error.
+
+        Raises:
+            BadRequest: There are too few.
+        """
+        return there
+
+
+@dataclass(frozen=True, eq=False)
+class Fit(Step):
+    """Images brought to a shape, as :func:`fitted` does.
+
+    Attributes:
+        fit: Channels, height and width, as in ``1x28x28``.
+    """
+
+    fit: str
+    reshapes = True
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(int(side) for side in self.fit.split("x"))
+
+    def changes(self, content: Content) -> bool:
+        return self._shape != tuple(content.train.inputs.shape[1:])
+
+    def apply(self, content: Content) -> Content:
+        inputs = {name: fitted(split.inputs, self._shape) for name, split in content.splits.items()}
+        mean, deviation = moments(inputs["train"])
+        splits = {
+            name: replace(split, inputs=inputs[name], mean=mean, deviation=deviation)
+            for name, split in content.splits.items()
+        }
+        return replace(content, splits=splits, white=brightest(inputs["train"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(Step):
+    """A shift of the inputs or of the labels of all splits: another data set, the same for everyone.
+
+    Attributes:
+        shift: ``invert``: black becomes white; ``noise``: Gaussian noise of standard deviation ``NOISE`` on every
+            pixel, clipped; ``permute-labels``: the classes change their numbers, in one cycle, so that none keeps its
+            own; ``permute-pixels``: the pixels of each image in another order, the same for all.
+    """
+
+    shift: Literal["invert", "noise", "permute-labels", "permute-pixels"]
+
+    def apply(self, content: Content) -> Content:
+        splits = content.splits.items()
+        if self.shift == "permute-labels":
+            order = torch.randperm(content.classes, generator=_generator("shift", "permute-labels"))
+            number = torch.empty_like(order)
+            number[order] = order.roll(1)
+            return content.having(**{name: replace(split, labels=number[split.labels]) for name, split in splits})
+        return content.having(
+            **{name: replace(split, inputs=self._inputs(split.inputs, content.white, name)) for name, split in splits}
+        )
+
+    def _inputs(self, inputs: Tensor, white: int, split: str) -> Tensor:
+        if self.shift == "invert":
+            return white - inputs.clamp(max=white)
+        if self.shift == "noise":
+            generator = _generator("shift", "noise", split)
+            parts = [
+                (part + white * NOISE * torch.randn(part.shape, generator=generator)).round_().clamp_(0, white).byte()
+                for part in inputs.split(10_000)
+            ]
+            return torch.cat(parts)
+        pixels, generator = inputs.flatten(2), _generator("shift", "permute-pixels")
+        return pixels[:, :, torch.randperm(pixels.shape[2], generator=generator)].view(inputs.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Half(Step):
+    """Only one half of the training examples; the halves are the same for everyone.
+
+    Attributes:
+        half: ``a`` or ``b``.
+    """
+
+    half: Literal["a", "b"]
+
+    def left(self, there: int, name: str) -> int:
+        return (there + (self.half == "a")) // 2
+
+    def apply(self, content: Content) -> Content:
+        order = torch.randperm(len(content.train), generator=_generator("halves"))
+        return content.having(train=content.train.only(order[self.half == "b" :: 2].sort().values))
+
+
+@dataclass(frozen=True, eq=False)
+class HoldOut(Step):
+    """Training examples moved to a split of their own, the same for everyone.
+
+    Attributes:
+        validation: How many.
+    """
+
+    validation: int
+
+    def left(self, there: int, name: str) -> int:
+        if self.validation >= there:
+            raise BadRequest(
+                f"validation is {self.validation:,}: {name!r} has {there:,} for training, and some have to be left"
+            )
+        return there - self.validation
+
+    def apply(self, content: Content) -> Content:
+        order = torch.randperm(len(content.train), generator=_generator("validation"))
+        rows = order[: self.validation].sort().values, order[self.validation :].sort().values
+        held_out, train = map(content.train.only, rows)
+        return content.having(train=train, validation=held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Step):
+    """Some of the training examples, chosen at random.
+
+    Attributes:
+        examples: How many.
+        seed: Chooses them.
+    """
+
+    examples: int
+    seed: int = 0
+
+    def left(self, there: int, name: str) -> int:
+        if self.examples > there:
+            raise BadRequest(f"examples is {self.examples:,}: {name!r} has {there:,} for training")
+        return self.examples
+
+    def apply(self, content: Content) -> Content:
+        order = torch.randperm(len(content.train), generator=_generator(self.seed, "examples"))
+        return content.having(train=content.train.only(order[: self.examples]))
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels(Step):
+    """How pixels reach the network where they are not standardised.
+
+    Attributes:
+        pixels: ``unit``: from 0 to the brightest training pixel's 1.
+    """
+
+    pixels: Literal["unit"] = "unit"
+
+    def apply(self, content: Content) -> Content:
+        def unit(split: Split) -> Split:
+            return replace(
+                split,
+                mean=torch.zeros_like(split.mean),
+                deviation=torch.full_like(split.deviation, content.white),
+            )
+
+        return content.having(**{name: unit(split) for name, split in content.splits.items()})
+
+
+ORDER = (Fit, Shift, Half, HoldOut, Examples, Pixels)
+"""The order in which a recipe takes its steps."""
+
+
+def described(steps: tuple[Step, ...]) -> dict[str, Any]:
+    """A chain as it stands in a data set's key."""
+    places = [ORDER.index(type(step)) if type(step) in ORDER else -1 for step in steps]
+    if places != sorted({*places} - {-1}):
+        return {"steps": steps}
+    # A recipe's own chain is spelled flat, without the names of its steps: keys from before there were steps hold.
+    return {name: item for step in steps for name, item in step.identity().items()}
+
+
+def fitted(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images brought to a shape: grey-scale or three channels; then padded with black, or cropped, about the centre.
+
+    Args:
+        inputs: Pixels, uint8, shape (N, C, H, W), C being 1 or 3.
+        shape: Channels, 1 or 3, height, width. Three become one by ITU-R 601's luma (0.299, 0.587, 0.114); one becomes
+            three equal ones. Nothing is scaled. Where a border cannot be even, the odd row or column is the last.
+    """
+    if shape[0] < inputs.shape[1]:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        parts = [(part * luma).sum(1, keepdim=True).round_().byte() for part in inputs.split(10_000)]
+        inputs = torch.cat(parts)
+    inputs = inputs.expand(-1, shape[0], -1, -1)
+    borders: list[int] = []
+    for old, new in zip(inputs.shape[:1:-1], shape[:0:-1], strict=True):  # the last dimension first, as pad has it
+        before = int((new - old) / 2)
+        borders += [before, new - old - before]
+    return pad(inputs, borders).contiguous()
+
+
+def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, shape (C, 1, 1)."""
+    pixels = inputs.to(torch.float32)
+    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0).clamp(min=1e-6)
+    return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
+
+
+def brightest(inputs: Tensor) -> int:
+    """The brightest pixel, at least 1."""
+    return max(1, int(inputs.max()))
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(*parts))
