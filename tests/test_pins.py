@@ -387,7 +387,8 @@ def ticket_variants(store: Store) -> list[Row]:
 
 
 def ticket_stability(store: Store) -> list[Row]:
-    study = Ticket(recipes(), seeds=2, levels=2, rewind="1ep", variants=("random mask",), at=(1, 2), stability=True)
+    whole = recipes(examples=None, batch_size=100)  # stability and examples exclude each other
+    study = Ticket(whole, seeds=2, levels=2, rewind="1ep", variants=("random mask",), at=(1, 2), stability=True)
     return rows_of(study, store)
 
 
@@ -430,7 +431,8 @@ def reproduce_fc18(store: Store) -> list[Row]:
 
 
 def reproduce_fdrc19(store: Store) -> list[Row]:
-    return claims(fdrc19, replace(fdrc19.study(0.01, 2), recipes=recipes(validation=100)), store)
+    whole = recipes(examples=None, batch_size=100, validation=100)
+    return claims(fdrc19, replace(fdrc19.study(0.01, 2), recipes=whole), store)
 
 
 def reproduce_hhs18(store: Store) -> list[Row]:
@@ -457,7 +459,7 @@ def reproduce_mypt19(store: Store) -> list[Row]:
     shift = ["none", "invert"]
     found = recipes(shift=shift, batch_size=50)
     found += recipes(shift=shift, batch_size=50, optimizer="adam", lr=0.01)
-    return claims(mypt19, replace(mypt19.study(0.01, 1), recipes=found), store)
+    return claims(mypt19, replace(mypt19.study(0.01, 1), recipes=found, optimizers=()), store)
 
 
 def reproduce_rt18(store: Store) -> list[Row]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
-from letitgo.studies.sweep import make_recipe
-from letitgo.studies.ticket import Lottery
+from letitgo.recipes import Recipe
+from letitgo.studies.ticket.study import Ticket
 
 TITLE = "Frankle and Carbin: The lottery ticket hypothesis (arXiv:1803.03635)"
 EPOCHS = 55
@@ -24,9 +24,9 @@ AT = (3, 7, 9, 12, 15, 18)
 """The levels at which fresh weights are trained under the same mask: 51.3, 21.1, 13.5, 7.0, 3.6 and 1.85 %."""
 
 
-def recipe(scale: float) -> Any:
+def recipe(scale: float) -> Recipe:
     """LeNet-300-100 from Glorot's law on MNIST, 5,000 examples held out, Adam 1.2e-3, batches of 60."""
-    return make_recipe(
+    return Recipe(
         model="lenet-300-100",
         model_args={"init": "glorot"},
         data="mnist",
@@ -40,12 +40,12 @@ def recipe(scale: float) -> Any:
     )
 
 
-def study(scale: float, seeds: int) -> Lottery:
+def study(scale: float, seeds: int) -> Ticket:
     """20 % of each layer and 10 % of the last pruned at each of 18 levels; the same masks with fresh weights."""
-    return Lottery((recipe(scale),), seeds=seeds, levels=LEVELS, variants=("fresh weights",), at=AT)
+    return Ticket((recipe(scale),), seeds=seeds, levels=LEVELS, variants=("fresh weights",), at=AT)
 
 
-def claims(study: Lottery, rows: list[Row]) -> list[Claim]:
+def claims(study: Ticket, rows: list[Row]) -> list[Claim]:
     """Tickets learn faster, end higher, and are back at the original at 3.6 %; fresh weights are slower and worse."""
     found = {(row["level"], row["variant"]): row for row in rows}
     scaled_down = study.recipes[0].epochs < EPOCHS

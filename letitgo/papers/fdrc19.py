@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, fc18, percent
-from letitgo.studies.ticket import Lottery
+from letitgo.studies.ticket.study import Ticket
 
 TITLE = "Frankle, Dziugaite, Roy and Carbin: Stabilizing the lottery ticket hypothesis (arXiv:1903.01611)"
 LEVEL = 10
@@ -27,14 +27,14 @@ PAPER = {
 """Column → what it is, of the ticket, and of a random mask with as many weights in each layer."""
 
 
-def study(scale: float, seeds: int) -> Lottery:
+def study(scale: float, seeds: int) -> Ticket:
     """The tickets of FC18 down to 10.7 %; there a random mask, and both under another order of the data."""
-    return Lottery(
+    return Ticket(
         (fc18.recipe(scale),), seeds=seeds, levels=LEVEL, variants=("random mask",), at=(LEVEL,), stability=True
     )
 
 
-def claims(study: Lottery, rows: list[Row]) -> list[Claim]:
+def claims(study: Ticket, rows: list[Row]) -> list[Claim]:
     """A ticket is more stable than a random mask, and reaches more."""
     found = {row["variant"]: row for row in rows if row["level"] == LEVEL}
     ticket, chance = found["ticket"], found["random mask"]

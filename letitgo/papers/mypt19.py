@@ -11,31 +11,29 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
+from letitgo.studies.carry.options import RANDOM
+from letitgo.studies.carry.study import TICKET, Carry
 from letitgo.studies.sweep import sweep
-from letitgo.studies.transfer import RANDOM, TICKET, Transfer
 
 TITLE = "Morcos, Yu, Paganini and Tian: One ticket to win them all (arXiv:1906.02773)"
 EPOCHS = 160
-OPTIMIZERS = {"sgd": 0.1, "adam": 0.0003}
+OPTIMIZERS = ("sgd:0.1", "adam:0.0003")
 EARLY, LATE = 3, 15
 """Rounds that leave 51 and 3.5 % of the weights."""
 CLOSE = 0.01
 """What “close to” and “hardly better” are taken to mean, a fraction."""
 
 
-def study(scale: float, seeds: int) -> Transfer:
+def study(scale: float, seeds: int) -> Carry:
     """MNIST and Fashion-MNIST under SGD and Adam; 20 % pruned globally at each level, rewound to epoch 1."""
     epochs = max(2, scaled(EPOCHS, scale))  # rewinding to epoch 1 asks for a second one
-    fields = {"model": "lenet-300-100", "batch_size": 512, "weight_decay": 1e-4, "epochs": epochs}
-    recipes = [
-        recipe
-        for optimizer, lr in OPTIMIZERS.items()
-        for recipe in sweep(data=("mnist", "fashion_mnist"), optimizer=optimizer, lr=lr, **fields)[0]
-    ]
-    return Transfer(tuple(recipes), seeds=seeds, levels=LATE, at=(EARLY, LATE), controls=(RANDOM,))
+    recipes = sweep(
+        model="lenet-300-100", data=("mnist", "fashion_mnist"), batch_size=512, weight_decay=1e-4, epochs=epochs
+    )
+    return Carry(tuple(recipes), optimizers=OPTIMIZERS, seeds=seeds, levels=LATE, at=(EARLY, LATE), controls=(RANDOM,))
 
 
-def claims(study: Transfer, rows: list[dict[str, Any]]) -> list[Claim]:
+def claims(study: Carry, rows: list[dict[str, Any]]) -> list[Claim]:
     """Carried over data or optimisers alone, a ticket is close to the target's own and better than a random one."""
     told = []
     for row in rows:

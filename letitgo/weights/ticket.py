@@ -1,7 +1,7 @@
 """Tickets as files: which weights are kept, and where their values come from.
 
 One safetensors file: under each parameter's name its mask, a bit for each weight, deflated. The metadata holds, as
-JSON, the shapes, what is told of the start, versions, and a digest of all this and the masks. Reading one runs no
+JSON, the shapes, where the values come from, versions, and a digest of all this and the masks. Reading one runs no
 code, and takes no more memory than the shapes of the network that it is for.
 """
 
@@ -39,8 +39,7 @@ class SavedTicket:
 
     Attributes:
         masks: Parameter name → boolean mask, true where a weight is kept. Parameters without one are kept whole.
-        start: Where the values come from, JSON; what :class:`letitgo.Ticket` and ``letitgo ticket export`` write there
-            is in the documents.
+        start: Where the values come from, as JSON; see :func:`letitgo.studies.ticket.study.export_ticket`.
     """
 
     masks: Masks
@@ -59,7 +58,7 @@ def save_ticket(
     Args:
         path: The file, replaced as a whole once it is written.
         masks: Parameter name → mask of its shape: zeros and ones of any type.
-        start: What is to be told of where the kept weights' values come from: JSON.
+        start: Where the kept weights' values come from, as JSON.
 
     Raises:
         BadRequest: There is no mask, one has other values, or the file cannot be written.
