@@ -1,4 +1,4 @@
-"""Lottery tickets: mask arithmetic, what moves and what does not, controls, stability, files, and what is told."""
+"""Ticket tickets: mask arithmetic, what moves and what does not, controls, stability, files, and the report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ from letitgo.papers import fc18, fdrc19
 from letitgo.plan import Apart, Curve, Initial, Kept, Masked, Pruned, Run
 from letitgo.plan.states import At
 from letitgo.recipes.networks import find_network, lenet, lenet_300_100
+from letitgo.report.pictures import Points
 from letitgo.studies.compute import compute
-from letitgo.studies.ticket import DENSE, Drawn, Lottery, export_ticket
+from letitgo.studies.map.study import Map
+from letitgo.studies.ticket.options import VARIANTS
+from letitgo.studies.ticket.report import report
+from letitgo.studies.ticket.study import DENSE, Ticket, Tickets, export_ticket
 from letitgo.value import dump, load
 from letitgo.weights import (
     copied,
@@ -49,8 +53,6 @@ from letitgo.weights import (
 RECIPE = small_recipe(widths="16", depth=2, batch_size=256, epochs=2, validation=100)
 OPTIONS = shlex.split("--widths 16 --depth 2 --batch-size 256 --validation 100 --schedule constant --workers 0")
 """RECIPE on the command line, but for its epochs."""
-
-EVERY = ("fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement")
 
 
 def counts(masks) -> dict[str, int]:
@@ -177,18 +179,23 @@ def test_masks_of_torch_nn_utils_prune_carry_over():
 # runs
 
 
-def part_of(recipe=RECIPE, **fields) -> Drawn:
-    return Lottery((recipe,), **{"seeds": 2, "levels": 2, "variants": EVERY, **fields}).parts[0]
+def tickets_in(study: Ticket) -> Tickets:
+    [tickets] = study.tickets.values()
+    return tickets
+
+
+def tickets_of(recipe=RECIPE, **fields) -> Tickets:
+    return tickets_in(Ticket(recipe, **{"seeds": 2, "levels": 2, "variants": VARIANTS, **fields}))
 
 
 @pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "Muon"])
 def test_pruned_weights_stay_at_every_step_and_the_kept_ones_move(optimizer, store):
     recipe = small_recipe(widths="8", depth=2, batch_size=512, epochs=1, optimizer=optimizer)
-    part = part_of(recipe, levels=1, rate=0.5)
-    compute(Lottery((recipe,), seeds=1, levels=1, rate=0.5, variants=()), store)
+    tickets = tickets_of(recipe, levels=1, rate=0.5)
+    compute(Ticket(recipe, seeds=1, levels=1, rate=0.5, variants=()), store)
     initial = Initial(recipe.network, recipe.seed).load(store)
     for variant in ("ticket", "fresh weights", "frozen", "complement"):
-        training = part.run(1, variant, recipe)
+        training = tickets.run(1, variant, recipe)
         assert isinstance(training.trains, Kept)
         masks = training.trains.mask.load(store)
         assert counts(masks)["fc1.weight"] == 256
@@ -213,18 +220,18 @@ def test_pruned_weights_stay_at_every_step_and_the_kept_ones_move(optimizer, sto
 
 
 def test_masks_nest_controls_have_the_same_counts_and_rewound_weights_are_the_checkpoints(store):
-    study = Lottery((RECIPE,), seeds=1, levels=3, variants=EVERY, rewind="1ep")
+    study = Ticket(RECIPE, seeds=1, levels=3, variants=VARIANTS, rewind="1ep")
     assert not compute(study, store).failures
-    [part] = study.parts
+    tickets = tickets_in(study)
     step = RECIPE.steps_per_epoch
-    checkpoint = part.dense(RECIPE).at(step).load(store)
+    checkpoint = tickets.of.baseline(RECIPE).at(step).load(store)
     before = None
     for level in (1, 2, 3):
-        masks = part.mask(level, RECIPE).load(store)
+        masks = tickets.mask(level, RECIPE).load(store)
         assert before is None or all(not (mask & ~before[name]).any() for name, mask in masks.items())
         before = masks
-        for variant in ("ticket", *EVERY):
-            training = part.run(level, variant, RECIPE)
+        for variant in ("ticket", *VARIANTS):
+            training = tickets.run(level, variant, RECIPE)
             assert training.begin == (0 if variant.endswith("fresh weights") else step)
             own = training.trains.mask.load(store)  # type: ignore[union-attr]
             if variant == "complement":
@@ -236,18 +243,18 @@ def test_masks_nest_controls_have_the_same_counts_and_rewound_weights_are_the_ch
                 for name, tensor in checkpoint.items():
                     kept = masks.get(name, torch.ones_like(tensor, dtype=torch.bool))
                     assert raw(start[name])[kept].equal(raw(tensor)[kept])
-        fresh = part.run(level, "fresh weights", RECIPE).start.load(store)
+        fresh = tickets.run(level, "fresh weights", RECIPE).start.load(store)
         assert not torch.equal(fresh["fc2.weight"][masks["fc2.weight"]], checkpoint["fc2.weight"][masks["fc2.weight"]])
-        random = part.run(level, "random mask", RECIPE).trains.mask.load(store)  # type: ignore[union-attr]
+        random = tickets.run(level, "random mask", RECIPE).trains.mask.load(store)  # type: ignore[union-attr]
         assert not torch.equal(random["fc1.weight"], masks["fc1.weight"])
 
 
 def test_one_shot_prunes_the_trained_network_to_each_levels_density(store):
-    study = Lottery((RECIPE,), seeds=1, levels=3, variants=(), one_shot=True)
+    study = Ticket(RECIPE, seeds=1, levels=3, variants=(), one_shot=True)
     assert not compute(study, store).failures
-    [part] = study.parts
-    module = part.dense(RECIPE).final.module(store)
-    masks = part.mask(3, RECIPE).load(store)
+    tickets = tickets_in(study)
+    module = tickets.of.baseline(RECIPE).final.module(store)
+    masks = tickets.mask(3, RECIPE).load(store)
     assert counts(masks)["fc1.weight"] == 1024 - round((1 - 0.8**3) * 1024)
     kept, gone = (module.fc1.weight.abs()[m] for m in (masks["fc1.weight"], ~masks["fc1.weight"]))
     assert gone.max() <= kept.min()
@@ -255,8 +262,8 @@ def test_one_shot_prunes_the_trained_network_to_each_levels_density(store):
 
 def test_the_baseline_is_the_one_of_the_map(store):
     recipe = small_recipe(widths="16", depth=2, batch_size=256, epochs=1)
-    compute(letitgo.Map((recipe,), seeds=1, reinit_at=(0,)), store)
-    takes = letitgo.estimate(Lottery((recipe,), seeds=1, levels=1, variants=()), store, 0)
+    compute(Map(recipe, seeds=1, reinit_at=(0,)), store)
+    takes = letitgo.estimate(Ticket(recipe, seeds=1, levels=1, variants=()), store, 0)
     assert (takes.runs, takes.runs_stored) == (2, 1)
 
 
@@ -269,7 +276,7 @@ def test_held_out_examples_train_nothing_and_the_least_loss_is_found(store):
     assert everything.sum(0).equal(whole.split("train").inputs.flatten(1).double().sum(0))
     assert data.split("test").inputs.equal(whole.split("test").inputs)
 
-    training = part_of().dense(RECIPE)
+    training = tickets_of().of.baseline(RECIPE)
     carry_out(training, store, range(1, RECIPE.steps + 1))
     assert isinstance(training.final, At)
     curve = Curve(training.final).compute(store)
@@ -286,7 +293,7 @@ def test_held_out_examples_train_nothing_and_the_least_loss_is_found(store):
 def test_looking_at_held_out_examples_does_not_change_the_training_and_survives_a_stop(tmp_path):
     recipe = small_recipe(model="helpers:dropout_net", widths=None, batch_size=64, epochs=2, validation=100)
     stores = [letitgo.open_store(tmp_path / name) for name in "ab"]
-    training = part_of(recipe).dense(recipe)
+    training = tickets_of(recipe).of.baseline(recipe)
     carry_out(training, stores[0], [recipe.steps])
     for step in (5, 17, recipe.steps):  # goes on from what is there
         carry_out(training, stores[1], [step])
@@ -306,12 +313,12 @@ def test_halves_are_disjoint_and_together_everything():
 
 
 def test_stability_is_what_fdrc19_defines(store):
-    study = Lottery((RECIPE,), seeds=1, levels=1, variants=("random mask",), stability=True)
+    study = Ticket(RECIPE, seeds=1, levels=1, variants=("random mask",), stability=True)
     outcome = compute(study, store)
-    [part] = study.parts
-    run_ = part.run(1, "ticket", RECIPE)
-    mask = part.mask(1, RECIPE)
-    whole, own = part.dense(RECIPE).final.load(store), run_.final.load(store)
+    tickets = tickets_in(study)
+    run_ = tickets.run(1, "ticket", RECIPE)
+    mask = tickets.mask(1, RECIPE)
+    whole, own = tickets.of.baseline(RECIPE).final.load(store), run_.final.load(store)
     masks = mask.load(store)
     a, b = (torch.cat([state[name][masks[name]] for name in masks]).double() for state in (whole, own))
     row = next(row for row in outcome.rows if row["variant"] == "ticket")
@@ -323,17 +330,13 @@ def test_stability_is_what_fdrc19_defines(store):
     assert (same["l2"], same["angle"]) == (0, pytest.approx(0, abs=1e-4))
 
 
-def test_a_level_with_an_empty_layer_is_named_and_goes_on(store, capsys):
+def test_a_level_with_an_empty_layer_is_named_and_goes_on(store):
     recipe = small_recipe(model="test_ticket:lopsided", widths=None, batch_size=512, epochs=1)
-    study = Lottery((recipe,), seeds=1, levels=2, rate=0.8, scope="global", output_rate=0.8, variants=())
+    study = Ticket(recipe, seeds=1, levels=2, rate=0.8, scope="global", output_rate=0.8, variants=())
     outcome = compute(study, store)
     assert not outcome.failures
     assert [row["empty"] for row in outcome.rows] == ["", "", "small.weight"]
-    assert "Nothing is left of small.weight at level 2." in " ".join(ticket_answers(study, outcome.rows))
-    options = "--model test_ticket:lopsided --batch-size 512 --epochs 1 --seeds 1 --levels 2 --rate 0.8 --scope global"
-    command = [*options.split(), "--output-rate", "0.8", "--variants", "none", "--report", "none", "--workers", "0"]
-    assert run(["ticket", *command, "--store", str(store.root)]) == 0
-    assert "warning: level 2 leaves nothing of small.weight" in capsys.readouterr().err
+    assert "Nothing is left of small.weight at level 2." in outcome.answers
 
 
 def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -349,36 +352,44 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate": 1.0}, "rate is 1: give a share above 0 and below 1"),
-        ({"rate": 0.0}, "rate is 0"),
-        ({"rates": (("fc1", 1.5),)}, "the rate of fc1 is 1.5: give a share below 1, or 0 not to prune it"),
+        ({"rate": 1.0}, "rate is 1.0: give less than 1"),
+        ({"rate": 0.0}, "rate is 0.0: give more than 0"),
+        ({"rates": (("fc1", 1.5),)}, "rates is 1.5: give less than 1"),
         ({"rates": (("*", 0.0),)}, "nothing of 'fcn' would be pruned: set output-rate, or rates above 0"),
-        ({"rates": (("fc1.bias", 0.5),)}, "rates names 'fc1.bias', and nothing there is pruned: it can be fc1.weight"),
+        ({"rates": (("fc1.bias", 0.5),)}, "rates names 'fc1.bias', which nothing pruned matches: give fc1.weight"),
         ({"rates": (("fc9", 0.5),)}, "fc9"),
-        ({"levels": 0}, "levels is 0"),
-        ({"output_rate": 1.0}, "output-rate is 1"),
+        ({"levels": 0}, "levels is 0: give at least 1"),
+        ({"output_rate": 1.0}, "output-rate is 1.0: give less than 1"),
         ({"scope": "global", "rates": (("fc1", 0.5),)}, "one scope for all weights has one rate"),
         ({"rewind": "half"}, "rewind is 'half': give 0, or steps as in 500it"),
         ({"rewind": "9ep"}, "training ends at step"),
         ({"variants": ("fresh wieghts",)}, "did you mean fresh weights"),
-        ({"variants": ("ticket",)}, "variants names 'ticket': "),
-        ({"variants": ("frozen", "frozen")}, "variants names 'frozen' twice"),
+        ({"variants": ("ticket",)}, "variants is 'ticket': there is fresh weights, random mask"),
+        ({"variants": ("frozen", "frozen")}, "variants has a value twice: frozen, frozen"),
         ({"at": (3,)}, "at names level 3: give levels of 1 to 2"),
         ({"seeds": 0}, "seeds is 0"),
     ],
 )
 def test_bad_requests_are_one_clear_sentence(fields, message):
     with pytest.raises(BadRequest) as caught:
-        Lottery((RECIPE,), **{"levels": 2, **fields}).check()
+        Ticket(RECIPE, **{"levels": 2, **fields}).check()
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("field", [{"examples": 100}, {"label_noise": 0.1}])
+def test_stability_is_refused_where_the_seed_of_the_order_would_change_the_data_too(field):
+    recipe = small_recipe(**field)
+    Ticket(recipe)
+    with pytest.raises(BadRequest, match="stability compares two orders of the same data, but the seed of the order"):
+        Ticket(recipe, stability=True)
+
+
 def test_rates_by_pattern_and_an_output_layer_left_alone():
-    part = part_of(rates=(("fc1", 0.5),), output_rate=0)
-    assert part.rates == {"fc1.weight": 0.5, "fc2.weight": 0.2}
-    assert part_of(rates=(("*", 0.5), ("fc2", 0))).rates == {"fc1.weight": 0.5, "fc3.weight": 0.5}
-    assert part_of(scope="global").rates == {"fc1.weight": 0.2, "fc2.weight": 0.2}
-    assert part_of().rates == {"fc1.weight": 0.2, "fc2.weight": 0.2, "fc3.weight": 0.1}
+    tickets = tickets_of(rates=(("fc1", 0.5),), output_rate=0)
+    assert tickets.rates == {"fc1.weight": 0.5, "fc2.weight": 0.2}
+    assert tickets_of(rates=(("*", 0.5), ("fc2", 0))).rates == {"fc1.weight": 0.5, "fc3.weight": 0.5}
+    assert tickets_of(scope="global").rates == {"fc1.weight": 0.2, "fc2.weight": 0.2}
+    assert tickets_of().rates == {"fc1.weight": 0.2, "fc2.weight": 0.2, "fc3.weight": 0.1}
 
 
 def test_a_killed_lottery_goes_on_and_ends_with_the_same_rows(tmp_path):
@@ -405,8 +416,8 @@ def test_a_killed_lottery_goes_on_and_ends_with_the_same_rows(tmp_path):
 
 
 @pytest.fixture
-def ticket_file(tmp_path, store) -> tuple[str, Lottery]:
-    study = Lottery((RECIPE,), seeds=1, levels=2, variants=())
+def ticket_file(tmp_path, store) -> tuple[str, Ticket]:
+    study = Ticket(RECIPE, seeds=1, levels=2, variants=())
     path = str(tmp_path / "fc.ticket")
     told = export_ticket(study, 2, path, store)
     assert str(told).startswith(f"{sum(counts(told.masks).values()):,} of ")
@@ -416,7 +427,7 @@ def ticket_file(tmp_path, store) -> tuple[str, Lottery]:
 def test_a_ticket_is_a_small_file_and_comes_back(ticket_file, store):
     path, study = ticket_file
     ticket = letitgo.read_ticket(path)
-    masks = study.parts[0].mask(2, RECIPE).load(store)
+    masks = tickets_in(study).mask(2, RECIPE).load(store)
     assert all(torch.equal(ticket.masks[name], masks[name]) for name in masks)
     assert ticket.start["seed"] == RECIPE.seed
     assert ticket.start["recipe"]["widths"] == "16"
@@ -454,13 +465,13 @@ def test_training_with_a_ticket_file_is_training_the_ticket(ticket_file, store, 
     biases = 16 + 16 + 10
     assert row["trained"] == ticket["weights_left"] + biases
     assert run([*options, "--ticket", path, "--freeze", "fc1"]) == 2
-    assert "but not both" in capsys.readouterr().err
+    assert "give a ticket or freeze, not both" in capsys.readouterr().err
     assert run(["train", "--widths", "8", "--depth", "2", "--ticket", path]) == 2
     assert "is of another network: 'fc1.weight' has shape (16, 64) there and (8, 64) here" in capsys.readouterr().err
 
 
 def test_a_rewound_ticket_asks_for_its_recipe(tmp_path, store, capsys):
-    study = Lottery((RECIPE,), seeds=1, levels=1, variants=(), rewind="2it")
+    study = Ticket(RECIPE, seeds=1, levels=1, variants=(), rewind="2it")
     path = str(tmp_path / "t")
     export_ticket(study, 1, path, store)
     options = ["train", *OPTIONS]
@@ -504,11 +515,11 @@ def test_a_damaged_or_foreign_ticket_is_refused(ticket_file, tmp_path):
         ({"step": 2, "recipe": {"lr": 3}}, "starts from step 2 of another recipe (lr 3)"),
         ({"step": 2, "recipe": {"epochs": None}}, "starts from step 2 of another recipe (epochs by default)"),
         ({"step": 10**9, "recipe_key": RECIPE.key}, "starts from step 1000000000, but training ends with step 12"),
-        ({"step": -1}, "tells no start that can be read"),
-        ({"seed": "0"}, "tells no start that can be read"),
+        ({"step": -1}, "names no start that can be read"),
+        ({"seed": "0"}, "names no start that can be read"),
     ],
 )
-def test_what_a_stranger_tells_of_the_start_is_refused_in_a_sentence(start, said, tmp_path, capsys):
+def test_a_start_that_cannot_be_used_is_refused_in_a_sentence(start, said, tmp_path, capsys):
     path = tmp_path / "a.ticket"
     letitgo.save_ticket(path, magnitude_masks(seeded(RECIPE.network, 0), 0.5), start)
     assert run(["train", *OPTIONS, "--epochs", "2", "--ticket", str(path), "--dry-run"]) == 2
@@ -539,69 +550,88 @@ def test_the_export_command(tmp_path, store, capsys):
     assert "one ticket goes into one file" in capsys.readouterr().err
 
 
-# what is told
+# the report
 
 
-def test_the_report_tells_controls_apart_and_the_answer(tmp_path, store, capsys):
-    study = Lottery((RECIPE,), seeds=2, levels=2, variants=EVERY, stability=True, at=(2,))
+def test_the_report_keeps_the_controls_apart_and_answers(tmp_path, store):
+    study = Ticket(RECIPE, seeds=2, levels=2, variants=VARIANTS, stability=True, at=(2,))
     outcome = compute(study, store)
     assert [(row["level"], row["variant"]) for row in outcome.rows] == [
         (0, DENSE),
         (1, "ticket"),
-        *((2, variant) for variant in ("ticket", *EVERY)),
+        *((2, variant) for variant in ("ticket", *VARIANTS)),
     ]
     assert all(row["n"] == 2 for row in outcome.rows)
     first, *rest = outcome.rows
     assert first["drop_mean"] == 0
     for row in rest:
         assert row["drop_mean"] == pytest.approx(first["accuracy_mean"] - row["accuracy_mean"])
-    path = write_ticket_report(study, outcome, tmp_path / "report", "letitgo ticket")
+    path = outcome.report(tmp_path / "report", "letitgo ticket")
     page = path.read_text()
     for name in ("same mask, fresh weights", "random mask, original weights", "random mask, fresh weights"):
         assert name in page
     assert {file.name for file in path.parent.glob("*.png")} == {
         f"ticket-{name}.png" for name in ("accuracy", "stop", "stop-accuracy", "stability")
     }
-    said = ticket_answers(study, outcome.rows)
-    assert said[0].startswith("All 1,440 weights reach")
-    assert any(sentence.startswith("Ticket: ") for sentence in said)
-    told = [sentence for sentence in said if sentence.startswith("Stability at ")]
-    assert [sentence.split(", ")[1].partition(":")[0] for sentence in told] == ["ticket", "random mask"]
-    stable = next(row for row in outcome.rows if (row["level"], row["variant"]) == (2, "ticket"))
-    assert f"end {stable['order_l2_mean']:.3g} apart" in told[0]
-    assert f"it is {stable['pruning_l2_mean']:.3g} (" in told[0]
+    assert "all 1,440 weights" in outcome.answers[0]
+    assert any(sentence.startswith("Ticket: ") for sentence in outcome.answers)
+    stable = [sentence for sentence in outcome.answers if sentence.startswith("Stability at ")]
+    assert [sentence.split(", ")[1].partition(":")[0] for sentence in stable] == ["ticket", "random mask"]
+    row = next(row for row in outcome.rows if (row["level"], row["variant"]) == (2, "ticket"))
+    assert f"end {row['order_l2_mean']:.3g} apart" in stable[0]
+    assert f"it is {row['pruning_l2_mean']:.3g} (" in stable[0]
+
+
+def row_of(level, variant, drop=0.0, half=0.1, **fields):
+    """A row of which nothing is known but what is given."""
+    row = {f"{name}_{kind}": None for name in Ticket.quantities for kind in Ticket.summaries}
+    row |= {"level": level, "variant": variant, "density": 0.8**level, "weights_left": 100, "layers": "", "empty": ""}
+    row |= {"drop_mean": drop, "drop_ci95": half, "accuracy_mean": 0.9 - drop, "accuracy_ci95": half, "n": 3}
+    return row | fields
+
+
+def section_of(rows):
+    [section] = report(Ticket(RECIPE), rows).sections
+    return section
 
 
 def test_the_answer_names_the_last_level_without_a_clear_drop():
-    def row(level, variant, density, drop, half):
-        empty = dict.fromkeys(("stop_mean", "stop_ratio_mean", "stop_ratio_ci95", "order_l2_mean"))
-        told = {"drop_mean": drop, "drop_ci95": half, "accuracy_mean": 0.9 - drop, "accuracy_ci95": half}
-        return (
-            {"level": level, "variant": variant, "density": density, "weights_left": 100, "n": 3, "empty": ""}
-            | told
-            | empty
-        )
-
     rows = [
-        row(0, DENSE, 1.0, 0.0, 0.0),
-        row(1, "ticket", 0.8, -0.01, 0.005),
-        row(2, "ticket", 0.64, 0.001, 0.002),
-        row(3, "ticket", 0.5, 0.05, 0.01),
-        row(4, "ticket", 0.4, 0.001, 0.002),
-        row(1, "fresh weights", 0.8, 0.02, 0.01),
-        row(1, "random mask", 0.8, 0.02, 0.01),
-        row(2, "random mask", 0.64, 0.02, 0.03),
-        row(3, "random mask", 0.5, 0.06, 0.01),
+        row_of(0, DENSE, 0.0, 0.0),
+        row_of(1, "ticket", -0.01, 0.005),
+        row_of(2, "ticket", 0.001, 0.002),
+        row_of(3, "ticket", 0.05, 0.01),
+        row_of(4, "ticket", 0.001, 0.002),
+        row_of(1, "fresh weights", 0.02, 0.01),
+        row_of(1, "random mask", 0.02, 0.01),
+        row_of(2, "random mask", 0.02, 0.03),
+        row_of(3, "random mask", 0.06, 0.01),
     ]
-    said = ticket_answers(Lottery((RECIPE,)), rows)
-    assert "clearly below that at 80 % and 50 % of the weights; at other levels the seeds differ too much" in said[3]
-    assert "Ticket: not clearly below that down to 64 % of the weights, and clearly above that at 80 %;" in said[1]
-    assert "Same mask, fresh weights: clearly below that at every level told of" in said[2]
+    section = section_of(rows)
+    assert section.answer.startswith(
+        "Down to 64 % of the weights, trained alone, tickets are not clearly below all 100"
+    )
+    assert section.answer.endswith("the drop is 0.10 ± 0.20 points.")
+    assert section.sentences == [
+        "Ticket: clearly below all weights at 51.2 %, clearly above at 80 %.",
+        "Same mask, fresh weights: clearly below all weights at every level.",
+        "Random mask, original weights: clearly below all weights at 80 % and 51.2 %.",
+    ]
+    assert section_of(rows[:3]).answer.startswith("Down to 64 % of the weights, the last level, trained alone")
+    assert section_of([rows[0], rows[3]]).answer.startswith("No ticket does as well as all 100 weights")
+    assert section_of([rows[0], row_of(1, "ticket", 0.0, None)]).answer.startswith("One seed cannot say")
+
+
+def test_the_table_marks_what_is_clearly_below_all_weights():
+    section = section_of([row_of(0, DENSE), row_of(1, "ticket", 0.05, 0.01), row_of(1, "frozen", 0.05, 0.06)])
+    table = section.tables[0]
+    assert [column.head for column in table.columns] == ["level", "left", "ticket", "frozen"]
+    assert [column.cell(table.rows[0]) for column in table.columns[2:]] == ["85.00 ± 1.00 ✗", "85.00 ± 6.00"]
 
 
 def test_a_lottery_may_have_many_levels(store):
-    part = part_of(levels=150, rate=0.05)
-    value = part.mask(150, RECIPE)
+    tickets = tickets_of(levels=150, rate=0.05)
+    value = tickets.mask(150, RECIPE)
     [again] = load(json.loads(json.dumps(dump([value]))))
     assert again == value
     assert len(plan_jobs([value], store)) == 2 * 150
@@ -620,33 +650,33 @@ def test_a_lottery_may_have_many_levels(store):
     ],
 )
 def test_the_answer_says_how_surely_a_level_is_earlier(ratios, said):
-    shared = {"drop_mean": 0.0, "drop_ci95": 0.1, "accuracy_mean": 0.9, "accuracy_ci95": 0.1, "n": 3, "empty": ""}
-    shared |= {"order_l2_mean": None}
-    rows = [{"level": 0, "variant": DENSE, "density": 1.0, "weights_left": 100, **shared}]
+    early = {"stop_mean": 100.0, "stop_accuracy_mean": 0.9}
+    rows = [row_of(0, DENSE, **early)]
     for level, (ratio, half) in enumerate(ratios, start=1):
-        told = {"density": 0.8**level, "stop_ratio_mean": ratio, "stop_ratio_ci95": half}
-        rows.append({"level": level, "variant": "ticket", **told, **shared})
-    assert said in ticket_answers(Lottery((RECIPE,)), rows)[-1]
+        rows.append(row_of(level, "ticket", stop_ratio_mean=ratio, stop_ratio_ci95=half, **early))
+    assert said in section_of(rows).sentences[-1]
 
 
-def test_the_figure_reaches_the_rows_beyond_the_last_ticket():
-    rows = [
-        {"variant": variant, "density": density, "accuracy_mean": 0.9, "accuracy_min": 0.8, "accuracy_max": 1.0}
-        for variant, density in ((DENSE, 1.0), ("ticket", 0.8), ("complement", 0.2))
-    ]
-    most, least = against_weights(rows, "accuracy", "test accuracy, %", 100).axes[0].get_xlim()
+def test_the_figure_has_a_line_for_each_variant_and_reaches_the_rows_beyond_the_last_ticket():
+    rows = [row_of(0, DENSE), row_of(1, "ticket"), row_of(1, "complement", density=0.2)]
+    [[panel]] = section_of(rows).pictures["accuracy"].panels
+    most, least = panel.xlim
     assert most > 100
     assert least < 20
+    ticket, complement = (mark for mark in panel.marks if isinstance(mark, Points))
+    assert (ticket.label, ticket.x, ticket.half) == ("ticket", [100, 80], [10, 10])
+    assert (complement.label, complement.x) == ("what was pruned trained, the ticket frozen", [20])
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("ticket --variants random_mask", "variants names 'random_mask': did you mean random-mask or"),
-        ("ticket --variants none,frozen", "variants names 'none': "),
+        ("ticket --variants random_mask", "variants is 'random_mask': did you mean random mask or"),
+        ("ticket --variants none,frozen", "variants is 'none': "),
         ("ticket --data nothing --variants 'fresh-weights, frozen'", "unknown data 'nothing'"),
-        ("transfer --data digits --half a,b --controls fresh-wieghts", "did you mean fresh-weights"),
-        ("transfer --data digits --half a,b --controls fresh-weights,fresh-weights", "'fresh-weights' twice"),
+        ("ticket --stability --examples 100", "leave out examples and label-noise, or stability"),
+        ("carry --data digits --half a,b --controls fresh-wieghts", "did you mean fresh weights"),
+        ("carry --data digits --half a,b --controls fresh-weights,fresh-weights", "controls has a value twice"),
     ],
 )
 def test_names_of_variants_on_the_command_line(command, said, capsys):
