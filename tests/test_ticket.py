@@ -1,4 +1,4 @@
-"""Ticket tickets: mask arithmetic, what moves and what does not, controls, stability, files, and the report."""
+"""Lottery tickets: mask arithmetic, what moves and what does not, controls, stability, files, and the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from helpers import small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from letitgo.report.ticket import against_weights, ticket_answers, write_ticket_report
 from networks import OPTIMIZERS
 from torch import nn
 from torch.nn.utils import prune
