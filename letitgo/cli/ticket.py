@@ -51,8 +51,8 @@ def export(
     from letitgo.studies.ticket.study import export_ticket
 
     workers = default_workers() if running.workers is None else running.workers
-    level = study.levels if level is None else level
+    chosen = study.levels if level is None else level
     with kept_from_stdout():
-        ticket = export_ticket(study, level, file, open_store(running.store), workers)
+        ticket = export_ticket(study, chosen, file, open_store(running.store), workers)
     print(f"ticket: {file}: keeps {ticket} of those that pruning is about", file=sys.stderr)
     return 0
