@@ -271,7 +271,7 @@ def test_tasks_on_one_base_leave_the_same_rest(folder):
         recipe = small_recipe(widths="8", depth=2, epochs=1, label_noise=noise)
         study, of, policies = study_of(recipe, controls=False, only=())
         training = study.run(of, policy_of(policies, "filters", 0.1), recipe)
-        training.compute(folder, [recipe.steps])
+        carry_out(training, folder, [recipe.steps])
         ends.append(training.final.load(folder))
     both = changed(*ends)
     learned = policy_of(policies, "filters", 0.1).size(of)

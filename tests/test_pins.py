@@ -33,7 +33,6 @@ from typing import Any
 
 import pytest
 import torch
-from letitgo.studies.classifier.study import Classifier
 
 import letitgo
 from letitgo import plan
@@ -49,6 +48,7 @@ from letitgo.recipes.text import Text
 from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
+from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.finetune.study import Finetune
@@ -67,6 +67,7 @@ RENAMED: dict[str, str] = {
     "floor": "floor_mean",
     "delta_bytes": "delta_bytes_mean",
     "whole_bytes": "whole_bytes_mean",
+    "moved": "moved_max",
 }
 """Pinned column → what it is called now. A study that still uses the pinned name passes too."""
 

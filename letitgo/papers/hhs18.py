@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.papers import Claim, percent, scaled
-from letitgo.studies.classifier import Classifier
+from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.sweep import sweep
 
 TITLE = "Hoffer, Hubara and Soudry: Fix your classifier (arXiv:1801.04540)"
@@ -19,8 +19,8 @@ EPOCHS = 30
 def study(scale: float, seeds: int) -> Classifier:
     """FCN 3×256 and LeNet on MNIST and Fashion-MNIST, a learned classifier against both fixed ones."""
     data = ["mnist", "fashion_mnist"]
-    recipes, swept = sweep(model=["fcn", "lenet"], data=data, epochs=scaled(EPOCHS, scale))
-    return Classifier(tuple(recipes), tuple(swept), seeds)
+    recipes = sweep(model=["fcn", "lenet"], data=data, epochs=scaled(EPOCHS, scale))
+    return Classifier(tuple(recipes), seeds=seeds)
 
 
 def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:
@@ -29,7 +29,8 @@ def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:
     for row in rows:
         if row["classifier"] == "learned":
             continue
-        what = f"{row['classifier']}, {row['model']} on {row['data']}"
+        model, data = (row.get(name, getattr(study.recipes[0], name)) for name in ("model", "data"))
+        what = f"{row['classifier']}, {model} on {data}"
         drop, half, n = row["train_drop_mean"], row["train_drop_ci95"], row["n"]
         told += [
             Claim(
@@ -38,7 +39,7 @@ def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:
                 *percent(row["drop_mean"], row["drop_ci95"]),
                 n,
                 {"robust": True, "critical": False}.get(row["verdict"]),
-                f"little is {100 * study.tolerance:g} points",
+                f"little is {study.tolerance:g} points",
             ),
             Claim(
                 f"drop in training accuracy, points: {what}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -175,14 +176,14 @@ _DRAWN: dict[type, Any] = {Points: _points, Bars: _bars, Grid: _grid, Rule: _rul
 
 
 def _legend(figure: Figure, axes: Any) -> None:
-    """One legend for all panels, each name once."""
+    """One legend for all panels, each name once; the figure grows with it."""
     found: dict[str, Any] = {}
     for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        wide = max(map(len, found)) > 40
-        columns = 1 if wide else min(4, len(found))
+        columns = max(1, min(4, len(found), int(WIDTH / (0.4 + 0.062 * max(map(len, found))))))
+        figure.set_figheight(figure.get_figheight() + 0.17 * max(0, ceil(len(found) / columns) - 2))
         figure.legend(
             list(found.values()), list(found), frameon=False, fontsize=8, ncols=columns, loc="outside lower center"
         )

@@ -74,7 +74,7 @@ class CellStudy(StudyOptions):
         """The rows of one recipe, stage by stage: later stages may read results of earlier ones."""
         raise NotImplementedError
 
-    def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
+    def numbers(self, cell: Cell, results: Results) -> Mapping[str, Any]:
         """The quantities of a cell under one seed; None where one does not apply."""
         raise NotImplementedError
 
@@ -130,7 +130,7 @@ class CellStudy(StudyOptions):
                 for cell in cells:
                     yield columns, of, cell
 
-    def found(self, cell: Cell, of: Subject, store: Store) -> dict[int, Mapping[str, float | None]]:
+    def found(self, cell: Cell, of: Subject, store: Store) -> dict[int, Mapping[str, Any]]:
         """The quantities of a cell by seed, of the seeds that the store holds."""
         numbers = {}
         for recipe in of.seeds:

@@ -21,6 +21,8 @@ SOURCE = "Rosenfeld and Tsotsos (arXiv:1802.00844); Frankle, Schwab and Morcos (
 RANDOM = "random values"
 TASKS = 10
 """Tasks on one base for which storage is added up."""
+WIDEST = 6
+"""Columns that fit a terminal."""
 FEW = 8
 """Names beside points of a figure, at most."""
 
@@ -100,7 +102,7 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     tables = []
     if shares:
         title = "a share of each layer" + ("" if varied else f" ({conditions(shares[0])})")
-        tables.append(Table([NAME, *varied, VALUES, DROP, ABOVE, STORED], shares, title))
+        tables.append(Table([NAME, *varied, VALUES, DROP, ABOVE, STORED][:WIDEST], shares, title))
     if alone:
         tables.append(Table([NAME, VALUES, DROP, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
     shown = len(tables)

@@ -1,0 +1,144 @@
+"""What the rows of fixed classifiers say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from letitgo.recipes import Recipe
+from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
+from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+
+if TYPE_CHECKING:
+    from letitgo.studies.classifier.study import Classifier
+
+Row = dict[str, Any]
+
+TITLE = "Does the classifier need training?"
+SOURCE = "Hoffer, Hubara and Soudry, Fix your classifier, ICLR 2018 (arXiv:1801.04540)."
+NAMES = {
+    "hadamard": "a fixed Hadamard matrix",
+    "orthogonal": "a fixed orthogonal matrix",
+    "frozen": "its initial weights",
+}
+SIDES = ("lower", "higher", "undecided")
+
+NAME = Column("classifier", "classifier")
+TEST = Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points)
+DROP = Column(
+    "drop", "drop", "Learned minus this in test accuracy, paired by seed, in points.", numbers.points, "verdict"
+)
+TRAIN_DROP = Column("train_drop", "training drop", "The same in training accuracy.", numbers.points)
+SAVED = (
+    Column("saved", "saves", "Share of the training arithmetic that is saved.", numbers.percent),
+    Column("memory_saved", "memory", "Share of gradients and optimiser state that is saved.", numbers.percent),
+)
+ALL_NUMBERS = (
+    *(NAME, Column("layer", "layer"), TEST),
+    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    *(DROP, TRAIN_DROP),
+    Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
+    Column("fixed_share", "share", "Their share.", numbers.percent),
+    *SAVED,
+    Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
+    Column("n", "n", "Number of seeds.", numbers.count),
+)
+
+
+def report(study: Classifier, rows: Sequence[Row]) -> Report:
+    """The report of fixed classifiers."""
+    sections, replaced = [], []
+    for recipe, part in groups(study, rows):
+        if part and part[0]["n"]:
+            varied = ", ".join(str(getattr(recipe, field)) for field in study.swept)
+            own = [
+                row | {"what": ": ".join(filter(None, (varied, row["classifier"])))}
+                for row in part
+                if row["verdict"] and row["n"]
+            ]
+            sections.append(_section(study, recipe, part, own))
+            replaced += own
+    if len(sections) > 1:
+        counts = [f"{sum(row['verdict'] == kind for row in replaced)} {kind}" for kind in VERDICTS]
+        answer = f"{len(replaced)} replacements of the classifier: {', '.join(counts)}."
+        sections.insert(0, Section("All together", answer, pictures={"drops": _drops(study, replaced)}))
+    note = (
+        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the learned classifier's "
+        "accuracy minus this one's, under the same seed. Robust: the whole interval is within "
+        f"{within(study.tolerance)}. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, "
+        "relative to training with the learned classifier. The scale multiplies features of norm one; rows of an "
+        "orthogonal matrix have norm one, those of a Hadamard matrix √features."
+    )
+    return Report("classifier", TITLE, sections, note, SOURCE)
+
+
+def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequence[Row]) -> Section:
+    numbered = [row | {"growth": _growth(row["scale"])} for row in rows if row["n"]]
+    tables = [Table([NAME, TEST, DROP, TRAIN_DROP, *SAVED], fixed), Table(ALL_NUMBERS, numbered, "All numbers")]
+    pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
+    if scaled := [row for row in fixed if row["scale"]]:
+        pictures["scale"] = _scale(scaled)
+    answer, sentences = _answer(study, fixed), _sentences(rows[0], fixed)
+    return Section(heading(recipe, study.swept), answer, sentences, tables, 1, pictures, resolved(recipe))
+
+
+def _growth(scale: list[float] | None) -> str:
+    return f"{scale[0]:.2f} → {scale[-1]:.2f}" if scale else ""
+
+
+def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
+    """The replacement that costs least, if it is surely within the tolerance."""
+    robust = [row for row in fixed if row["verdict"] == "robust"]
+    best = min(robust, key=lambda row: row["drop_mean"], default=None)
+    if best is not None:
+        saved = numbers.percent(best["memory_saved"])
+        return (
+            f"The classifier need not be learned: with {NAMES[best['classifier']]} the drop in test accuracy is "
+            f"{cost(best)}, and {saved} of gradients and optimiser state is saved."
+        )
+    if fixed and all(row["verdict"] == "critical" for row in fixed):
+        return f"The classifier is worth training: every replacement costs more than {within(study.tolerance)}."
+    return f"Undecided: no replacement of the classifier is surely within {within(study.tolerance)}."
+
+
+def _sentences(base: Row, fixed: Sequence[Row]) -> list[str]:
+    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
+    said = [f"Learned classifier: {accuracy} % test accuracy, {base['parameters']:,} weights, n = {base['n']}."]
+    if fixed:
+        said.append(f"Test accuracy: {verdicts(fixed, 'classifier')}.")
+        sides = {side: [row["classifier"] for row in fixed if _side(row) == side] for side in SIDES}
+        found = [f"{side} with {listed(names)}" for side, names in sides.items() if names]
+        said.append(f"Training accuracy: {', '.join(found)}.")
+    if any(row["verdict"] == "undecided" for row in fixed):
+        said.append(f"Undecided at n = {base['n']}: more seeds (--seeds) may decide.")
+    return said
+
+
+def _side(row: Row) -> str:
+    """Whether training accuracy is surely lower or higher than with the learned classifier."""
+    drop, half = row["train_drop_mean"], row["train_drop_ci95"]
+    return SIDES[2] if half is None or abs(drop) <= half else SIDES[0] if drop > 0 else SIDES[1]
+
+
+def _drops(study: Classifier, rows: Sequence[Row]) -> Picture:
+    names = [row["what"] for row in rows]
+    band = Band(0, study.tolerance, label="within the tolerance")
+    test = Panel([band, Rule(0, upright=True, line="-"), *judged(rows)], "test accuracy", "drop, points", places=names)
+    halves = [None if row["train_drop_ci95"] is None else 100 * row["train_drop_ci95"] for row in rows]
+    means = [100 * row["train_drop_mean"] for row in rows]
+    train = Points(means, range(len(rows)), halves, sideways=True)
+    panels = [test, Panel([Rule(0, upright=True, line="-"), train], "training accuracy", "drop, points", places=names)]
+    return Picture(
+        [panels], "Cost of replacing the learned classifier: mean paired drops with 95 % intervals over seeds."
+    )
+
+
+def _scale(rows: Sequence[Row]) -> Picture:
+    panels = []
+    for row, colour in zip(rows, PALETTE, strict=False):
+        epochs = range(len(row["scale"]))
+        line = Points(epochs, row["scale"], colour=colour, line="-")
+        steps = [str(epoch) for epoch in epochs] if len(epochs) <= 12 else ()
+        panels.append(Panel([line], row["classifier"], "epoch", "scale", steps=steps))
+    return Picture([panels], "The learned scale over training, mean over seeds.")
