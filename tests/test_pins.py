@@ -90,6 +90,7 @@ STEPS = {
     "validation": steps.HoldOut(50),
     "fit": steps.Fit("1x28x28"),
     "pixels": steps.Pixels(),
+    "vocabulary": steps.Vocabulary(24),
 }
 START = Initial(FCN, 0)
 NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
 from letitgo import weights
@@ -26,6 +25,7 @@ from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.statistics import ci95, mean, verdict
 from letitgo.studies.sweep import with_seeds
+from letitgo.training import take_step
 
 Kind = Literal["learned", "frozen", "hadamard", "orthogonal"]
 Row = dict[str, Any]
@@ -193,14 +193,8 @@ def _memory(run: Run) -> int:
     weights.train_only(module, weights.Selection(run.moves, weights.parameter_names(module)))
     optimizer = run.recipe.make_optimizer(weights.trainable(module))
     split = run.recipe.dataset.split("train")
-
-    def closure() -> Tensor:
-        loss = cross_entropy(module(split.batch(slice(0, 2))), split.labels[:2])
-        loss.backward()
-        return loss
-
     with torch.random.fork_rng(devices=[]):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        take_step(module, optimizer, run.recipe.task, split.batch(slice(0, 2)), split.labels[:2])
     kept = [weight.grad for weight in module.parameters()]
     kept += [item for state in optimizer.state.values() for item in state.values()]
     return sum(item.nbytes for item in tree_leaves(kept) if isinstance(item, Tensor))

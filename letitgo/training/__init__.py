@@ -1,7 +1,7 @@
-"""The one loop: a module, a recipe and a clock, to states along a trajectory; how a state is evaluated; and where."""
+"""The one loop: a module, a recipe and a clock, to states along a trajectory; and where."""
 
-from letitgo.training.evaluate import evaluate
 from letitgo.training.loop import Moment, train
 from letitgo.training.place import CPU, Place
+from letitgo.training.step import take_step
 
-__all__ = ["CPU", "Moment", "Place", "evaluate", "train"]
+__all__ = ["CPU", "Moment", "Place", "take_step", "train"]
