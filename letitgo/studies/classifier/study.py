@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
 from letitgo import weights
@@ -27,6 +26,7 @@ from letitgo.studies.check import check_recipe
 from letitgo.studies.classifier.options import ClassifierOptions
 from letitgo.studies.statistics import mean
 from letitgo.studies.subject import Subject
+from letitgo.training import take_step
 
 FIXED = ("hadamard", "orthogonal")
 """Classifiers that are a fixed matrix with a learned scale."""
@@ -124,14 +124,8 @@ def _memory(run: Run) -> int:
     weights.train_only(module, weights.Selection(run.moves, weights.parameter_names(module)))
     optimizer = run.recipe.make_optimizer(weights.trainable(module))
     split = run.recipe.dataset.split("train")
-
-    def closure() -> Tensor:
-        loss = cross_entropy(module(split.batch(slice(0, 2))), split.labels[:2])
-        loss.backward()
-        return loss
-
     with torch.random.fork_rng(devices=[]):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        take_step(module, optimizer, run.recipe.task, split.batch(slice(0, 2)), split.labels[:2])
     kept = [weight.grad for weight in module.parameters()]
     kept += [item for state in optimizer.state.values() for item in state.values()]
     return sum(item.nbytes for item in tree_leaves(kept) if isinstance(item, Tensor))
