@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
-from math import exp
+from math import exp, sqrt
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from letitgo.recipes.steps import Half, HoldOut, Vocabulary
 from letitgo.recipes.tasks import Classification, NextWord
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
+from letitgo.studies.classifier.study import Classifier
+from letitgo.studies.compute import compute
 from letitgo.weights import initial_state
 
 TEXT = " ".join(f"the cat{i % 7} saw a dog{i * i % 11}." for i in range(1500))
@@ -167,3 +171,28 @@ def test_the_program_trains_a_language_model(text, tmp_path):
     assert 0 < row["loss"] < 10
     plan = letitgo("--dry-run")["dry_run"]
     assert (plan["runs"], plan["runs_stored"], plan["measures_stored"]) == (1, 1, 2)
+
+
+def test_the_study_of_classifiers_compares_perplexities(recipe, store):
+    recipe = dataclasses.replace(recipe, epochs=2)
+    study = Classifier(recipe, seeds=2, kinds=("hadamard", "frozen"))
+    outcome = compute(study, store)
+    assert not outcome.failures
+    rows = {row["classifier"]: row for row in outcome.rows}
+    [of] = study.subjects
+    for kind, row in rows.items():
+        found, learned = (
+            [
+                Evaluation.under(seeded, study.run(of, one, seeded).final, "test").result(store)["perplexity"]
+                for seeded in of.seeds
+            ]
+            for one in (kind, "learned")
+        )
+        assert row["perplexity_mean"] == pytest.approx(fmean(found))
+        assert row["ratio_mean"] == pytest.approx(fmean(own / base for own, base in zip(found, learned, strict=True)))
+        assert row["n"] == 2
+    assert rows["learned"]["ratio_mean"] == 1
+    assert rows["hadamard"]["scale"][0] == pytest.approx(1 / sqrt(24))
+    text = "\n".join(outcome.answers)
+    assert f"Test perplexity {rows['learned']['perplexity_mean']:.2f}" in text
+    assert f"{rows['hadamard']['ratio_mean']:.2f}" in text
