@@ -167,7 +167,7 @@ def measure(value: Measure, store: Store, place: Place = CPU) -> None:
     begin = time.monotonic()
     with place.entered():
         result = value.compute(store, place)
-    body = {"result": result, **provenance(value, time.monotonic() - begin, place)}
+    body = {"result": result, "summary": value.summary(), **provenance(value, time.monotonic() - begin, place)}
     store.write(value.address, value.key, body)
 
 

@@ -81,6 +81,9 @@ class Evaluation(Measure):
             fields |= {"label_noise": recipe.label_noise, "noise_seed": recipe.seed}
         return cls(state, recipe.dataset, split, **fields)
 
+    def summary(self) -> dict[str, Any]:
+        return {"split": self.split}
+
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """``accuracy`` (fraction), ``loss`` (nats), ``n`` (examples)."""
         module = place.bring(self.state.module(store))

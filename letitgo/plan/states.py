@@ -234,7 +234,14 @@ class At(Stored, State):
         if projected:
             tensors |= {f"subspace/{name}": p.detach().clone() for name, p in projected.learned.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer[0].items()}
+        trains = self.run.trains
+        summary = {
+            "begin": self.run.begin,
+            "frozen": [name for name in frozen if name not in origin],
+            "part": type(trains).__name__.lower() if isinstance(trains, Choice) else "",
+        }
         body = {
+            "summary": summary,
             "recipe": self.run.recipe.fields(),
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),

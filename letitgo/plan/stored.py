@@ -23,6 +23,10 @@ class Stored(Value):
         kind = kind_of(type(self)).replace(":", ".").lower()
         return f"{kind}s/{self.key[:2]}/{self.key}"
 
+    def summary(self) -> dict[str, Any]:
+        """What a catalogue shows of the value, as JSON: the catalogue knows no kinds of values."""
+        return {}
+
     def record(self, store: Store) -> dict[str, Any]:
         """What the store holds of it.
 
