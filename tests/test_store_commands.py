@@ -6,14 +6,20 @@ import json
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas
 import pytest
+import torch
 from helpers import small_recipe
 from test_store import KEY
+from torch import nn
 
+from letitgo import weights
 from letitgo.cli.main import run
-from letitgo.plan import reached
+from letitgo.execute.training import carry_out
+from letitgo.plan import Choice, Initial, Run, reached
 from letitgo.store import Store, claimed, open_store
 from letitgo.store.addresses import MARK
 from letitgo.studies.compute import compute
@@ -319,6 +325,40 @@ def test_runs_in_a_subspace_are_not_told_as_frozen(tmp_path, capsys, monkeypatch
         ("", True, False),
         ("subspace", False, True),
     }
+
+
+@dataclass(frozen=True, eq=False)
+class EveryOther(Choice):
+    """Every other value of a tensor."""
+
+    name: str
+
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
+        tensor = module.get_parameter(self.name)
+        return weights.entries(module, {self.name: (torch.arange(tensor.numel()) % 2 == 0).view_as(tensor)})
+
+
+def test_runs_names_a_choice_that_it_does_not_know(store, told):
+    recipe = RECIPES[0]
+    training = Run(Initial(recipe.network, 0), EveryOther("fc1.weight"), recipe)
+    carry_out(training, store, [recipe.steps])
+    (row,) = told("runs")["rows"]
+    assert (row["part"], row["frozen"], row["begin"]) == ("everyother", "fc1 fc2 fc3", 0)
+
+
+def test_records_without_a_summary_are_listed_with_blanks(filled, told, tmp_path, capsys):
+    for final in map(STUDY.final, RECIPES):
+        body, tensors = final.record(filled), filled.read_tensors(final.address, final.key)
+        filled.write(final.address, final.key, {name: body[name] for name in body if name != "summary"}, tensors)
+    blank = [row for row in told("runs")["rows"] if row["frozen"] is None]
+    assert len(blank) == 2
+    assert all(row["part"] is row["begin"] is None and row["model"] == "fcn" for row in blank)
+    assert run(["runs"]) == 0
+    assert "–" in capsys.readouterr().out
+    assert run(["export", str(tmp_path / "a.parquet")]) == 0
+    rows = pandas.read_parquet(tmp_path / "a.parquet")
+    assert set(rows[rows.frozen.isna()].run) == {STUDY.final(recipe).run.key for recipe in RECIPES}
+    assert compute(STUDY, filled).rows == compute(STUDY, tmp_path / "anew").rows
 
 
 def test_what_cannot_be_written_is_not_blamed_on_the_store(filled, capsys):

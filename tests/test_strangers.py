@@ -22,13 +22,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_store import ADDRESS, BODY, FOLDER, KEY, MEASURE, TENSORS, fill
 
+from letitgo.catalogue.clean import find_rubbish, remove
+from letitgo.catalogue.merge import merge
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.plan.measures import Measure
 from letitgo.store import Store, claimed, claims, open_store
 from letitgo.store.addresses import MARK, NoAddress, is_address, is_file, is_folder
-from letitgo.store.clean import find_rubbish, remove
-from letitgo.store.merge import merge
 from letitgo.value import canonical, sha256
 
 STUDY = f"studies/{KEY}"

@@ -34,8 +34,8 @@ def clean(
     What a study lists stays, and what a run under way is at. Results written by an older version are listed when their
     study is started once more.
     """
-    from letitgo.store.clean import find_rubbish
-    from letitgo.store.clean import remove as remove_rubbish
+    from letitgo.catalogue.clean import find_rubbish
+    from letitgo.catalogue.clean import remove as remove_rubbish
 
     if not hours >= 0:
         raise BadRequest(f"hours is {hours}: give 0 or more")

@@ -21,7 +21,7 @@ def export(
     import os
     from pathlib import Path
 
-    from letitgo.store.export import export as write
+    from letitgo.catalogue.export import export as write
 
     target = Path(path)
     if not path or target.is_dir() or not os.access(target.parent, os.W_OK):

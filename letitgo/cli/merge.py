@@ -21,7 +21,7 @@ def merge(
     options: StoreOptions = StoreOptions(),  # noqa: B008
 ) -> int:
     """Copy what the store lacks of another's results, digests checked; where two differ, ours stays and is named."""
-    from letitgo.store.merge import merge as merged
+    from letitgo.catalogue.merge import merge as merged
 
     with existing_store(other, "name another") as theirs:
         store = open_store(options.store)

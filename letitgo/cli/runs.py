@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from letitgo.catalogue.contents import contents, run_rows, running_studies, study_rows
 from letitgo.cli.options import StoreOptions, whole
 from letitgo.cli.tables import ago, existing_store, show_rows, size, write_csv, write_json
 from letitgo.errors import BadRequest, nearest
-from letitgo.store.contents import contents, run_rows, running_studies, study_rows
 
 
 def runs(

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from letitgo.catalogue.contents import shown
 from letitgo.cli.options import StoreOptions
 from letitgo.cli.tables import existing_store, printable, write_csv, write_json
-from letitgo.store.contents import shown
 
 
 def show(

@@ -54,7 +54,7 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape("" if value is None else printable(value)) for value in row.values()))
+        table.add_row(*(escape("–" if value is None else printable(value)) for value in row.values()))
     stdout_console().print(table)
 
 

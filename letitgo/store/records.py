@@ -64,13 +64,6 @@ def examined(data: bytes, address: str) -> Record:
     return record
 
 
-def dig(data: Any, *names: str) -> Any:
-    """What lies under a chain of names; None where there is no such thing."""
-    for name in names:
-        data = data.get(name) if isinstance(data, dict) else None
-    return data
-
-
 @cache
 def _form(study: bool) -> Any:
     from pydantic import AfterValidator, ConfigDict, TypeAdapter, create_model
@@ -83,6 +76,7 @@ def _form(study: bool) -> Any:
     named = dict[str, Any]
     fields: dict[str, Any] = {
         "value": (named, {}),
+        "summary": (named, {}),
         "recipe": (named, {}),
         "result": (named, {}),
         "versions": (dict[str, str], {}),

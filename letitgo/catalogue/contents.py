@@ -1,4 +1,4 @@
-"""What a store holds, told from its files and records alone: no value is built, nothing is set aside."""
+"""What a store holds, from its files and records alone: no value is built, nothing is set aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from letitgo.errors import BadRequest
 from letitgo.store.addresses import is_address
 from letitgo.store.claims import live
-from letitgo.store.records import Record, dig
+from letitgo.store.records import Record
 from letitgo.store.store import Store
 
 Row = dict[str, Any]
@@ -105,13 +105,13 @@ def run_row(store: Store, run: Found) -> Row | None:
         body = store.examine(max(whole or run.states))["body"]
     except (OSError, ValueError):
         return None
-    recipe = body.get("recipe", {})
+    recipe, said = body.get("recipe", {}), summary(body)
     return {
         "key": run.key,
         **{name: recipe.get(name) for name in ("model", "data", "epochs", "seed")},
-        "begin": dig(body, "value", "run", "begin"),
-        "frozen": " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in frozen(body))),
-        "part": part(body),
+        "begin": said["begin"],
+        "frozen": _layers(said["frozen"]),
+        "part": said["part"],
         "states": len(whole),
         "bytes": run.bytes,
         "seconds": body.get("seconds"),
@@ -121,18 +121,23 @@ def run_row(store: Store, run: Found) -> Row | None:
     }
 
 
-def frozen(body: Row) -> list[str]:
-    """Names of the parameters that none of a run's values move; those in a subspace do."""
-    trains = dig(body, "value", "run", "trains")
-    within = dig(trains, "within") if dig(trains, "kind") == "Subspace" else None
-    projected = within if isinstance(within, list) else []
-    return [name for name in body.get("frozen", ()) if name not in projected]
+def _layers(parameters: list[str] | None) -> str | None:
+    if parameters is None:
+        return None
+    return " ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in parameters))
 
 
-def part(body: Row) -> str:
-    """How parts of tensors are trained, as in ``subspace`` or ``kept``; empty where whole ones are."""
-    kind = dig(body, "value", "run", "trains", "kind")
-    return kind.lower() if isinstance(kind, str) else ""
+def summary(body: Row) -> Row:
+    """What the value of a record says of itself; None where the record is of an earlier version and says nothing.
+
+    Of a point of a run ``begin``, the step at which its run starts; ``frozen``, the names of parameters that do not
+    move; and ``part``, how parts of tensors are trained, as in ``subspace``, empty where whole ones are. Of an
+    evaluation ``split``.
+    """
+    said = body.get("summary", {})
+    names = said.get("frozen")
+    frozen = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    return {**{name: said.get(name) for name in ("begin", "part", "split")}, "frozen": frozen}
 
 
 def run_rows(store: Store, found: Contents, where: dict[str, str], study: str | None = None) -> Iterator[Row]:
@@ -166,7 +171,7 @@ def study_rows(store: Store) -> list[Row]:
             continue
         key = address.rpartition("/")[2]
         about = {
-            "models": " ".join(dict.fromkeys(str(dig(recipe, "model")) for recipe in body["recipes"])),
+            "models": " ".join(dict.fromkeys(str(recipe.get("model")) for recipe in body["recipes"])),
             "options": " ".join(f"{name}={_short(option)}" for name, option in body.get("options", {}).items()),
         }
         rows.append(
@@ -256,7 +261,8 @@ def shown(store: Store, prefix: str) -> Row:
     record = examined(store, address)
     body = record["body"]
     sizes = {"tensor_bytes": record["tensors"]["bytes"]} if "tensors" in record else {}
-    told = {name: body[name] for name in body if name not in ("value", "optimizer", "frozen_digest", "values")}
+    hidden = ("value", "summary", "optimizer", "frozen_digest", "values")
+    told = {name: body[name] for name in body if name not in hidden}
     if "values" in body:
         told["results"] = len(body["values"])
     try:

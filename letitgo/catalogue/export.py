@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from letitgo.catalogue.contents import summary
 from letitgo.errors import WorkFailed
 from letitgo.store.addresses import is_address
-from letitgo.store.contents import frozen, part
-from letitgo.store.records import dig
 from letitgo.store.store import Store
 
 Row = dict[str, Any]
@@ -106,7 +105,7 @@ def rows_of(store: Store) -> Iterator[Row]:
         about = {
             "key": record["key"],
             "kind": value.get("kind") or folder,
-            "split": value.get("split"),
+            "split": summary(body)["split"],
             "state": state,
             "seconds": body.get("seconds"),
             "host": body.get("host"),
@@ -158,12 +157,13 @@ def _of_run(store: Store, state: str, runs: dict[str, Row]) -> Row:
             body = store.examine(state)["body"]
         except (OSError, ValueError):
             body = {}  # cleaned away
-        recipe = body.get("recipe", {})
+        recipe, said = body.get("recipe", {}), summary(body)
+        frozen = said["frozen"]
         runs[folder] = {
             "run": folder.rpartition("/")[2],
-            "begin": dig(body, "value", "run", "begin"),
-            "frozen": " ".join(frozen(body)) if "frozen" in body else None,
-            "part": part(body) if body else None,
+            "begin": said["begin"],
+            "frozen": None if frozen is None else " ".join(frozen),
+            "part": said["part"],
             **{name: recipe.get(name) for name in ("model", "data", "optimizer", "lr", "epochs", "batch_size", "seed")},
             "recipe": json.dumps(recipe) if recipe else None,
         }

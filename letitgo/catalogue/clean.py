@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from letitgo.catalogue.contents import one_of, running_studies
 from letitgo.errors import BadRequest
 from letitgo.store.addresses import finished
 from letitgo.store.claims import live
-from letitgo.store.contents import one_of, running_studies
 from letitgo.store.files import Entry
 from letitgo.store.store import Store
 
