@@ -270,7 +270,5 @@ def _under(prefix: str, tensors: weights.State) -> weights.State:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-
-
 def _digest(state: weights.State) -> str:
     return sha256(canonical([[name, sha256(tensor.numpy().tobytes())] for name, tensor in state.items()]))
