@@ -96,6 +96,7 @@ STEPS = {
     "validation": steps.HoldOut(50),
     "fit": steps.Fit("1x28x28"),
     "pixels": steps.Pixels(),
+    "vocabulary": steps.Vocabulary(24),
 }
 START = Initial(FCN, 0)
 NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
@@ -137,6 +138,7 @@ def _described() -> dict[str, Value]:
             model="fixed-classifier", model_args={"network": "fcn", "layer": "fc4", "kind": "orthogonal"}
         ),
         "recipe, sgd": Recipe(lr=0.1, momentum=0.0, weight_decay=5e-4),
+        "recipe, clip": Recipe(clip=1.0, schedule="linear"),
         "recipe, optimizer": Recipe(optimizer="Adam", lr=0.001, optimizer_args={"betas": [0.9, 0.99]}),
         "recipe, the rest": Recipe(label_noise=0.2, schedule="cosine", epochs=7, batch_size=60, seed=4),
     }

@@ -20,8 +20,7 @@ import letitgo
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor
 from letitgo.plan import Distance, Evaluation, Graft, Initial
-from letitgo.plan.measures import BATCH
-from letitgo.training import evaluate as evaluated
+from letitgo.recipes.tasks import BATCH
 from letitgo.value import derive
 from letitgo.weights import copied, everything, initial_state, layers, robustness, select
 
@@ -262,7 +261,7 @@ def test_the_table():
 
 def accuracy_on(recipe):
     split = recipe.dataset.split("test")
-    return lambda model: evaluated(model, split.batches(BATCH))["accuracy"]
+    return lambda model: recipe.task.evaluate(model, split)["accuracy"]
 
 
 @pytest.mark.parametrize("model", ["fcn", "helpers:NormNet"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import cos, pi
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def test_a_run_that_freezes_on_the_way_can_stop_too(name, stop, folders):
     assert moved >= set(run.trains)
 
 
-def by_hand(recipe: Recipe, factor) -> dict[str, Tensor]:
+def by_hand(recipe: Recipe, factor, clip: float = inf) -> dict[str, Tensor]:
     """Plain PyTorch: stochastic gradient descent with momentum, the last batch of an epoch as small as it is."""
     module = seeded(recipe.network, 0)
     load_state(module, initial_state(recipe.network, recipe.seed))
@@ -147,6 +147,10 @@ def by_hand(recipe: Recipe, factor) -> dict[str, Tensor]:
             optimizer.param_groups[0]["lr"] = 0.05 * factor(step / recipe.steps)
             optimizer.zero_grad()
             cross_entropy(module(split.batch(rows)), split.labels[rows]).backward()
+            norm = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters()))
+            if norm > clip:
+                for p in module.parameters():
+                    p.grad *= clip / norm
             optimizer.step()
             step += 1
     assert step == recipe.steps
@@ -165,6 +169,7 @@ def test_training_is_the_loop_anyone_would_write(batch_size, store):
     [
         ("cosine", lambda progress: (1 + cos(pi * progress)) / 2),
         ("step", lambda progress: 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.9))),
+        ("linear", lambda progress: 1 - progress),
         ("helpers:half_then_less", lambda progress: 0.5 - progress / 4),
     ],
 )
@@ -172,6 +177,15 @@ def test_a_schedule_sets_the_rate_of_each_step(schedule, factor, store):
     run = baseline(small_recipe(lr=0.05, momentum=0.9, schedule=schedule))
     carry_out(run, store, [STEPS])
     assert bits(run.final.load(store)) == bits(by_hand(run.recipe, factor))
+
+
+def test_clipping_scales_gradients_down_to_a_norm(store):
+    recipe = small_recipe(lr=0.05, momentum=0.9, clip=0.5)
+    run = baseline(recipe)
+    carry_out(run, store, [STEPS])
+    expected = by_hand(recipe, lambda progress: 1.0, clip=0.5)
+    torch.testing.assert_close(dict(run.final.load(store)), dict(expected), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(expected["fc1.weight"], by_hand(recipe, lambda progress: 1.0)["fc1.weight"], atol=1e-3)
 
 
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from letitgo import weights
@@ -15,7 +14,6 @@ from letitgo.execute.record import provenance
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
 from letitgo.store import Store
-from letitgo.training.evaluate import BATCH, evaluate
 from letitgo.training.loop import train
 from letitgo.training.optimizer_state import pack, unpack
 from letitgo.training.place import CPU, Place
@@ -26,7 +24,6 @@ PAUSE = 100
 LOOK = 100
 """Steps between evaluations on the held-out examples, as in FC18 (arXiv:1803.03635)."""
 
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 Point = dict[str, Any]
 """Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` where they are best."""
@@ -75,13 +72,12 @@ def _train(
     begin, module, optimizer_state, curve = _resumed(run, store, before=min(wanted))
     names = [name for name, _ in weights.named_trainable(module)]
     looks = _looks(run, begin, max(wanted))
-    held_out = list(run.recipe.dataset.split("validation").batches(BATCH)) if looks else []
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
     for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step):
         now = time.monotonic()
         if moment.step in looks:
-            curve = [*curve, _look(run, module, held_out, moment.step, curve)]
+            curve = [*curve, _look(run, module, moment.step, curve)]
         if moment.step not in wanted and now - saved < checkpoint_every:
             continue
         old = list(store.under(run.partial_folder))
@@ -129,11 +125,12 @@ def _looks(run: Run, begin: int, end: int) -> range:
     return range((begin // every + 1) * every, end + 1, every) if run.recipe.validation else range(0)
 
 
-def _look(run: Run, module: nn.Module, held_out: Batches, step: int, curve: list[Point]) -> Point:
+def _look(run: Run, module: nn.Module, step: int, curve: list[Point]) -> Point:
     """Evaluate on the held-out examples; and on the test split, where their loss was never lower."""
-    found = evaluate(module, held_out)
+    task, dataset = run.recipe.task, run.recipe.dataset
+    found = task.evaluate(module, dataset.split("validation"))
     least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
     best = not curve or (found["loss"] is not None and found["loss"] < least)
-    test = evaluate(module, run.recipe.dataset.split("test").batches(BATCH))["accuracy"] if best else None
+    test = task.evaluate(module, dataset.split("test"))["accuracy"] if best else None
     module.train()
     return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}

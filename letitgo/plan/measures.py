@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from letitgo import weights
 from letitgo.plan.cost import step_cost
@@ -17,8 +16,8 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
 from letitgo.recipes.splits import noisy
+from letitgo.recipes.tasks import BATCH
 from letitgo.store import Store
-from letitgo.training.evaluate import BATCH, evaluate
 from letitgo.training.place import CPU, Place
 
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
@@ -88,14 +87,13 @@ class Evaluation(Measure):
         return {"split": self.split}
 
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
-        """``accuracy`` (fraction), ``loss`` (nats), ``n`` (examples)."""
+        """``accuracy`` (fraction), ``loss`` (nats), ``n`` (answers), and what else the task gives."""
         module = place.bring(self.state.module(store))
         if self.statistics == "re-estimated":
             weights.re_estimate(module, (inputs for inputs, _ in self.dataset.split("train").batches(BATCH)))
         split = self.dataset.split(self.split)
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
-        inputs = (inputs for inputs, _ in split.batches(BATCH))
-        return evaluate(module, zip(inputs, labels.split(BATCH), strict=True))
+        return self.dataset.task.evaluate(module, replace(split, labels=labels))
 
     def cost(self) -> int:
         """Floating-point operations, counted."""
@@ -176,7 +174,7 @@ class Gradients(Measure):
             inputs, labels = batches.at(step)
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(batches.seed(step))
-                loss = cross_entropy(module(inputs), labels)
+                loss = recipe.task.loss(module, inputs, labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):
                 squares[name].append(0.0 if gradient is None else _squares(gradient))

@@ -1,4 +1,4 @@
-"""Image data sets, decoded once into one tensor and memory-mapped by whoever trains on them."""
+"""Data sets: a text; or images, decoded once into one tensor and memory-mapped by whoever trains on them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.recipes.splits import Content, Split
-from letitgo.recipes.steps import Step, brightest, described, moments
+from letitgo.recipes.splits import Content, Kind, Split
+from letitgo.recipes.steps import Step, Vocabulary, brightest, described, moments
+from letitgo.recipes.tasks import TASKS, Task
+from letitgo.recipes.text import PYTHON, is_text, read_text
 from letitgo.value import Value, canonical, sha256
 
 HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
@@ -30,7 +32,7 @@ class Data(Value):
     """A data set: what it holds is in its key, where it lies is not.
 
     Attributes:
-        name: ``digits``, a short name, a hub id or a folder.
+        name: ``digits``, a short name, a hub id, a folder or a text file.
         digest: SHA-256 over all inputs and labels as they were decoded.
         steps: What is done to it, in this order.
     """
@@ -48,8 +50,18 @@ class Data(Value):
         return replace(self, steps=tuple(step for step in self.steps if step.reshapes))
 
     @property
+    def kind(self) -> Kind:
+        """What the inputs are."""
+        return _content(self.name).kind
+
+    @property
+    def task(self) -> Task:
+        """What a network is trained to do with them."""
+        return TASKS[self.kind]
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: channels, height, width."""
+        """Shape of one input: channels, height, width; or number of words."""
         return tuple(self.split("train").inputs.shape[1:])
 
     @property
@@ -68,28 +80,36 @@ def open_data(name: str, *steps: Step) -> Data:
     Args:
         name: ``digits`` (bundled with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``, an id on the Hugging
             Face hub, or a folder laid out as on the hub. Where the environment variable ``LETITGO_DATA`` names a folder
-            that holds a folder of that short name, that is read.
-        steps: What is done to it, in this order; see :mod:`letitgo.recipes.steps`.
+            that holds a folder of that short name, that is read. Or a text: ``python-manual``, which comes with
+            Python, or a text file.
+        steps: What is done to it, in this order; see :mod:`letitgo.recipes.steps`. A text has :class:`Vocabulary`
+            first if it is not among them.
 
     Raises:
-        BadRequest: There is no such data set, it is none of images with labels in a training and a test split, or it
-            has fewer training examples.
+        BadRequest: There is no such data set, it is none of images with labels in a training and a test split, it has
+            fewer training examples, or a step is for other data.
     """
     shared = os.environ.get("LETITGO_DATA")
     is_short = Path(name).name == name != ".."
     if shared and is_short and Path(shared, name).is_dir():
         name = str(Path(shared, name).resolve())
-    elif name not in HUB and Path(name).is_dir():
+    elif name not in (*HUB, PYTHON) and Path(name).exists():
         name = str(Path(name).resolve())
     content = _content(name)
     there = len(content.train)
     for step in steps:
+        if step.kind not in (None, content.kind):
+            raise BadRequest(f"{next(iter(step.identity()))} is for {step.kind}: {name!r} holds {content.kind}")
         there = step.left(there, name)
+    if content.kind == "text" and not any(isinstance(step, Vocabulary) for step in steps):
+        steps = (Vocabulary(), *steps)
     return Data(name, content.digest, tuple(step for step in steps if step.changes(content)))
 
 
 @lru_cache(maxsize=4)
 def _content(name: str) -> Content:
+    if is_text(name):
+        return read_text(name)
     path = _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
     content = _read(path)
     if content is None:
@@ -154,7 +174,7 @@ def _read(path: Path) -> Content | None:
     splits = {
         name: Split(tensors[f"{name}_inputs"], tensors[f"{name}_labels"], mean, deviation) for name in ("train", "test")
     }
-    return Content(splits, about["classes"], brightest(splits["train"].inputs), about["digest"])
+    return Content("images", splits, about["classes"], about["digest"], brightest(splits["train"].inputs))
 
 
 _Splits = dict[str, tuple[Tensor, Tensor]]
@@ -177,8 +197,8 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
     here = Path(name).is_dir()
     if not here and name not in HUB and "/" not in name:
         raise BadRequest(
-            f"unknown data {name!r}: {nearest(name, ('digits', *HUB))} (or give a folder, or a Hugging Face id, "
-            "which has a slash)"
+            f"unknown data {name!r}: {nearest(name, ('digits', *HUB, PYTHON))} (or give a folder, a text file, or a "
+            "Hugging Face id, which has a slash)"
         )
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below

@@ -13,6 +13,7 @@ from torch import nn
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments, import_object, source_digest
+from letitgo.recipes.lstm import LSTM
 from letitgo.value import Value
 from letitgo.weights import Matrix, fix_classifier, last_linear
 
@@ -159,6 +160,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "fcn": fcn,
     "lenet": lenet,
     "lenet-300-100": lenet_300_100,
+    "lstm": LSTM,
     "fixed-classifier": fixed_classifier,
 }
 

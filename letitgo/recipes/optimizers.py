@@ -71,6 +71,10 @@ def _constant(progress: float) -> float:
     return 1.0
 
 
+def _linear(progress: float) -> float:
+    return 1 - progress
+
+
 def _cosine(progress: float) -> float:
     return (1 + cos(pi * progress)) / 2
 
@@ -79,7 +83,12 @@ def _step(progress: float) -> float:
     return 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.9))
 
 
-_SCHEDULES: dict[str, Callable[[float], float]] = {"constant": _constant, "cosine": _cosine, "step": _step}
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "step": _step,
+}
 
 
 def find_schedule(name: str) -> Callable[[float], float]:

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
+    from letitgo.recipes.tasks import Task
 
 
 @checked
 @dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe(Value):
-    """A network, data, and how the one is trained on the other. The loss is the cross-entropy.
+    """A network, data, and how the one is trained on the other.
+
+    The data decide the task: to classify images, or to predict the next word of a text. The loss is the cross-entropy.
 
     Raises:
         BadRequest: A field is wrong: one sentence on each.
@@ -40,7 +43,10 @@ class Recipe(Value):
     }
 
     model: Annotated[
-        str, Field(description="network: fcn, lenet-300-100, lenet, or an import path package.module:factory")
+        str,
+        Field(
+            description="network: fcn, lenet-300-100, lenet, lstm (for text), or an import path package.module:factory"
+        ),
     ] = "fcn"
     widths: Annotated[
         str | None,
@@ -51,7 +57,11 @@ class Recipe(Value):
         field(default_factory=dict)
     )
     data: Annotated[
-        str, Field(description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, or a folder")
+        str,
+        Field(
+            description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, a folder, python-manual, "
+            "or a text file"
+        ),
     ] = "digits"
     shift: Annotated[
         Literal["none", "invert", "noise", "permute-labels", "permute-pixels"],
@@ -74,6 +84,9 @@ class Recipe(Value):
         Literal["standard", "unit"],
         Field(description="how pixels reach the network: standard (mean 0, deviation 1) or unit (0 to 1)"),
     ] = "standard"
+    vocabulary: Annotated[
+        int | None, Field(ge=2, description="number of words of a text, rarer ones counted as one [default: 1000]")
+    ] = None
     validation: Annotated[
         int, Field(ge=0, description="training examples held out, to tell when the loss on them is least")
     ] = 0
@@ -96,10 +109,15 @@ class Recipe(Value):
     optimizer_args: Annotated[dict[str, Any], Field(description="further arguments of the optimiser, as JSON")] = field(
         default_factory=dict
     )
+    clip: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="largest norm of the gradient at a step [default: no limit]"),
+    ] = None
     schedule: Annotated[
         str,
         Field(
-            description="learning rate over training: constant, cosine, step (×0.2 at 30, 60, 90 %), or an import path"
+            description="learning rate over training: constant, linear (to 0), cosine, step (×0.2 at 30, 60, 90 %), "
+            "or an import path"
         ),
     ] = "step"
     epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 30
@@ -118,6 +136,7 @@ class Recipe(Value):
             "label_noise": self.label_noise,
             "optimizer": [optimizer, source_digest(optimizer, find_optimizer(optimizer))],
             "optimizer_args": self.all_optimizer_args,
+            **({} if self.clip is None else {"clip": self.clip}),
             "schedule": [self.schedule, source_digest(self.schedule, find_schedule(self.schedule))],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -130,6 +149,7 @@ class Recipe(Value):
         from letitgo.recipes.data import open_data
 
         chain = (
+            None if self.vocabulary is None else steps.Vocabulary(self.vocabulary),
             None if self.fit is None else steps.Fit(self.fit),
             None if self.shift == "none" else steps.Shift(self.shift),
             None if self.half == "none" else steps.Half(self.half),
@@ -138,6 +158,11 @@ class Recipe(Value):
             None if self.pixels == "standard" else steps.Pixels(self.pixels),
         )
         return open_data(self.data, *(step for step in chain if step is not None))
+
+    @property
+    def task(self) -> Task:
+        """What the network is trained to do."""
+        return self.dataset.task
 
     @cached_property
     def network(self) -> Network:

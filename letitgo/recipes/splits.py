@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from letitgo.value import derive
+
+Kind = Literal["images", "text"]
 
 
 @dataclass(frozen=True)
@@ -16,26 +19,28 @@ class Split:
     """Inputs and labels in memory.
 
     Attributes:
-        inputs: Pixels as they were stored, uint8, shape (N, C, H, W).
-        labels: Class numbers, int64, shape (N,).
+        inputs: Pixels as they were stored, uint8, shape (N, C, H, W); or word numbers, int64, shape (N, L).
+        labels: Class numbers, int64, shape (N,); or the words that follow, shape (N, L).
         mean: What is subtracted from each channel: its mean over all training inputs, before any shift; shape
-            (C, 1, 1).
+            (C, 1, 1). None for words, which reach the network as they are.
         deviation: What it is then divided by: its standard deviation over the same, shape (C, 1, 1). Where pixels are
             brought to 0 to 1, these are 0 and the brightest training pixel.
     """
 
     inputs: Tensor
     labels: Tensor
-    mean: Tensor
-    deviation: Tensor
+    mean: Tensor | None = None
+    deviation: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, rows: Tensor | slice) -> Tensor:
-        """Inputs of some rows, less the mean and divided by the deviation, float32."""
+        """Inputs of some rows: pixels less the mean and divided by the deviation, float32, or words."""
         # index_select copies whole rows, an order of magnitude quicker than indexing with a tensor
         chosen = self.inputs.index_select(0, rows) if isinstance(rows, Tensor) else self.inputs[rows]
+        if self.mean is None or self.deviation is None:
+            return chosen
         return chosen.to(torch.float32).sub_(self.mean).div_(self.deviation)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -54,16 +59,18 @@ class Content:
     """All splits of a data set.
 
     Attributes:
+        kind: What the inputs are.
         splits: ``train``, ``test`` and, where examples are held out, ``validation``.
-        classes: Number of classes.
-        white: The brightest pixel of the training inputs before any shift, at least 1.
+        classes: Number of classes, or of words.
         digest: SHA-256 over all inputs and labels as they were decoded.
+        white: The brightest pixel of the training images before any shift, at least 1.
     """
 
+    kind: Kind
     splits: dict[str, Split]
     classes: int
-    white: int
     digest: str
+    white: int = 1
 
     @property
     def train(self) -> Split:
@@ -75,10 +82,10 @@ class Content:
 
 
 def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
-    """Labels of which a share, chosen at random, is replaced by draws uniform over all classes.
+    """Labels of which a share of rows, chosen at random, is replaced by draws uniform over all classes.
 
     Args:
-        labels: Shape (N,).
+        labels: Shape (N, ...).
         classes: Number of classes.
         share: Between 0 and 1.
         seed: The same seed chooses the same rows and draws.
@@ -88,5 +95,5 @@ def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive(seed, "label noise"))
     rows = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
     labels = labels.clone()
-    labels[rows] = torch.randint(classes, (len(rows),), generator=generator)
+    labels[rows] = torch.randint(classes, labels[rows].shape, generator=generator)
     return labels

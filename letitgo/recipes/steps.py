@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from letitgo.errors import BadRequest
-from letitgo.recipes.splits import Content, Split
+from letitgo.recipes.splits import Content, Kind, Split
 from letitgo.value import Value, derive
 
 NOISE = 0.6
@@ -21,9 +21,11 @@ class Step(Value):
     """One change of a data set.
 
     Attributes:
-        reshapes: Whether inputs come out in another shape.
+        kind: What data it is for; None for any.
+        reshapes: Whether the shape of inputs or the number of classes depends on it, and the network with them.
     """
 
+    kind: ClassVar[Kind | None] = None
     reshapes: ClassVar[bool] = False
 
     def apply(self, content: Content) -> Content:
@@ -48,6 +50,29 @@ class Step(Value):
 
 
 @dataclass(frozen=True, eq=False)
+class Vocabulary(Step):
+    """The most frequent words of the training part by their numbers; 0 stands for all others.
+
+    Attributes:
+        vocabulary: Number of words, those others counted as one.
+    """
+
+    vocabulary: int = 1000
+    kind = "text"
+    reshapes = True
+
+    def apply(self, content: Content) -> Content:
+        def known(words: Tensor) -> Tensor:
+            return words.where(words < self.vocabulary, 0)
+
+        splits = {
+            name: replace(split, inputs=known(split.inputs), labels=known(split.labels))
+            for name, split in content.splits.items()
+        }
+        return replace(content, splits=splits, classes=self.vocabulary)
+
+
+@dataclass(frozen=True, eq=False)
 class Fit(Step):
     """Images brought to a shape, as :func:`fitted` does.
 
@@ -56,6 +81,7 @@ class Fit(Step):
     """
 
     fit: str
+    kind = "images"
     reshapes = True
 
     @property
@@ -86,6 +112,7 @@ class Shift(Step):
     """
 
     shift: Literal["invert", "noise", "permute-labels", "permute-pixels"]
+    kind = "images"
 
     def apply(self, content: Content) -> Content:
         splits = content.splits.items()
@@ -185,19 +212,20 @@ class Pixels(Step):
     """
 
     pixels: Literal["unit"] = "unit"
+    kind = "images"
 
     def apply(self, content: Content) -> Content:
         def unit(split: Split) -> Split:
             return replace(
                 split,
-                mean=torch.zeros_like(split.mean),
-                deviation=torch.full_like(split.deviation, content.white),
+                mean=torch.zeros(split.inputs.shape[1], 1, 1),
+                deviation=torch.full((split.inputs.shape[1], 1, 1), float(content.white)),
             )
 
         return content.having(**{name: unit(split) for name, split in content.splits.items()})
 
 
-ORDER = (Fit, Shift, Half, HoldOut, Examples, Pixels)
+ORDER = (Vocabulary, Fit, Shift, Half, HoldOut, Examples, Pixels)
 """The order in which a recipe takes its steps."""
 
 

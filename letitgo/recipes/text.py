@@ -1,4 +1,4 @@
-"""Text as word numbers, and a small language model to train on it."""
+"""Text as data: windows of word numbers, each word labelled with the one that follows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
+from letitgo.recipes.splits import Content, Split
 from letitgo.value import Value, sha256
 from letitgo.weights import fix_classifier
 
@@ -22,8 +23,61 @@ PYTHON = "python-manual"
 """The chapters of the Python manual that come with Python as ``pydoc_data``: about 114,000 words, a few more or less in
 each version."""
 
+LENGTH = 35
+"""Words of a window."""
+
 TEST = 0.1
 """Share of the text, its end, that is for testing."""
+
+
+def is_text(name: str) -> bool:
+    """Whether data of this name, or at this absolute path, are a text."""
+    return name == PYTHON or (Path(name).is_absolute() and Path(name).is_file())
+
+
+def read_text(name: str) -> Content:
+    """A text of words and punctuation marks, in lower case, cut into windows.
+
+    Words are numbered from 1 by their frequency in the training part, the most frequent first. 0 stands for words that
+    do not occur there. A rest shorter than a window is left out.
+
+    Args:
+        name: ``python-manual``, or a text file in UTF-8.
+
+    Raises:
+        BadRequest: The file cannot be read, or is too short.
+    """
+    words = _words(name)
+    cut = round((1 - TEST) * len(words))
+    if len(words) - cut <= LENGTH:
+        raise BadRequest(f"{name!r} has {len(words):,} words: at least {round((LENGTH + 1) / TEST):,} are needed")
+    known = [word for word, _ in Counter(words[:cut]).most_common()]
+    places = {word: number for number, word in enumerate(known, start=1)}
+    numbers = torch.tensor([places.get(word, 0) for word in words])
+    splits = {"train": _windows(numbers[:cut]), "test": _windows(numbers[cut:])}
+    return Content("text", splits, len(known) + 1, sha256("\n".join(words)))
+
+
+@lru_cache(maxsize=2)
+def _words(name: str) -> list[str]:
+    if name == PYTHON:
+        from pydoc_data.topics import topics
+
+        text = "\n".join(topics[topic] for topic in sorted(topics))
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRequest(
+                f"the text {name!r} cannot be read ({error}): give a text file in UTF-8, or {PYTHON}"
+            ) from error
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def _windows(numbers: Tensor) -> Split:
+    count = (len(numbers) - 1) // LENGTH
+    given, following = (numbers[shift : shift + count * LENGTH].view(count, LENGTH) for shift in (0, 1))
+    return Split(given, following)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +119,6 @@ def open_text(name: str) -> Text:
         BadRequest: The file cannot be read.
     """
     return Text(name if name == PYTHON else str(Path(name).resolve()), sha256("\n".join(_words(name))))
-
-
-@lru_cache(maxsize=2)
-def _words(name: str) -> list[str]:
-    if name == PYTHON:
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics[topic] for topic in sorted(topics))
-    else:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the text {name!r} cannot be read ({error}): give a text file, or {PYTHON}") from error
-    return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 class LanguageModel(nn.Module):

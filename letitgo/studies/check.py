@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 from letitgo.recipes.optimizers import find_schedule
+from letitgo.training import take_step
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -21,32 +21,27 @@ def check_recipe(recipe: Recipe) -> None:
     if not weights.trainable(module):
         raise BadRequest(f"the network {recipe.model!r} has no parameters to train")
     split = recipe.dataset.split("train")
-    inputs = split.batch(slice(0, 2))
+    inputs, labels = split.batch(slice(0, 2)), split.labels[:2]
     try:
         with torch.no_grad():
             outputs = module.eval()(inputs)
     except Exception as error:
+        hint = "; for text give --model lstm" if recipe.dataset.kind == "text" else ""
         raise BadRequest(
             f"the network {recipe.model!r} does not take inputs of shape {recipe.dataset.shape} from {recipe.data}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{hint}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-    if shape != (2, recipe.dataset.classes):
+    due = recipe.task.output_shape(labels, recipe.dataset.classes)
+    if shape != due:
         raise BadRequest(
             f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
-            f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be (2, {recipe.dataset.classes})"
+            f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be {due}"
         )
     optimizer = recipe.make_optimizer(weights.trainable(module))
-    labels = split.labels[:2]
-
-    def closure() -> torch.Tensor:
-        loss = cross_entropy(module(inputs), labels)
-        loss.backward()
-        return loss
-
     try:
         with torch.random.fork_rng(devices=[]):
-            optimizer.step(closure)  # type: ignore[arg-type]
+            take_step(module, optimizer, recipe.task, inputs, labels, recipe.clip)
     except Exception as error:
         raise BadRequest(
             f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: "

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from letitgo.errors import WorkFailed
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.optimizers import find_schedule
+from letitgo.training.step import take_step
 from letitgo.weights import frozen_prefix, trainable
 
 PREFIX_BYTES = 2**30
@@ -79,15 +79,7 @@ def train(
                     group["lr"] = rate * schedule(step / total_steps)
             torch.default_generator.manual_seed(batches.seed(step))
             inputs, labels = batches.at(step)
-
-            def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
-                optimizer.zero_grad()
-                loss = cross_entropy(network(inputs), labels)
-                if loss.requires_grad:  # not where nothing that is used trains
-                    loss.backward()
-                return loss
-
-            total += optimizer.step(closure).detach()  # type: ignore[union-attr]  (closures return losses)
+            total += take_step(network, optimizer, recipe.task, inputs, labels, recipe.clip)
             if on_step is not None:
                 on_step(step + 1)
         done = stop

@@ -1,0 +1,43 @@
+"""One step of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from letitgo.recipes.tasks import Task
+
+
+def take_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    inputs: Tensor,
+    labels: Tensor,
+    clip: float | None = None,
+) -> Tensor:
+    """Forward, loss, backward, step.
+
+    Args:
+        module: The network, or what a frozen prefix leaves of it.
+        optimizer: Over what trains.
+        task: Says what the loss is.
+        inputs: Of one batch.
+        labels: Of one batch.
+        clip: Largest norm of the gradient of all that trains; a larger one is scaled down to it.
+
+    Returns:
+        The loss before the step, a scalar; for optimisers that call it several times, the first.
+    """
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = task.loss(module, inputs, labels)
+        if loss.requires_grad:  # not where nothing that is used trains
+            loss.backward()
+            if clip is not None:
+                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, clip)
+        return loss
+
+    return optimizer.step(closure).detach()  # type: ignore[union-attr]  (closures return losses)
