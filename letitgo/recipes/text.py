@@ -45,8 +45,13 @@ class Text(Value):
         """The words as numbers below ``vocabulary``, int64: those for training and those for testing.
 
         The most frequent words of the training part are numbered from 1 on; 0 stands for all others.
+
+        Raises:
+            BadRequest: The file cannot be read any more, or holds other words.
         """
-        words = _words(self.name)
+        words = _words(_read(self.name))
+        if _digest(words) != self.digest:
+            raise BadRequest(f"the text {self.name!r} has changed since it was opened: start again")
         cut = round((1 - TEST) * len(words))
         known = [word for word, _ in Counter(words[:cut]).most_common(vocabulary - 1)]
         places = {word: i for i, word in enumerate(known, start=1)}
@@ -54,7 +59,6 @@ class Text(Value):
         return numbers[:cut], numbers[cut:]
 
 
-@lru_cache
 def open_text(name: str) -> Text:
     """A text of words and punctuation marks, in lower case.
 
@@ -64,21 +68,27 @@ def open_text(name: str) -> Text:
     Raises:
         BadRequest: The file cannot be read.
     """
-    return Text(name if name == PYTHON else str(Path(name).resolve()), sha256("\n".join(_words(name))))
+    return Text(name if name == PYTHON else str(Path(name).resolve()), _digest(_words(_read(name))))
 
 
-@lru_cache(maxsize=2)
-def _words(name: str) -> list[str]:
+def _read(name: str) -> str:
     if name == PYTHON:
         from pydoc_data.topics import topics
 
-        text = "\n".join(topics[topic] for topic in sorted(topics))
-    else:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the text {name!r} cannot be read ({error}): give a text file, or {PYTHON}") from error
-    return re.findall(r"\w+|[^\w\s]", text.lower())
+        return "\n".join(topics[topic] for topic in sorted(topics))
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the text {name!r} cannot be read ({error}): give a text file, or {PYTHON}") from error
+
+
+@lru_cache(maxsize=2)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+|[^\w\s]", text.lower()))
+
+
+def _digest(words: tuple[str, ...]) -> str:
+    return sha256("\n".join(words))
 
 
 class LanguageModel(nn.Module):
