@@ -611,6 +611,19 @@ class TestLanguage:
         assert open_text(text).key != open_text(str(tmp_path / "other2.txt")).key
         assert len(open_text("python-manual").numbers(1000)[0]) > 50_000
 
+    def test_a_text_is_what_its_file_holds_now(self, tmp_path, monkeypatch):
+        for place, words in (("A", TEXT), ("B", TEXT + " more")):
+            (tmp_path / place).mkdir()
+            (tmp_path / place / "text.txt").write_text(words)
+        monkeypatch.chdir(tmp_path / "A")
+        first = open_text("text.txt")
+        monkeypatch.chdir(tmp_path / "B")
+        assert open_text("text.txt").key != first.key
+        (tmp_path / "A" / "text.txt").write_text(TEXT + " and more")
+        assert open_text("../A/text.txt").key not in (first.key, open_text("text.txt").key)
+        with pytest.raises(BadRequest, match="has changed since it was opened"):
+            first.numbers(6)
+
     def test_pieces_go_on_from_each_other(self):
         pieces = list(_pieces(torch.arange(20 * 80 + 7)))
         for words, following in pieces:

@@ -44,7 +44,6 @@ from letitgo.plan.states import Partial
 from letitgo.recipes import Recipe, steps
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
-from letitgo.recipes.text import Text
 from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
@@ -127,8 +126,6 @@ def _described() -> dict[str, Value]:
                 steps.Pixels(),
             ),
         ),
-        "text": Text("python-manual", ONES),
-        "text, another name": Text("manual.txt", ONES),
         "recipe": RECIPE,
         "recipe, network": Recipe(model="lenet-300-100", model_args={"init": "glorot"}),
         "recipe, widths": Recipe(widths="300x100"),
@@ -212,8 +209,6 @@ def _measures() -> dict[str, Value]:
         "spectra": plan.Spectra(RUN.final),
         "track": plan.Track((START, RUN.at(12), RUN.final), "fc4.scale"),
         "delta": plan.Delta(RUN.final, START),
-        "perplexity": plan.Perplexity(Text("python-manual", ONES), "tied", 0, 6, 1000, 128, 0.005),
-        "perplexity, fixed": plan.Perplexity(Text("python-manual", ONES), "hadamard", 2, 1, 50, 8, 0.01),
     }
 
 

@@ -5,7 +5,6 @@ from letitgo.plan.choices import Fraction as Fraction
 from letitgo.plan.choices import Scattered as Scattered
 from letitgo.plan.choices import Subspace as Subspace
 from letitgo.plan.delta import Delta as Delta
-from letitgo.plan.language import Perplexity as Perplexity
 from letitgo.plan.loaded import Loaded as Loaded
 from letitgo.plan.loaded import fitted as fitted
 from letitgo.plan.loaded import open_weights as open_weights
