@@ -121,6 +121,26 @@ def test_a_study_on_a_local_ray_is_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_token")
+def test_workers_on_ray_import_from_the_working_directory_only_what_is_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("queue", "token", "select", "torch", "numpy", "letitgo"):
+        Path(f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise ImportError\n")
+    Path("net_of_this_folder.py").write_text(
+        "from torch.nn import Flatten, Linear, Sequential\n"
+        "def make(num_classes):\n"
+        "    open('net_of_this_folder.py').close()\n"
+        "    return Sequential(Flatten(), Linear(64, num_classes))\n"
+    )
+    program = "import sys; sys.path[:1] = []; from letitgo.cli.main import main; main()"
+    options = ("--model", "net_of_this_folder:make", "--epochs", "1", "--on", "ray", "--workers", "1", "--store", "s")
+    command = [sys.executable, "-c", program, "train", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
 def test_what_fails_on_ray_is_named_and_the_rest_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
     train = ("train", "--epochs", "1", "--widths", "8", "--format", "json", "--on", "ray", "--workers", "2")

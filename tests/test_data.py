@@ -24,8 +24,8 @@ LABELS = [0, 1, 2, 0, 1, 2]
 
 def forget() -> None:
     """As in a new process."""
-    module.open_data.cache_clear()
-    module._content.cache_clear()
+    module._decoded.cache_clear()
+    module._after.cache_clear()
 
 
 @pytest.fixture
@@ -374,6 +374,91 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "secret"))
 
-    monkeypatch.setattr(Path, "rglob", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(BadRequest, match=r"cannot be read \(Permission denied: .*secret"):
         open_data(str(tmp_path))
+
+
+def image_folder(folder: Path, seed: int = 0) -> Path:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for i, picture in enumerate(pictures(6, seed=seed + (split == "test"))):
+            path = folder / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+    return folder
+
+
+def test_data_are_what_a_name_means_now(tmp_path, monkeypatch):
+    for place, seed in (("A", 0), ("B", 10), ("shared", 20)):
+        image_folder(tmp_path / place / "pics", seed)
+    found = {}
+    for place in ("A", "B", "A", "B"):
+        monkeypatch.chdir(tmp_path / place)
+        assert found.setdefault(place, open_data("pics").key) == open_data("pics").key
+    monkeypatch.setenv("LETITGO_DATA", str(tmp_path / "shared"))
+    found["shared"] = open_data("pics").key
+    monkeypatch.delenv("LETITGO_DATA")
+    found["edited"] = open_data(str(image_folder(tmp_path / "A" / "pics", 30))).key
+    (tmp_path / "link").symlink_to(tmp_path / "A", target_is_directory=True)
+    assert open_data(str(tmp_path / "link" / "pics")).key == found["edited"]
+    assert len(set(found.values())) == 4
+
+
+def test_a_file_behind_a_link_counts_and_a_circle_of_links_ends(tmp_path):
+    image_folder(tmp_path / "real")
+    (tmp_path / "pics").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "pics" / split).symlink_to(tmp_path / "real" / split, target_is_directory=True)
+    (tmp_path / "real" / "train" / "again").symlink_to(tmp_path / "pics", target_is_directory=True)
+    (tmp_path / "real" / "train" / "nowhere").symlink_to(tmp_path / "none")
+    before = module._signature(str(tmp_path / "pics"))
+    assert len(before[1]) == 12
+    image_folder(tmp_path / "real", 10)
+    assert module._signature(str(tmp_path / "pics")) != before
+
+
+def test_data_that_change_after_they_were_opened_are_refused(tmp_path):
+    data = open_data(str(image_folder(tmp_path / "pics")))
+    assert len(data.split("train")) == 6
+    image_folder(tmp_path / "pics", 10)
+    assert torch.equal(data.split("train").inputs[:, 0], torch.tensor(np.stack(pictures(6))[[0, 2, 4, 1, 3, 5]]))
+    forget()
+    with pytest.raises(BadRequest, match="have changed since they were opened"):
+        data.split("train")
+
+
+def test_data_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch):
+    read = module._from_hub
+
+    def changing(name: str) -> object:
+        found = read(name)
+        image_folder(tmp_path / "pics", 10)
+        return found
+
+    image_folder(tmp_path / "pics")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_from_hub", changing)
+        with pytest.raises(BadRequest, match="changed while it was read"):
+            open_data(str(tmp_path / "pics"))
+    assert torch.equal(
+        open_data(str(tmp_path / "pics")).split("test").inputs[0, 0], torch.tensor(pictures(6, seed=11)[0])
+    )
+
+
+@pytest.mark.parametrize("where", ["../secret.png", "{}/secret.png", "/dev/stdin", "", "nowhere.png"])
+def test_a_table_names_no_image_outside_the_data(where, tmp_path, folder):
+    import pyarrow.parquet
+    from PIL import Image
+
+    write_dataset(folder, splits())
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "secret.png")
+    path = next(folder.glob("data/train*"))
+    table = pyarrow.parquet.read_table(path)
+    cells = table["image"].to_pylist()
+    cells[2] = {"bytes": None, "path": where.format(tmp_path)}
+    images = pyarrow.array(cells, table["image"].type)
+    pyarrow.parquet.write_table(table.set_column(0, table.schema.field("image"), images), path)
+    with pytest.raises(BadRequest, match=r"row 2 of .* names no image of the data|cannot be read"):
+        open_data(str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from helpers import baseline, bits, freezing, small_recipe
 
 from letitgo.execute import Executor, Progress, executor, plan_jobs
 from letitgo.execute.jobs import describe, perform, revive
+from letitgo.imports import import_object
 from letitgo.plan import Distance, Evaluation, Graft, Run, Stored
 from letitgo.store import Store
 from letitgo.store.store import DamagedResult
@@ -281,12 +283,15 @@ def alive(process: int, started: str) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
-def test_workers_end_with_their_driver(store):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(stopped, store):
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.root)], stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout.readline() == "under way\n"
         workers = workers_of(driver.pid)
         assert len(workers) == 2
+        for worker in workers if stopped else ():
+            os.kill(worker, signal.SIGSTOP)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
@@ -297,3 +302,65 @@ def test_workers_end_with_their_driver(store):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
+def test_a_worker_that_dies_takes_along_what_it_started_and_is_noticed(store, tmp_path):
+    args = {"spare": os.getpid(), "marker": str(tmp_path / "children")}
+    run = baseline(small_recipe(model="helpers:mortal_parent", widths=None, model_args=args, epochs=1))
+    failures = Executor(store, workers=1, on_progress=patience(60)).compute([run.final])
+    assert [failure.why for failure in failures] == [f"its worker died 3 times, last with exit code {-signal.SIGKILL}"]
+    children = [int(line) for line in (tmp_path / "children").read_text().split()]
+    assert len(children) == 3
+    end = time.monotonic() + 10
+    while any(map(lives, children)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(lives, children))
+
+
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+NAMES = ["queue", "token", "random", "select", "signal", "socket", "torch", "numpy", "letitgo", "sitecustomize"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory whose files have the names of modules, and one a name of its own."""
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise ImportError\n"
+        )
+    (tmp_path / "colorsys.py").write_text("def rgb_to_hsv(): ...\n")
+    (tmp_path / "net_of_this_folder.py").write_text(
+        "from torch.nn import Flatten, Linear, Sequential\n"
+        "def make(num_classes):\n    return Sequential(Flatten(), Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield tmp_path
+    sys.modules.pop("net_of_this_folder", None)
+
+
+def test_workers_import_from_the_working_directory_only_what_is_nowhere_else(folder, store):
+    run = baseline(small_recipe(model="net_of_this_folder:make", widths=None, epochs=1))
+    assert Executor(store, workers=1).compute([run.final]) == []
+    assert not (folder / "ran").exists()
+
+
+def test_import_paths_look_in_the_working_directory_last(folder):
+    assert inspect.signature(import_object("colorsys:rgb_to_hsv", "function")).parameters
+    assert import_object("net_of_this_folder:make", "network")(10)
+    assert sys.path[-1] == str(folder)
+
+
+@pytest.mark.parametrize("command", [["train", "--epochs", "1", "--widths", "4", "--workers", "1"], ["runs"]])
+def test_the_program_runs_no_file_of_the_working_directory(command, folder, store):
+    program = "import sys; sys.path[:1] = []; from letitgo.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") or "there is no store" in done.stderr
+    assert not (folder / "ran").exists()

@@ -456,6 +456,7 @@ def test_tasks_on_one_base_are_added_up(rows):
     by_name = {row["what"]: row for row in together(tasks)}
     [alone] = [row for row in rows if row["policy"] == "norms only"]
     assert by_name["norms only"]["delta"] == 2 * alone["delta_bytes_mean"]
+    assert by_name["norms only"]["robust"] == (alone["verdict"] == "robust")
     assert len(together(tasks)) == len([row for row in rows if row["policy"] not in ("everything", "random values")])
 
 

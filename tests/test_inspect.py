@@ -178,6 +178,33 @@ def test_transformers_by_configuration(capsys, tmp_path):
         assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_no_code_of_a_configuration_runs_and_nobody_is_asked(capsys, tmp_path, monkeypatch):
+    needs("transformers")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    evil = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "evil.M")
+    (tmp_path / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import BertModel as M\n"
+    )
+    for kind in ("aimv2_text_model", "bert", "unknown"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": evil}))
+        run(["inspect", f"transformers:{tmp_path}"])
+        assert "nobody foresaw" not in capsys.readouterr().err
+        assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("named", [["pipeline"], ["AutoModel"], ["__name__"], "BertModel", [1], [], {}, None])
+def test_a_configuration_names_a_class_of_model_or_is_built_by_its_type(named, capsys, tmp_path):
+    needs("transformers")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    about = {"model_type": "bert", "architectures": named, "vocab_size": 20, **small}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    code = run(["inspect", f"transformers:{tmp_path}", "--input", "1x4", "--format", "json"])
+    captured = capsys.readouterr()
+    assert "nobody foresaw" not in captured.err
+    assert code == 2 or json.loads(captured.out)["rows"][0]["type"] == "Embedding"
+
+
 def test_what_meta_tensors_cannot_is_computed(capsys):
     needs("transformers")
     small = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40}

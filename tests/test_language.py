@@ -80,6 +80,19 @@ def test_a_text_is_known_by_its_words(text, tmp_path):
     assert open_data("python-manual").split("train").inputs.numel() > 50_000
 
 
+def test_a_text_is_what_its_file_holds_now(tmp_path, monkeypatch):
+    for place, words in (("A", TEXT), ("B", TEXT + " more")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "text.txt").write_text(words)
+    monkeypatch.chdir(tmp_path / "A")
+    first = open_data("text.txt")
+    monkeypatch.chdir(tmp_path / "B")
+    second = open_data("text.txt")
+    (tmp_path / "A" / "text.txt").write_text(TEXT + " and more")
+    assert len({first.key, second.key, open_data("../A/text.txt").key}) == 3
+    assert len(second.split("train")) == len(first.split("train"))
+
+
 def test_the_data_decide_the_task(recipe):
     assert type(recipe.task) is NextWord
     assert type(Recipe().task) is Classification

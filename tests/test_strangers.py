@@ -526,6 +526,10 @@ def test_nothing_a_store_holds_steers_the_terminal(tmp_path, capsys, monkeypatch
     bodies = {STUDY: study, MEASURE: {"host": evil}, ADDRESS: {"recipe": {"model": evil}, "host": evil}}
     put(root, {f"{address}.json": record(body=body) for address, body in bodies.items()} | {MARK: b'{"format": 1}'})
     told = outcome(root, capsys)
+    for command in (["runs"], ["show", KEY], ["show", STUDY.rpartition("/")[2]]):
+        for form in ("csv", "json"):
+            run([*command, "--store", str(root), "--format", form])
+    told += capsys.readouterr().out
     assert "owned" in told
     assert not set("\x1b\x07\x9b\u202e") & set(told)
 

@@ -38,7 +38,7 @@ def write_csv(rows: Sequence[Row]) -> None:
     """Rows to stdout, under a head."""
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: printable(x) if isinstance(x, str) else x for name, x in row.items()} for row in rows)
 
 
 def write_json(told: Any) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -73,9 +75,10 @@ class Data(Value):
         return _after(self.name, self.digest, self.steps).splits[name]
 
 
-@lru_cache
 def open_data(name: str, *steps: Step) -> Data:
     """The data set of a name; decoded on its first use on this machine.
+
+    A folder is looked through each time, so that files of another size or time are another data set.
 
     Args:
         name: ``digits`` (bundled with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``, an id on the Hugging
@@ -106,14 +109,19 @@ def open_data(name: str, *steps: Step) -> Data:
     return Data(name, content.digest, tuple(step for step in steps if step.changes(content)))
 
 
-@lru_cache(maxsize=4)
 def _content(name: str) -> Content:
     if is_text(name):
         return read_text(name)
-    path = _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
+    return _decoded(name, _cached(name))
+
+
+@lru_cache(maxsize=4)
+def _decoded(name: str, path: Path) -> Content:
     content = _read(path)
     if content is None:
         splits, classes = _digits() if name == "digits" else _from_hub(name)
+        if _cached(name) != path:
+            raise BadRequest(f"the data folder {name} changed while it was read: start again")
         _write(path, _checked(name, splits, classes), classes)
         content = _read(path)
         assert content is not None, f"{path} was written and cannot be read"
@@ -122,7 +130,17 @@ def _content(name: str) -> Content:
 
 @lru_cache(maxsize=16)
 def _after(name: str, digest: str, steps: tuple[Step, ...]) -> Content:
-    return steps[-1].apply(_after(name, digest, steps[:-1])) if steps else _content(name)
+    if steps:
+        return steps[-1].apply(_after(name, digest, steps[:-1]))
+    content = _content(name)
+    if content.digest != digest:
+        raise BadRequest(f"the data {name!r} have changed since they were opened: start again")
+    return content
+
+
+def _cached(name: str) -> Path:
+    """Where the decoded data lie: for a folder, another place once it has changed."""
+    return _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
 
 
 def _cache() -> Path:
@@ -135,10 +153,28 @@ def _signature(name: str) -> list[Any]:
     if not Path(name).is_absolute():
         return [name]
     try:
-        files = sorted(path for path in Path(name).rglob("*") if path.is_file())
-        return [name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+        return [name, sorted(_files(name))]
     except OSError as error:
         raise BadRequest(f"the data folder {name} cannot be read ({error.strerror}: {error.filename})") from error
+
+
+def _files(folder: str) -> Iterator[list[Any]]:
+    """Path, size and time of all files below a folder, those behind links too."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for inside, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        if (place := os.path.realpath(inside)) in seen:
+            folders.clear()  # a link to a folder above
+            continue
+        seen.add(place)
+        for name in names:
+            path = os.path.join(inside, name)
+            with suppress(FileNotFoundError):  # a link to nowhere
+                about = os.stat(path)
+                yield [path, about.st_size, about.st_mtime_ns]
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -203,7 +239,7 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:
-        found: Any = datasets.load_dataset(HUB.get(name, name))
+        found: Any = datasets.load_dataset(HUB.get(name, name), trust_remote_code=False)
     except Exception as error:
         where = "the folder gave" if here else "it is no folder, and the Hugging Face hub gave"
         raise BadRequest(
@@ -242,7 +278,7 @@ def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tenso
     size: Any = None
     mode = "L"
     for i, cell in enumerate(rows.cast_column(image, datasets.Image(decode=False))[image]):
-        with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as picture:
+        with Image.open(_file_of(name, cell, i)) as picture:
             if pixels is None:
                 size, mode = picture.size, ("L" if picture.mode in ("1", "L") else "RGB")
                 pixels = np.empty((len(rows), size[1], size[0], 1 if mode == "L" else 3), dtype=np.uint8)
@@ -256,6 +292,20 @@ def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tenso
         raise BadRequest(f"the data set {name!r} has a split without rows")
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return inputs, torch.tensor(np.asarray(rows[label][:], dtype=np.int64))
+
+
+def _file_of(name: str, cell: Any, row: int) -> Any:
+    """An image's bytes, or its path where that is in the data's folder or in the cache of the hub."""
+    import datasets
+
+    if cell["bytes"] is not None:
+        return io.BytesIO(cell["bytes"])
+    path = os.path.abspath(cell["path"] or "")
+    cache = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE)
+    roots = map(os.path.abspath, (name,) if Path(name).is_absolute() else cache)
+    if not any(path.startswith(os.path.join(root, "")) for root in roots) or not os.path.isfile(path):
+        raise BadRequest(f"row {row} of {name!r} names no image of the data, but {cell['path']}: keep images with them")
+    return path
 
 
 def _checked(name: str, splits: _Splits, classes: int) -> dict[str, Tensor]:

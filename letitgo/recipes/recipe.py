@@ -5,6 +5,7 @@ This module is read for ``--help``, so it imports torch only where it works.
 
 from __future__ import annotations
 
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class Recipe(Value):
     """A network, data, and how the one is trained on the other.
 
-    The data decide the task: classifying images, or predicting the next word of a text. The loss is the cross-entropy.
+    The data decide the task: to classify images, or to predict the next word of a text. The loss is the cross-entropy.
 
     Raises:
         BadRequest: A field is wrong: one sentence on each.
@@ -52,9 +53,9 @@ class Recipe(Value):
         Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", description="units of the hidden layers: 256, or 300x100 one by one"),
     ] = None
     depth: Annotated[int | None, Field(ge=0, description="number of hidden layers, for a single width")] = None
-    model_args: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="further arguments of the network's factory, as JSON")
-    ]
+    model_args: Annotated[dict[str, Any], Field(description="further arguments of the network's factory, as JSON")] = (
+        field(default_factory=dict)
+    )
     data: Annotated[
         str,
         Field(
@@ -105,9 +106,9 @@ class Recipe(Value):
     weight_decay: Annotated[
         float | None, Field(ge=0, allow_inf_nan=False, description="weight decay (sgd: 0; others: PyTorch's own)")
     ] = None
-    optimizer_args: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="further arguments of the optimiser, as JSON")
-    ]
+    optimizer_args: Annotated[dict[str, Any], Field(description="further arguments of the optimiser, as JSON")] = field(
+        default_factory=dict
+    )
     clip: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False, description="largest norm of the gradient at a step [default: no limit]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def read_text(name: str) -> Content:
     Raises:
         BadRequest: The file cannot be read, or is too short.
     """
-    words = _words(name)
+    words = _words(_read(name))
     cut = round((1 - TEST) * len(words))
     if len(words) - cut <= LENGTH:
         raise BadRequest(f"{name!r} has {len(words):,} words: at least {round((LENGTH + 1) / TEST):,} are needed")
@@ -52,22 +53,25 @@ def read_text(name: str) -> Content:
     return Content("text", splits, len(known) + 1, sha256("\n".join(words)))
 
 
-def _words(name: str) -> list[str]:
-    if name == PYTHON:
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics[topic] for topic in sorted(topics))
-    else:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRequest(
-                f"the text {name!r} cannot be read ({error}): give a text file in UTF-8, or {PYTHON}"
-            ) from error
-    return re.findall(r"\w+|[^\w\s]", text.lower())
-
-
 def _windows(numbers: Tensor) -> Split:
     count = (len(numbers) - 1) // LENGTH
     given, following = (numbers[shift : shift + count * LENGTH].view(count, LENGTH) for shift in (0, 1))
     return Split(given, following)
+
+
+def _read(name: str) -> str:
+    if name == PYTHON:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[topic] for topic in sorted(topics))
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(
+            f"the text {name!r} cannot be read ({error}): give a text file in UTF-8, or {PYTHON}"
+        ) from error
+
+
+@lru_cache(maxsize=2)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+|[^\w\s]", text.lower()))

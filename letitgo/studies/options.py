@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -22,8 +22,10 @@ def _several(value: Any) -> Any:
     return found
 
 
-Recipes = Annotated[tuple[Recipe, ...], BeforeValidator(_several)]
-"""One recipe, or those of a sweep."""
+if TYPE_CHECKING:
+    Recipes = Any  # a type checker would refuse a single recipe
+else:
+    Recipes = Annotated[tuple[Recipe, ...], BeforeValidator(_several)]
 
 Tolerance = Annotated[
     float, Field(ge=0, lt=100, description="largest drop in test accuracy that does no harm, in points")
