@@ -23,15 +23,12 @@ from letitgo.errors import BadRequest
 from letitgo.execute import plan_jobs
 from letitgo.papers import hhs18
 from letitgo.plan import Initial, Run
-from letitgo.plan.language import _pieces
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import find_network
-from letitgo.recipes.text import LanguageModel, open_text
 from letitgo.store import Store
 from letitgo.studies.classifier.report import report
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.language import LanguageClassifier
 from letitgo.studies.statistics import mean
 from letitgo.studies.sweep import sweep, with_seed
 from letitgo.weights import (
@@ -587,82 +584,13 @@ class TestProgram:
 TEXT = " ".join(f"the cat{i % 7} saw a dog{i * i % 11}." for i in range(1500))
 
 
-class TestLanguage:
-    @pytest.fixture
-    def text(self, tmp_path):
-        path = tmp_path / "text.txt"
-        path.write_text(TEXT)
-        return str(path)
-
-    def test_words_are_numbered_by_their_frequency(self, text):
-        train, test = open_text(text).numbers(6)
-        assert (len(train), len(test)) == (round(0.9 * 6 * 1500), 6 * 1500 - round(0.9 * 6 * 1500))
-        assert set(train.tolist()) == set(range(6))
-        counts = train.bincount()[1:]
-        assert torch.equal(counts, counts.sort(descending=True).values)
-        words = TEXT.replace(".", " .").split()[: len(train)]
-        known = {"the", "saw", "a", ".", max(set(words) - {"the", "saw", "a", "."}, key=words.count)}
-        assert (train == 0).sum() == sum(word not in known for word in words)
-
-    def test_a_text_is_known_by_its_words(self, text, tmp_path):
-        (tmp_path / "other.txt").write_text(TEXT.replace(" ", "\n"))
-        assert open_text(text).key == open_text(str(tmp_path / "other.txt")).key
-        (tmp_path / "other2.txt").write_text(TEXT + " more")
-        assert open_text(text).key != open_text(str(tmp_path / "other2.txt")).key
-        assert len(open_text("python-manual").numbers(1000)[0]) > 50_000
-
-    def test_a_text_is_what_its_file_holds_now(self, tmp_path, monkeypatch):
-        for place, words in (("A", TEXT), ("B", TEXT + " more")):
-            (tmp_path / place).mkdir()
-            (tmp_path / place / "text.txt").write_text(words)
-        monkeypatch.chdir(tmp_path / "A")
-        first = open_text("text.txt")
-        monkeypatch.chdir(tmp_path / "B")
-        assert open_text("text.txt").key != first.key
-        (tmp_path / "A" / "text.txt").write_text(TEXT + " and more")
-        assert open_text("../A/text.txt").key not in (first.key, open_text("text.txt").key)
-        with pytest.raises(BadRequest, match="has changed since it was opened"):
-            first.numbers(6)
-
-    def test_pieces_go_on_from_each_other(self):
-        pieces = list(_pieces(torch.arange(20 * 80 + 7)))
-        for words, following in pieces:
-            assert torch.equal(words + 1, following)
-        assert torch.equal(torch.cat([words for words, _ in pieces], 1).flatten(), torch.arange(20 * 80))
-
-    @pytest.mark.parametrize("output", ["tied", "learned", "hadamard", "orthogonal"])
-    def test_outputs_differ_in_the_classifier_alone(self, output):
-        own = initial_state(lambda: LanguageModel(50, 8, output), 2)
-        base = initial_state(lambda: LanguageModel(50, 8, "learned"), 2)
-        shared = [name for name in base if not name.startswith("classifier")]
-        assert bits({name: own[name] for name in shared}) == bits({name: base[name] for name in shared})
-        module = LanguageModel(50, 8, output)
-        assert (getattr(module.classifier, "weight", None) is module.embedding.weight) == (output == "tied")
-
-    def test_the_study(self, text, store):
-        study = LanguageClassifier(text, seeds=2, epochs=2, vocabulary=24, width=8)
-        rows = {row["output"]: row for row in compute(study, store).rows}
-        assert list(rows) == ["tied", "learned", "hadamard", "orthogonal"]
-        for output, row in rows.items():
-            results = [study.perplexity(output, seed).result(store) for seed in (0, 1)]
-            bases = [study.perplexity("learned", seed).result(store) for seed in (0, 1)]
-            ratios = [own["test"][-1] / base["test"][-1] for own, base in zip(results, bases, strict=True)]
-            assert row["ratio_mean"] == pytest.approx(mean(ratios))
-            assert row["perplexity_mean"] == pytest.approx(row["perplexities"][-1])
-            assert row["perplexity_mean"] > 1
-            assert row["n"] == 2
-        assert rows["learned"]["parameters"] - rows["tied"]["parameters"] == 24 * 8
-        assert rows["tied"]["parameters"] + 1 == rows["hadamard"]["parameters"]
-        assert rows["hadamard"]["scale"][0] == pytest.approx(1 / sqrt(24))
-        assert len(set(rows["hadamard"]["scale"])) == 3
-        again = study.perplexity("hadamard", 1)
-        assert again.compute(store) == again.result(store)
-
-    def test_what_is_refused(self, tmp_path):
-        (tmp_path / "short.txt").write_text("too short")
-        with pytest.raises(BadRequest, match="has 2 words: more than 7,000 are needed"):
-            LanguageClassifier(str(tmp_path / "short.txt")).check()
-        with pytest.raises(BadRequest, match=r"cannot be read .*: give a text file, or python-manual"):
-            LanguageClassifier(str(tmp_path / "none.txt")).check()
-        with pytest.raises(BadRequest, match="epochs is 0"):
-            LanguageClassifier(epochs=0)
+def test_the_classifier_of_a_language_model_is_judged_by_perplexity_too(tmp_path, store):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    recipe = Recipe(data=str(path), model="lstm", widths="8", epochs=1, batch_size=16)
+    rows = {row["classifier"]: row for row in compute(Classifier(recipe, seeds=2), store).rows}
+    assert rows["learned"]["perplexity_ratio_mean"] == 1
+    for kind in ("hadamard", "orthogonal"):
+        assert rows[kind]["perplexity_mean"] > 1
+        assert rows[kind]["perplexity_ratio_mean"] != 1
+        assert rows[kind]["n"] == 2

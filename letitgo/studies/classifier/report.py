@@ -41,6 +41,8 @@ ALL_NUMBERS = (
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
     *SAVED,
+    Column("perplexity", "perplexity", "Exponential of the test loss; for text.", numbers.decimal),
+    Column("perplexity_ratio", "ratio", "Perplexity over that with a learned classifier, paired.", numbers.decimal),
     Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
     Column("n", "n", "Number of seeds.", numbers.count),
 )

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
 from letitgo import weights
@@ -27,6 +26,7 @@ from letitgo.studies.check import check_recipe
 from letitgo.studies.classifier.options import ClassifierOptions
 from letitgo.studies.statistics import mean
 from letitgo.studies.subject import Subject
+from letitgo.training import take_step
 
 FIXED = ("hadamard", "orthogonal")
 """Classifiers that are a fixed matrix with a learned scale."""
@@ -35,7 +35,14 @@ FIXED = ("hadamard", "orthogonal")
 class Classifier(ClassifierOptions, CellStudy):
     """Does the classifier need training? See :class:`ClassifierOptions` for the options."""
 
-    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "train_accuracy", "drop", "train_drop")
+    quantities: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "train_accuracy",
+        "drop",
+        "train_drop",
+        "perplexity",
+        "perplexity_ratio",
+    )
 
     def check_subject(self, of: Subject) -> None:
         if of.recipe.model == "fixed-classifier":
@@ -103,6 +110,7 @@ class Classifier(ClassifierOptions, CellStudy):
             "drop": base["test"]["accuracy"] - results["test"]["accuracy"],
             "train_drop": base["train"]["accuracy"] - results["train"]["accuracy"],
             "scale": results["scale"]["values"] if "scale" in results else None,
+            **_perplexity(results["test"], base["test"]),
         }
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
@@ -110,6 +118,13 @@ class Classifier(ClassifierOptions, CellStudy):
         scales = [one["scale"] for one in self.found(cell, of, store).values() if one["scale"]]
         scale = [mean(at) for at in zip(*scales, strict=True)] or None
         return super().row(cell, of, store) | {"scale": scale}
+
+
+def _perplexity(own: Row, learned: Row) -> dict[str, float | None]:
+    """Perplexity on the test text, and as a ratio to that with a learned classifier; nothing for images."""
+    if own.get("perplexity") is None or not learned.get("perplexity"):
+        return {}
+    return {"perplexity": own["perplexity"], "perplexity_ratio": own["perplexity"] / learned["perplexity"]}
 
 
 @lru_cache(maxsize=64)
@@ -124,14 +139,8 @@ def _memory(run: Run) -> int:
     weights.train_only(module, weights.Selection(run.moves, weights.parameter_names(module)))
     optimizer = run.recipe.make_optimizer(weights.trainable(module))
     split = run.recipe.dataset.split("train")
-
-    def closure() -> Tensor:
-        loss = cross_entropy(module(split.batch(slice(0, 2))), split.labels[:2])
-        loss.backward()
-        return loss
-
     with torch.random.fork_rng(devices=[]):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        take_step(module, optimizer, run.recipe.task, split.batch(slice(0, 2)), split.labels[:2])
     kept = [weight.grad for weight in module.parameters()]
     kept += [item for state in optimizer.state.values() for item in state.values()]
     return sum(item.nbytes for item in tree_leaves(kept) if isinstance(item, Tensor))
