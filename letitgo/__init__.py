@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from letitgo.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from letitgo.errors import BadRequest, LetItGoError, WorkFailed
     from letitgo.execute import Executor
@@ -83,8 +85,6 @@ if TYPE_CHECKING:
         walsh_hadamard,
         zero_out,
     )
-
-__version__ = "0.1.0"
 
 _HOMES = (
     "errors",

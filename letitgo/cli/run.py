@@ -21,10 +21,10 @@ from letitgo.cli.tables import stdout_console, write_csv
 from letitgo.errors import BadRequest
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
-from letitgo.plan.states import versions
 from letitgo.report.table import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import Outcome, Study, compute, estimate
+from letitgo.version import versions
 
 
 def run_study(

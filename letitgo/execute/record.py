@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from letitgo.plan import Stored, told
-from letitgo.plan.states import versions
 from letitgo.training.place import Place
+from letitgo.version import versions
 
 
 def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:

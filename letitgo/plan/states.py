@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -269,13 +268,6 @@ class Partial(At):
 
 def _under(prefix: str, tensors: weights.State) -> weights.State:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def versions() -> dict[str, str]:
-    """What a result was computed with."""
-    from letitgo import __version__
-
-    return {"letitgo": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _digest(state: weights.State) -> str:

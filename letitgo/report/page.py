@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from letitgo.plan.states import versions
 from letitgo.recipes import Recipe
 from letitgo.report import figures
 from letitgo.report.answer import answers, groups, heading, points
@@ -19,6 +18,7 @@ from letitgo.report.table import column_name, duration
 from letitgo.studies.compute import Outcome
 from letitgo.studies.map import Map
 from letitgo.studies.usage import Usage
+from letitgo.version import versions
 
 Row = dict[str, Any]
 

@@ -23,6 +23,7 @@ from xxhash import xxh3_128
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import canonical, sha256
+from letitgo.version import versions
 from letitgo.weights.coding import CODES, Coded, decode, encode, fits, raw
 from letitgo.weights.state import State, initial_state, load_state
 
@@ -213,9 +214,7 @@ def _seal(about: dict[str, Any], stored: State) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from letitgo import __version__
-
-    return {"letitgo": __version__, "torch": str(torch.__version__)}
+    return {name: versions()[name] for name in ("letitgo", "torch")}
 
 
 def _write(path: Path, tensors: State, about: str, key: str = _ABOUT) -> None:
@@ -340,6 +339,6 @@ def _check_base(path: Any, about: dict[str, Any], old: State, own: State) -> Non
     named = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
     drawn = ""
     if "seed" in about["base"]:
-        spelled = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in (about["versions"], _versions())]
+        spelled = [", ".join(f"{k} {v}" for k, v in found.items()) for found in (about["versions"], _versions())]
         drawn = f" (saved for seed {about['base']['seed']} under {spelled[0]}; here is {spelled[1]})"
     raise BadRequest(f"the base is not the one {path} was saved against: they differ in {named or 'a tensor'}{drawn}")
