@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from letitgo import __version__
 from letitgo.cli.main import run
 
 COLUMNS = {
@@ -289,6 +290,11 @@ def test_help_and_import_do_not_load_torch(code):
     script = f"{code}\nimport sys\nsys.exit(3 if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "letitgo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
 
 
 @pytest.mark.slow

@@ -34,6 +34,14 @@ from letitgo.weights import (
 )
 
 
+def test_a_name_that_a_state_lacks_is_the_same_in_every_process():
+    module = nn.Sequential(*(nn.Linear(1, 1) for _ in range(10)))
+    with pytest.raises(BadRequest, match=r"'0\.bias' is only in the module"):
+        load_state(module, {})
+    with pytest.raises(BadRequest, match=r"'0\.bias' is only in it"):
+        load_state(nn.Identity(), copied(module))
+
+
 def test_every_optimizer_is_tried():
     kinds = {
         name

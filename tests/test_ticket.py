@@ -129,6 +129,10 @@ def test_norms_and_biases_are_never_pruned_and_rates_are_checked():
         magnitude_masks(module, 0.5, "locally")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match=r"'3\.weight' has no mask"):
         magnitude_masks(module, 0.5, within={"0.weight": torch.ones(2, 1, 3, 3)})
+    with pytest.raises(BadRequest, match="'a' has a mask, but no rate"):  # the same name in every process
+        magnitude_masks(
+            module, 0.5, within=dict.fromkeys(["0.weight", "3.weight", *"qwertyuiopasdfghjkl"], torch.ones(1))
+        )
     with pytest.raises(BadRequest, match=r"the mask of 0.weight has shape \(2,\)"):
         magnitude_masks(module, {"0.weight": 0.5}, within={"0.weight": torch.ones(2)})
 

@@ -156,8 +156,8 @@ def _without_smallest(magnitudes: Tensor, there: Tensor, share: float) -> Tensor
 
 
 def _check_within(there: Masks, within: Mapping[str, Tensor]) -> None:
-    for name in there.keys() ^ within.keys():
-        raise BadRequest(f"{name!r} has {'no mask' if name in there else 'a mask, but no rate'}")
+    if lone := sorted(there.keys() ^ within.keys()):
+        raise BadRequest(f"{lone[0]!r} has {'no mask' if lone[0] in there else 'a mask, but no rate'}")
     for name, mask in within.items():
         if mask.shape != there[name].shape:
             raise BadRequest(

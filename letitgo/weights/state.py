@@ -32,10 +32,9 @@ def load_state(module: nn.Module, state: State) -> None:
         BadRequest: Names or shapes differ.
     """
     own = dict(_named(module))
-    for name in own.keys() ^ state.keys():
-        raise BadRequest(
-            f"the state is of another network: {name!r} is only in {'it' if name in state else 'the module'}"
-        )
+    if lone := sorted(own.keys() ^ state.keys()):
+        where = "it" if lone[0] in state else "the module"
+        raise BadRequest(f"the state is of another network: {lone[0]!r} is only in {where}")
     for name, tensor in state.items():
         if own[name].shape != tensor.shape:
             raise BadRequest(
