@@ -4,7 +4,5 @@
 and ``ChangedWeights``. Either imports its framework; nothing else here does.
 """
 
-from letitgo.callbacks.changed import load_changed
-from letitgo.callbacks.schedule import Schedule
-
-__all__ = ["Schedule", "load_changed"]
+from letitgo.callbacks.changed import load_changed as load_changed
+from letitgo.callbacks.schedule import Schedule as Schedule

@@ -1,69 +1,44 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
-from letitgo.plan.choices import Choice, Fraction, Scattered, Subspace
-from letitgo.plan.delta import Delta
-from letitgo.plan.language import Perplexity
-from letitgo.plan.linear import Descent, MaximumMargin, Problem, Synthetic, TwoClasses
-from letitgo.plan.loaded import Loaded, fitted, open_weights
-from letitgo.plan.masks import (
-    Apart,
-    Complement,
-    Curve,
-    Density,
-    Filed,
-    Kept,
-    Mask,
-    Masked,
-    Pruned,
-    Scrambled,
-    open_ticket,
-)
-from letitgo.plan.measures import Distance, Evaluation, Gradients, Measure, Spectra, Track
-from letitgo.plan.states import At, Graft, Initial, Run, State
-from letitgo.plan.stored import Absent, Stored, reached, stored_inputs, told
-from letitgo.plan.zeroed import Zeroed
-
-__all__ = [
-    "Absent",
-    "Apart",
-    "At",
-    "Choice",
-    "Complement",
-    "Curve",
-    "Delta",
-    "Density",
-    "Descent",
-    "Distance",
-    "Evaluation",
-    "Filed",
-    "Fraction",
-    "Gradients",
-    "Graft",
-    "Initial",
-    "Kept",
-    "Loaded",
-    "Mask",
-    "Masked",
-    "MaximumMargin",
-    "Measure",
-    "Perplexity",
-    "Problem",
-    "Pruned",
-    "Run",
-    "Scattered",
-    "Scrambled",
-    "Spectra",
-    "State",
-    "Stored",
-    "Subspace",
-    "Synthetic",
-    "Track",
-    "TwoClasses",
-    "Zeroed",
-    "fitted",
-    "open_ticket",
-    "open_weights",
-    "reached",
-    "stored_inputs",
-    "told",
-]
+from letitgo.plan.choices import Choice as Choice
+from letitgo.plan.choices import Fraction as Fraction
+from letitgo.plan.choices import Scattered as Scattered
+from letitgo.plan.choices import Subspace as Subspace
+from letitgo.plan.delta import Delta as Delta
+from letitgo.plan.language import Perplexity as Perplexity
+from letitgo.plan.linear import Descent as Descent
+from letitgo.plan.linear import MaximumMargin as MaximumMargin
+from letitgo.plan.linear import Problem as Problem
+from letitgo.plan.linear import Synthetic as Synthetic
+from letitgo.plan.linear import TwoClasses as TwoClasses
+from letitgo.plan.loaded import Loaded as Loaded
+from letitgo.plan.loaded import fitted as fitted
+from letitgo.plan.loaded import open_weights as open_weights
+from letitgo.plan.masks import Apart as Apart
+from letitgo.plan.masks import Complement as Complement
+from letitgo.plan.masks import Curve as Curve
+from letitgo.plan.masks import Density as Density
+from letitgo.plan.masks import Filed as Filed
+from letitgo.plan.masks import Kept as Kept
+from letitgo.plan.masks import Mask as Mask
+from letitgo.plan.masks import Masked as Masked
+from letitgo.plan.masks import Pruned as Pruned
+from letitgo.plan.masks import Scrambled as Scrambled
+from letitgo.plan.masks import open_ticket as open_ticket
+from letitgo.plan.measures import Distance as Distance
+from letitgo.plan.measures import Evaluation as Evaluation
+from letitgo.plan.measures import Gradients as Gradients
+from letitgo.plan.measures import Measure as Measure
+from letitgo.plan.measures import Spectra as Spectra
+from letitgo.plan.measures import Track as Track
+from letitgo.plan.states import At as At
+from letitgo.plan.states import Graft as Graft
+from letitgo.plan.states import Initial as Initial
+from letitgo.plan.states import Run as Run
+from letitgo.plan.states import State as State
+from letitgo.plan.stored import Absent as Absent
+from letitgo.plan.stored import Stored as Stored
+from letitgo.plan.stored import reached as reached
+from letitgo.plan.stored import stored_inputs as stored_inputs
+from letitgo.plan.stored import told as told
+from letitgo.plan.zeroed import Zeroed as Zeroed

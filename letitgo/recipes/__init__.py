@@ -1,5 +1,3 @@
 """What is trained on: networks, data, optimisers, schedules, by name or import path."""
 
-from letitgo.recipes.recipe import Recipe
-
-__all__ = ["Recipe"]
+from letitgo.recipes.recipe import Recipe as Recipe

@@ -3,114 +3,80 @@
 Knows of no store and no recipe.
 """
 
-from letitgo.weights.alignment import Alignment, alignment, imbalance, invariant_drift, lemma_2
-from letitgo.weights.classifier import FixedClassifier, Matrix, fix_classifier, fixed_matrix, last_linear
-from letitgo.weights.cost import Bytes, Cost, Example, StepCost, cost, step_cost
-from letitgo.weights.delta import load, save
-from letitgo.weights.freeze import Dropout, Statistics, freeze, frozen, thaw, train_only
-from letitgo.weights.graft import distance, graft
-from letitgo.weights.hadamard import walsh_hadamard
-from letitgo.weights.hold import Held, held_of, hold, named_trainable, trainable
-from letitgo.weights.hub import from_pretrained, push_to_hub
-from letitgo.weights.layers import layers, owner, parameter_names, ties, trainable_names
-from letitgo.weights.part import Part, biases, entries, fraction, norms, zero_out
-from letitgo.weights.prefix import frozen_prefix
-from letitgo.weights.prune import (
-    Masks,
-    Scope,
-    magnitude_masks,
-    pack_masks,
-    prunable,
-    random_masks,
-    torch_masks,
-    unpack_bits,
-    unpack_masks,
-)
-from letitgo.weights.robustness import robustness
-from letitgo.weights.select import Selection, blocks, everything, select
-from letitgo.weights.state import State, copied, initial_state, load_state, seeded
-from letitgo.weights.statistics import re_estimate
-from letitgo.weights.status import LayerStatus, Status, status
-from letitgo.weights.subspace import Subspace, subspace
-from letitgo.weights.subspace_file import load_subspace, save_subspace
-from letitgo.weights.ticket import Ticket, load_ticket, read_ticket, save_ticket
-
-__all__ = [
-    "Alignment",
-    "Bytes",
-    "Cost",
-    "Dropout",
-    "Example",
-    "FixedClassifier",
-    "Held",
-    "LayerStatus",
-    "Masks",
-    "Matrix",
-    "Part",
-    "Scope",
-    "Selection",
-    "State",
-    "Statistics",
-    "Status",
-    "StepCost",
-    "Subspace",
-    "Ticket",
-    "alignment",
-    "biases",
-    "blocks",
-    "copied",
-    "cost",
-    "distance",
-    "entries",
-    "everything",
-    "fix_classifier",
-    "fixed_matrix",
-    "fraction",
-    "freeze",
-    "from_pretrained",
-    "frozen",
-    "frozen_prefix",
-    "graft",
-    "held_of",
-    "hold",
-    "imbalance",
-    "initial_state",
-    "invariant_drift",
-    "last_linear",
-    "layers",
-    "lemma_2",
-    "load",
-    "load_state",
-    "load_subspace",
-    "load_ticket",
-    "magnitude_masks",
-    "named_trainable",
-    "norms",
-    "owner",
-    "pack_masks",
-    "parameter_names",
-    "prunable",
-    "push_to_hub",
-    "random_masks",
-    "re_estimate",
-    "read_ticket",
-    "robustness",
-    "save",
-    "save_subspace",
-    "save_ticket",
-    "seeded",
-    "select",
-    "status",
-    "step_cost",
-    "subspace",
-    "thaw",
-    "ties",
-    "torch_masks",
-    "train_only",
-    "trainable",
-    "trainable_names",
-    "unpack_bits",
-    "unpack_masks",
-    "walsh_hadamard",
-    "zero_out",
-]
+from letitgo.weights.alignment import Alignment as Alignment
+from letitgo.weights.alignment import alignment as alignment
+from letitgo.weights.alignment import imbalance as imbalance
+from letitgo.weights.alignment import invariant_drift as invariant_drift
+from letitgo.weights.alignment import lemma_2 as lemma_2
+from letitgo.weights.classifier import FixedClassifier as FixedClassifier
+from letitgo.weights.classifier import Matrix as Matrix
+from letitgo.weights.classifier import fix_classifier as fix_classifier
+from letitgo.weights.classifier import fixed_matrix as fixed_matrix
+from letitgo.weights.classifier import last_linear as last_linear
+from letitgo.weights.cost import Bytes as Bytes
+from letitgo.weights.cost import Cost as Cost
+from letitgo.weights.cost import Example as Example
+from letitgo.weights.cost import StepCost as StepCost
+from letitgo.weights.cost import cost as cost
+from letitgo.weights.cost import step_cost as step_cost
+from letitgo.weights.delta import load as load
+from letitgo.weights.delta import save as save
+from letitgo.weights.freeze import Dropout as Dropout
+from letitgo.weights.freeze import Statistics as Statistics
+from letitgo.weights.freeze import freeze as freeze
+from letitgo.weights.freeze import frozen as frozen
+from letitgo.weights.freeze import thaw as thaw
+from letitgo.weights.freeze import train_only as train_only
+from letitgo.weights.graft import distance as distance
+from letitgo.weights.graft import graft as graft
+from letitgo.weights.hadamard import walsh_hadamard as walsh_hadamard
+from letitgo.weights.hold import Held as Held
+from letitgo.weights.hold import held_of as held_of
+from letitgo.weights.hold import hold as hold
+from letitgo.weights.hold import named_trainable as named_trainable
+from letitgo.weights.hold import trainable as trainable
+from letitgo.weights.hub import from_pretrained as from_pretrained
+from letitgo.weights.hub import push_to_hub as push_to_hub
+from letitgo.weights.layers import layers as layers
+from letitgo.weights.layers import owner as owner
+from letitgo.weights.layers import parameter_names as parameter_names
+from letitgo.weights.layers import ties as ties
+from letitgo.weights.layers import trainable_names as trainable_names
+from letitgo.weights.part import Part as Part
+from letitgo.weights.part import biases as biases
+from letitgo.weights.part import entries as entries
+from letitgo.weights.part import fraction as fraction
+from letitgo.weights.part import norms as norms
+from letitgo.weights.part import zero_out as zero_out
+from letitgo.weights.prefix import frozen_prefix as frozen_prefix
+from letitgo.weights.prune import Masks as Masks
+from letitgo.weights.prune import Scope as Scope
+from letitgo.weights.prune import magnitude_masks as magnitude_masks
+from letitgo.weights.prune import pack_masks as pack_masks
+from letitgo.weights.prune import prunable as prunable
+from letitgo.weights.prune import random_masks as random_masks
+from letitgo.weights.prune import torch_masks as torch_masks
+from letitgo.weights.prune import unpack_bits as unpack_bits
+from letitgo.weights.prune import unpack_masks as unpack_masks
+from letitgo.weights.robustness import robustness as robustness
+from letitgo.weights.select import Selection as Selection
+from letitgo.weights.select import blocks as blocks
+from letitgo.weights.select import everything as everything
+from letitgo.weights.select import select as select
+from letitgo.weights.state import State as State
+from letitgo.weights.state import copied as copied
+from letitgo.weights.state import initial_state as initial_state
+from letitgo.weights.state import load_state as load_state
+from letitgo.weights.state import seeded as seeded
+from letitgo.weights.statistics import re_estimate as re_estimate
+from letitgo.weights.status import LayerStatus as LayerStatus
+from letitgo.weights.status import Status as Status
+from letitgo.weights.status import status as status
+from letitgo.weights.subspace import Subspace as Subspace
+from letitgo.weights.subspace import subspace as subspace
+from letitgo.weights.subspace_file import load_subspace as load_subspace
+from letitgo.weights.subspace_file import save_subspace as save_subspace
+from letitgo.weights.ticket import Ticket as Ticket
+from letitgo.weights.ticket import load_ticket as load_ticket
+from letitgo.weights.ticket import read_ticket as read_ticket
+from letitgo.weights.ticket import save_ticket as save_ticket
