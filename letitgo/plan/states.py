@@ -18,7 +18,6 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
 from letitgo.value import Value, canonical, sha256
-from letitgo.version import versions as versions
 
 
 class State(Value):
