@@ -54,7 +54,7 @@ class Data(Value):
     @property
     def kind(self) -> Kind:
         """What the inputs are."""
-        return _content(self.name).kind
+        return _after(self.name, self.digest, self.steps).kind
 
     @property
     def task(self) -> Task:

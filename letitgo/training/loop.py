@@ -68,7 +68,7 @@ def train(
     schedule = find_schedule(recipe.schedule)
     network, batches = _without_prefix(module, Batches(recipe))
 
-    total_steps, epoch_steps = recipe.steps, recipe.steps_per_epoch
+    task, total_steps, epoch_steps = recipe.task, recipe.steps, recipe.steps_per_epoch
     total, done = torch.zeros(()), begin
     for stop in stops:
         for step in range(done, stop):
@@ -79,7 +79,7 @@ def train(
                     group["lr"] = rate * schedule(step / total_steps)
             torch.default_generator.manual_seed(batches.seed(step))
             inputs, labels = batches.at(step)
-            total += take_step(network, optimizer, recipe.task, inputs, labels, recipe.clip)
+            total += take_step(network, optimizer, task, inputs, labels, recipe.clip)
             if on_step is not None:
                 on_step(step + 1)
         done = stop

@@ -34,10 +34,6 @@ SAVED = (
     Column("saved", "saves", "Share of the training arithmetic that is saved.", numbers.percent),
     Column("memory_saved", "memory", "Share of gradients and optimiser state that is saved.", numbers.percent),
 )
-PERPLEXITY = (
-    Column("perplexity", "perplexity", "Test perplexity of the next word.", numbers.decimal),
-    Column("ratio", "ratio", "Test perplexity over that with the learned classifier, paired by seed.", numbers.decimal),
-)
 ALL_NUMBERS = (
     *(NAME, Column("layer", "layer"), TEST),
     Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
@@ -45,6 +41,8 @@ ALL_NUMBERS = (
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
     *SAVED,
+    Column("perplexity", "perplexity", "Exponential of the test loss; for text.", numbers.decimal),
+    Column("perplexity_ratio", "ratio", "Perplexity over that with a learned classifier, paired.", numbers.decimal),
     Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
     Column("n", "n", "Number of seeds.", numbers.count),
 )
@@ -79,11 +77,7 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
 
 def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequence[Row]) -> Section:
     numbered = [row | {"growth": _growth(row["scale"])} for row in rows if row["n"]]
-    words = PERPLEXITY if rows and "ratio_mean" in rows[0] else ()
-    tables = [
-        Table([NAME, TEST, DROP, TRAIN_DROP, *words, *SAVED], fixed),
-        Table((*ALL_NUMBERS, *words), numbered, "All numbers"),
-    ]
+    tables = [Table([NAME, TEST, DROP, TRAIN_DROP, *SAVED], fixed), Table(ALL_NUMBERS, numbered, "All numbers")]
     pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
     if scaled := [row for row in fixed if row["scale"]]:
         pictures["scale"] = _scale(scaled)
@@ -118,10 +112,6 @@ def _sentences(base: Row, fixed: Sequence[Row]) -> list[str]:
         sides = {side: [row["classifier"] for row in fixed if _side(row) == side] for side in SIDES}
         found = [f"{side} with {listed(names)}" for side, names in sides.items() if names]
         said.append(f"Training accuracy: {', '.join(found)}.")
-    if fixed and base.get("perplexity_mean"):
-        ratios = [f"{numbers.decimal(row['ratio_mean'], row['ratio_ci95'])} with {row['classifier']}" for row in fixed]
-        learned = numbers.decimal(base["perplexity_mean"], base["perplexity_ci95"])
-        said.append(f"Test perplexity {learned} with the learned classifier; times {listed(ratios)}.")
     if any(row["verdict"] == "undecided" for row in fixed):
         said.append(f"Undecided at n = {base['n']}: more seeds (--seeds) may decide.")
     return said

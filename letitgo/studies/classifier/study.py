@@ -31,14 +31,18 @@ from letitgo.training import take_step
 FIXED = ("hadamard", "orthogonal")
 """Classifiers that are a fixed matrix with a learned scale."""
 
-PERPLEXITY = ("perplexity", "train_perplexity", "ratio")
-"""What is measured besides where the next word of a text is predicted."""
-
 
 class Classifier(ClassifierOptions, CellStudy):
     """Does the classifier need training? See :class:`ClassifierOptions` for the options."""
 
-    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "train_accuracy", "drop", "train_drop")
+    quantities: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "train_accuracy",
+        "drop",
+        "train_drop",
+        "perplexity",
+        "perplexity_ratio",
+    )
 
     def check_subject(self, of: Subject) -> None:
         if of.recipe.model == "fixed-classifier":
@@ -100,28 +104,27 @@ class Classifier(ClassifierOptions, CellStudy):
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, Any]:
         base = results.get("base", results)
-        words = {}
-        if "perplexity" in results["test"]:
-            own, learned = results["test"]["perplexity"], base["test"]["perplexity"]
-            words = {"perplexity": own, "train_perplexity": results["train"]["perplexity"]}
-            words["ratio"] = own / learned if own and learned else None
         return {
-            **words,
             "accuracy": results["test"]["accuracy"],
             "train_accuracy": results["train"]["accuracy"],
             "drop": base["test"]["accuracy"] - results["test"]["accuracy"],
             "train_drop": base["train"]["accuracy"] - results["train"]["accuracy"],
             "scale": results["scale"]["values"] if "scale" in results else None,
+            **_perplexity(results["test"], base["test"]),
         }
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
-        """One row, with the scale at the beginning and after each epoch: means over seeds. Of text, perplexity too."""
-        found = self.found(cell, of, store).values()
-        scales = [one["scale"] for one in found if one["scale"]]
-        row = super().row(cell, of, store) | {"scale": [mean(at) for at in zip(*scales, strict=True)] or None}
-        for name in PERPLEXITY if of.recipe.task.metric == "perplexity" else ():
-            row |= self.summary(name, [one[name] for one in found if one[name] is not None])
-        return row
+        """One row, with the scale at the beginning and after each epoch: means over seeds."""
+        scales = [one["scale"] for one in self.found(cell, of, store).values() if one["scale"]]
+        scale = [mean(at) for at in zip(*scales, strict=True)] or None
+        return super().row(cell, of, store) | {"scale": scale}
+
+
+def _perplexity(own: Row, learned: Row) -> dict[str, float | None]:
+    """Perplexity on the test text, and as a ratio to that with a learned classifier; nothing for images."""
+    if own.get("perplexity") is None or not learned.get("perplexity"):
+        return {}
+    return {"perplexity": own["perplexity"], "perplexity_ratio": own["perplexity"] / learned["perplexity"]}
 
 
 @lru_cache(maxsize=64)
