@@ -90,7 +90,14 @@ def _growth(scale: list[float] | None) -> str:
 
 
 def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
-    """The replacement that costs least, if it is surely within the tolerance."""
+    """The replacement that costs least, if it is surely within the tolerance; of text, what perplexity becomes."""
+    if fixed and all(row.get("perplexity_ratio_mean") for row in fixed):
+        ratios = [
+            f"{numbers.decimal(row['perplexity_ratio_mean'], row['perplexity_ratio_ci95'])} with "
+            f"{NAMES[row['classifier']]}"
+            for row in fixed
+        ]
+        return f"Test perplexity, relative to a learned classifier: {listed(ratios)}."
     robust = [row for row in fixed if row["verdict"] == "robust"]
     best = min(robust, key=lambda row: row["drop_mean"], default=None)
     if best is not None:
