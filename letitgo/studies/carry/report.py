@@ -95,9 +95,9 @@ def _target(row: Row) -> Place:
     return row["target_data"], row["target_optimizer"]
 
 
-def name(place: Place, between: str = ", ") -> str:
+def name(place: Place) -> str:
     """Data and optimiser in words."""
-    return between.join((place[0].rpartition("/")[2], place[1]))
+    return f"{place[0].rpartition('/')[2]}, {place[1]}"
 
 
 def surely(row: Row, other: str, sign: int) -> bool:
@@ -183,7 +183,8 @@ def _matrix(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
         values = [[_points(found.get((place, target))) for target in targets] for place in places]
         mark = Grid(values, "points above the target's own", "{:+.2f}")
         title = f"{numbers.percent(own[0]['density'])} of the weights left"
-        lines.append([Panel([mark], title, "trained under", places=places, steps=targets)])
+        steps = [target.replace(", ", "\n") for target in targets]
+        lines.append([Panel([mark], title, "trained under", places=places, steps=steps)])
     caption = (
         "Test accuracy minus that of the target's own ticket, in points, mean over seeds; the tables have the "
         "intervals. The controls have as many weights in each layer as the target's own ticket."
