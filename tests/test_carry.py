@@ -373,7 +373,7 @@ def test_the_matrix_and_the_curves_show_the_rows(done):
     for level, panel in enumerate(panels, start=1):
         [grid] = panel.marks
         assert isinstance(grid, Grid)
-        assert panel.steps == targets
+        assert panel.steps == ["digits\nsgd:0.1", "digits invert\nadam:0.01"]
         assert panel.places == [
             *(f"ticket of {name}" for name in targets),
             *("own mask, fresh weights", "random mask, fresh weights"),

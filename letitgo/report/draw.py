@@ -30,6 +30,8 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 7.4
 """Of a figure, in inches."""
+ROOM = 56
+"""Characters beside each other below a grid."""
 
 
 def draw(picture: Picture) -> Figure:
@@ -77,7 +79,9 @@ def _panel(figure: Figure, ax: Axes, panel: Panel) -> None:
         ax.set_ylim(len(panel.places) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
     if panel.steps:
-        ax.set_xticks(range(len(panel.steps)), list(panel.steps))
+        tilted = len(panel.steps) * max(len(line) for step in panel.steps for line in step.split("\n")) > ROOM
+        look: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
+        ax.set_xticks(range(len(panel.steps)), list(panel.steps), **look)
         ax.set_xlim(-0.5, len(panel.steps) - 0.5)
     for mark in panel.marks:
         _DRAWN[type(mark)](figure, ax, mark)

@@ -15,21 +15,22 @@ _NAMED = ("model", "data", "epochs", "seed")
 _UNSET: Any = (None, {}, ())
 
 
-def heading(recipe: Recipe, swept: Sequence[str] = ()) -> str:
+def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = ()) -> str:
     """The conditions of a result in one line: network, data, length, and every field that is not the default.
 
     Args:
         recipe: What was trained.
         swept: Fields that are named in any case.
+        without: Fields that are not named.
     """
-    found = [f"{recipe.model} on {recipe.data}, {length(recipe)}"]
+    found = [recipe.model if "data" in without else f"{recipe.model} on {recipe.data}", length(recipe)]
     for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
         value, name = getattr(recipe, field.name), field.name.replace("_", "-")
         default = None if field.default is dataclasses.MISSING else field.default
         is_default = value == default or (default is None and value in _UNSET)
         if field.name in swept and field.name not in _NAMED[:3]:
             found.append(f"{name} {value}")
-        elif field.name not in _NAMED and not is_default:
+        elif field.name not in (*_NAMED, *without) and not is_default:
             found.append(f"{name} {_plain(value)}")
     return ", ".join(found)
 

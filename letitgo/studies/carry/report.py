@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Grid, Panel, Picture, Rule, series
-from letitgo.report.words import heading, resolved
+from letitgo.report.words import heading, listed, resolved
 from letitgo.studies.carry.options import FRESH, RANDOM
+from letitgo.studies.carry.study import DENSE, OWN, TICKET, place
 
 if TYPE_CHECKING:
     from letitgo.studies.carry.study import Carry
@@ -17,7 +18,6 @@ Row = dict[str, Any]
 Place = tuple[str, str]
 
 SOURCE = "Morcos, Yu, Paganini and Tian, One ticket to win them all (arXiv:1906.02773)."
-OWN, TICKET, DENSE = "own ticket", "ticket", "everything"
 CONTROLS = {FRESH: "own mask, fresh weights", RANDOM: "random mask, fresh weights"}
 PANELS = 3
 """Levels in the figure of the matrix; the page has all of them in its tables."""
@@ -41,7 +41,8 @@ ALL_NUMBERS = (
 )
 LAYERS = (ALL_NUMBERS[0], ALL_NUMBERS[2], Column("layers", "kept of each layer"))
 LEGEND = {"critical": "clearly worse than the target's own", "robust": "clearly better than a random ticket"}
-VARIED = ("data", "half", "shift", "examples", "label_noise", "optimizer", "optimizer arguments", "digest of the data")
+VARIED = ("data", "half", "shift", "examples", "optimizer", "lr", "optimizer arguments", "digest of the data")
+"""What the names of sources and targets stand for."""
 
 
 def report(study: Carry, rows: Sequence[Row]) -> Report:
@@ -59,8 +60,7 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
         pictures["weights"] = _curves(rows, targets)
     details = {name: value for name, value in resolved(study.trained[0]).items() if name not in VARIED}
     section = Section(
-        f"{heading(study.recipes[0])}; {study.levels} levels of {100 * study.rate:g} %, {study.scope}, rewound to "
-        f"{study.rewind}; trained under {', '.join(targets)}",
+        _heading(study),
         _answer(carried),
         _sentences(rows, carried),
         tables,
@@ -68,13 +68,25 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
         pictures,
         details,
     )
+    ahead = "" if study.rewind == "0" else f" So it has the source's training up to {study.rewind}, which they lack."
     note = (
         f"Means over {study.seeds} seeds with 95 % intervals (Student's t), not corrected for how many there are. "
         "Differences are paired by seed. A ticket is its source's mask and its source's weights at "
-        f"{study.rewind}, and takes all of the target's steps, as the controls do. A random ticket has random mask and "
-        "weights, and as many weights in each layer as the ticket beside it. The output layer is not pruned."
+        f"{study.rewind}, and takes all of the target's steps, as the controls do.{ahead} A random ticket has a random "
+        "mask, fresh weights, and as many weights in each layer as the ticket beside it. The output layer is not "
+        "pruned."
     )
     return Report("carry", study.QUESTION, [section] if rows else [], note, SOURCE)
+
+
+def _heading(study: Carry) -> str:
+    """The conditions: what all recipes share, the data, the optimisers, and the pruning."""
+    places = [place(recipe) for recipe in study.trained]
+    data, optimizers = (list(dict.fromkeys(one[k] for one in places)) for k in (0, 1))
+    return (
+        f"{heading(study.recipes[0], without=VARIED)}; {listed(list(map(short, data)))} under {listed(optimizers)}; "
+        f"{study.levels} levels of {100 * study.rate:g} %, {study.scope}, rewound to {study.rewind}"
+    )
 
 
 def _shown(row: Row) -> Row:
@@ -95,9 +107,14 @@ def _target(row: Row) -> Place:
     return row["target_data"], row["target_optimizer"]
 
 
-def name(place: Place, between: str = ", ") -> str:
+def name(place: Place) -> str:
     """Data and optimiser in words."""
-    return between.join((place[0].rpartition("/")[2], place[1]))
+    return f"{short(place[0])}, {place[1]}"
+
+
+def short(data: str) -> str:
+    """Data without the folder that holds them."""
+    return data.rpartition("/")[2]
 
 
 def surely(row: Row, other: str, sign: int) -> bool:
@@ -183,7 +200,8 @@ def _matrix(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
         values = [[_points(found.get((place, target))) for target in targets] for place in places]
         mark = Grid(values, "points above the target's own", "{:+.2f}")
         title = f"{numbers.percent(own[0]['density'])} of the weights left"
-        lines.append([Panel([mark], title, "trained under", places=places, steps=targets)])
+        steps = [target.replace(", ", "\n") for target in targets]
+        lines.append([Panel([mark], title, "trained under", places=places, steps=steps)])
     caption = (
         "Test accuracy minus that of the target's own ticket, in points, mean over seeds; the tables have the "
         "intervals. The controls have as many weights in each layer as the target's own ticket."

@@ -35,7 +35,7 @@ HEADS = {
 }
 """The variants as heads of columns."""
 LOOKS = {
-    variant: {"label": NAMES[variant], "colour": colour, "shape": shape, "line": line}
+    variant: {"label": HEADS[variant], "colour": colour, "shape": shape, "line": line}
     for variant, (colour, shape, line) in {
         "ticket": (PALETTE[2], "o", "-"),
         "fresh weights": (PALETTE[1], "s", "--"),
