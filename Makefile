@@ -21,7 +21,7 @@ lint: .venv/developing
 	$(BIN)/lint-imports
 
 results: .venv/installed  ## the page of a stored result, recomputed: make results STUDY=map-mnist
-	$(BIN)/$$(cat docs/results/$(STUDY)/command) --report letitgo-report/$(STUDY)
+	eval "$(BIN)/$$(cat docs/results/$(STUDY)/command) --report letitgo-report/$(STUDY)"
 
 bench: .venv/installed
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
