@@ -17,7 +17,7 @@ from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Kept, Masked
-from letitgo.report.pictures import BLACK, Grid, Points
+from letitgo.report.pictures import BLACK, PALE, PALETTE, Grid, Points
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM
 from letitgo.studies.carry.report import report
@@ -396,6 +396,18 @@ def test_the_matrix_and_the_curves_show_the_rows(done):
         assert line.y == [100 * row["accuracy_mean"] for row in own]
 
 
+def test_many_sources_share_one_colour_and_the_own_ticket_stands_out(done):
+    _, rows = done
+    names = [f"data{i}" for i in range(len(PALETTE) + 1)]
+    more = [row | {"source_data": name} for row in rows for name in names if row["variant"] == TICKET]
+    [section] = report(STUDY, [*rows, *more]).sections
+    for panel in (panel for line in section.pictures["weights"].panels for panel in line):
+        lines = [mark for mark in panel.marks if isinstance(mark, Points)]
+        assert [mark.colour for mark in lines if mark.label == "own ticket"] == [PALETTE[0]]
+        others = [mark.colour for mark in lines if mark.label == "ticket of another"]
+        assert others == [PALE] * (len(names) + 1)
+
+
 COMMAND = [
     *("carry", "--shift", "none,invert", "--optimizers", "sgd:0.1,adam:0.01", "--targets", "digits"),
     *("--widths", "8", "--epochs", "1", "--batch-size", "512", "--levels", "1", "--rewind", "1it"),
@@ -417,7 +429,7 @@ def test_the_command_writes_rows_and_a_report(tmp_path, capsys):
         *(f"carry-matrix.{kind}" for kind in ("png", "svg", "pdf")),
     }
     page = (folder / "carry.html").read_text(encoding="utf-8")
-    for words in ("random mask, fresh weights", "of 6 carried tickets"):
+    for words in ("random mask, fresh weights", "One seed cannot say"):
         assert words in page
     assert run([*COMMAND, "--report", "none", "--format", "csv", "--controls", "none"]) == 0
     fewer = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -425,7 +437,7 @@ def test_the_command_writes_rows_and_a_report(tmp_path, capsys):
     assert run([*COMMAND, "--report", "none"]) == 0
     shown = capsys.readouterr().out
     assert "trained under digits, adam:0.01: everything reaches" in shown
-    assert "of 6 carried tickets" in shown
+    assert "One seed cannot say whether carried tickets do as well as the target's own." in shown
 
 
 @pytest.mark.parametrize(

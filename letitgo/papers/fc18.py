@@ -78,7 +78,7 @@ def _left(row: Row, level: int, paper: float) -> Claim:
 
 
 def _under(quantity: str, paper: str, row: Row, column: str, limit: float, factor: float, note: str = "") -> Claim:
-    """The claim that a column is surely below a limit; it is told times a factor."""
+    """The claim that a column is surely below a limit; mean and interval are shown times a factor."""
     mean, half = row[f"{column}_mean"], row[f"{column}_ci95"]
     within = None
     if mean is not None and half is not None:

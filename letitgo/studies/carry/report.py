@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, Report, Section, Table, numbers
-from letitgo.report.pictures import BLACK, GREY, PALETTE, Grid, Panel, Picture, Rule, series
+from letitgo.report.pictures import BLACK, GREY, PALE, PALETTE, Grid, Panel, Picture, Rule, series
 from letitgo.report.words import heading, listed, resolved
 from letitgo.studies.carry.options import FRESH, RANDOM
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, place
@@ -136,6 +136,8 @@ def _answer(carried: Sequence[Row]) -> str:
     if not carried:
         return ""
     last = [row for row in carried if row["level"] == max(row["level"] for row in carried)]
+    if last[0]["above_own_ci95"] is None:
+        return "One seed cannot say whether carried tickets do as well as the target's own."
     worse = sum(surely(row, "own", -1) for row in last)
     said = (
         f"With {numbers.percent(last[0]['density'])} of the weights, {worse} of {len(last)} carried tickets are "
@@ -223,19 +225,24 @@ def _points(row: Row | None) -> float | None:
 
 
 def _curves(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
-    """Test accuracy against the share of weights left, a panel for each target."""
+    """Test accuracy against the share of weights left, a panel for each target; few sources have a colour each."""
     sources = list(dict.fromkeys(row["source"] for row in rows if row["level"]))
-    looks = {f"ticket of {source}": {"colour": PALETTE[i % len(PALETTE)]} for i, source in enumerate(sources)}
+    few = len(sources) <= len(PALETTE)
+    looks: dict[str, dict[str, str]] = {
+        f"ticket of {source}": {"colour": PALETTE[i]} if few else {"colour": PALE, "label": "ticket of another"}
+        for i, source in enumerate(sources)
+    }
     looks |= {text: {"colour": GREY, "line": line} for text, line in zip(CONTROLS.values(), ("--", "-."), strict=True)}
     panels = []
     for target in targets:
+        own = {} if few else {f"ticket of {target}": {"colour": PALETTE[0], "label": "own ticket"}}
         here = [row for row in rows if row["target"] == target and row["level"] and _place(row)]
         shown = [row | {"x": 100 * row["density"], "line": _place(row)} for row in here]
         base = next(row for row in rows if row["target"] == target and row["variant"] == DENSE)
         shares = sorted({row["x"] for row in shown}, reverse=True)
         marks = [
             Rule(100 * base["accuracy_mean"], label=DENSE, colour=BLACK, line=":"),
-            *series(shown, "x", "accuracy", "line", looks, 100),
+            *series(shown, "x", "accuracy", "line", looks | own, 100),
         ]
         panels.append(
             Panel(
