@@ -456,7 +456,7 @@ anything = st.recursive(
     ),
     max_leaves=6,
 )
-FIELDS = ["value", "recipe", "result", "versions", "frozen", "seconds", "host", "optimizer", "curve"]
+FIELDS = ["value", "summary", "recipe", "result", "versions", "frozen", "seconds", "host", "optimizer", "curve"]
 STUDY_FIELDS = ["study", "recipes", "options", "values", "begun"]
 SOUND = {
     STUDY: {"study": "Map", "recipes": [{"model": "x"}], "options": {}, "values": [MEASURE], "begun": 0.0},
@@ -486,6 +486,8 @@ CASES: dict[str, dict[str, Any]] = {
     "values that are no addresses": {STUDY: {**SOUND[STUDY], "values": ["../x", "/etc/passwd"]}},
     "values that have no hash": {STUDY: {**SOUND[STUDY], "values": [{}]}},
     "a list for a recipe": {ADDRESS: {"recipe": [1]}},
+    "a list for a summary": {ADDRESS: {"summary": [1]}, MEASURE: {**SOUND[MEASURE], "summary": [1]}},
+    "names that are none": {ADDRESS: {"summary": {"frozen": [1], "part": [2], "begin": "x"}}, MEASURE: SOUND[MEASURE]},
     "a list for a value": {MEASURE: {"value": [1], "result": {}}},
     "a number that is none of floating point": {MEASURE: {"value": {}, "result": {"a": 10**400}}},
     "a seed beyond 64 bits": {ADDRESS: {"recipe": {"seed": 2**70}}, MEASURE: SOUND[MEASURE]},

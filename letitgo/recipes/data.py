@@ -296,14 +296,14 @@ def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tenso
 
 def _file_of(name: str, cell: Any, row: int) -> Any:
     """An image's bytes, or its path where that is in the data's folder or in the cache of the hub."""
-    import datasets
+    from datasets import config
 
     if cell["bytes"] is not None:
         return io.BytesIO(cell["bytes"])
     path = os.path.abspath(cell["path"] or "")
-    cache = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE)
-    roots = map(os.path.abspath, (name,) if Path(name).is_absolute() else cache)
-    if not any(path.startswith(os.path.join(root, "")) for root in roots) or not os.path.isfile(path):
+    roots = [name] if Path(name).is_absolute() else [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE]
+    inside = any(path.startswith(os.path.join(os.path.abspath(root), "")) for root in roots)
+    if not inside or not os.path.isfile(path):
         raise BadRequest(f"row {row} of {name!r} names no image of the data, but {cell['path']}: keep images with them")
     return path
 

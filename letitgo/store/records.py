@@ -78,6 +78,7 @@ def _form(study: bool) -> Any:
         "value": (named, {}),
         "summary": (named, {}),
         "recipe": (named, {}),
+        "summary": (named, {}),
         "result": (named, {}),
         "versions": (dict[str, str], {}),
         "frozen": (list[str], []),
