@@ -78,7 +78,6 @@ def _form(study: bool) -> Any:
         "value": (named, {}),
         "summary": (named, {}),
         "recipe": (named, {}),
-        "summary": (named, {}),
         "result": (named, {}),
         "versions": (dict[str, str], {}),
         "frozen": (list[str], []),
