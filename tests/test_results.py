@@ -32,7 +32,7 @@ def documented(name: str) -> set[str]:
 
 
 def _stem(column: str) -> str:
-    return re.sub(r"_(mean|ci95|min|max)$", "", column)
+    return re.sub(r"_(mean|ci95|min|max|…)$", "", column)
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)

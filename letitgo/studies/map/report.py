@@ -275,7 +275,5 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
     robust = [sum(row["verdict"] == "robust" for row in _singles(rows, "frozen") if row[field] == v) for v in values]
     said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
     answer = f"Layers that are robust when frozen at initialization, along {field.replace('_', '-')}: {said}."
-    heads = (
-        f"{', '.join(dict.fromkeys(f'{r.model} on {r.data}' for r in study.recipes))}, over {field.replace('_', '-')}"
-    )
-    return Section(heads, answer, tables=[Table(columns, counts)], pictures=pictures)
+    conditions = f"{heading(study.recipes[0], without=(field,))}, over {field.replace('_', '-')}"
+    return Section(conditions, answer, tables=[Table(columns, counts)], pictures=pictures)
