@@ -102,13 +102,13 @@ def test_a_state_is_stored_as_z_and_loads_elsewhere_to_the_same_bits(store):
     script = (
         "import json, sys, letitgo.plan; from pathlib import Path; from letitgo.store import Store;"
         "from letitgo.value import load;"
-        "from letitgo.weights.delta import _summary;"
-        "print(_summary(load(json.loads(sys.argv[1]))[0].load(Store(Path(sys.argv[2]))))['digest'])"
+        "from letitgo.weights.delta import summary;"
+        "print(summary(load(json.loads(sys.argv[1]))[0].load(Store(Path(sys.argv[2]))))['digest'])"
     )
-    from letitgo.weights.delta import _summary
+    from letitgo.weights.delta import summary
 
     found = python(script, json.dumps(dump([state])), str(store.root)).stdout.strip()
-    assert found == _summary(state.load(store))["digest"]
+    assert found == summary(state.load(store))["digest"]
 
 
 def test_another_projection_is_refused(store, monkeypatch):

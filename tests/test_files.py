@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 import letitgo
 from letitgo.errors import BadRequest
-from letitgo.weights import delta, magnitude_masks, seeded
-from letitgo.weights import ticket as tickets
+from letitgo.weights import magnitude_masks, sealed, seeded
 
 TIMES = int(os.environ.get("LETITGO_FAULTS", "1"))
 
@@ -48,21 +47,16 @@ def write_subspace(path: Path) -> None:
         letitgo.save_subspace(module, path)
 
 
-def packed(stored: dict[str, Tensor]) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
-
-
-KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[nn.Module, Path], Any], str, Callable[..., str]]] = {
-    "delta": (lambda path: letitgo.save(trained(), path, base=plain()), letitgo.load, "letitgo", delta._seal),
+KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[nn.Module, Path], Any], str]] = {
+    "delta": (lambda path: letitgo.save(trained(), path, base=plain()), letitgo.load, "letitgo"),
     "ticket": (
         lambda path: letitgo.save_ticket(path, magnitude_masks(plain(), 0.5), {"recipe": {"lr": 0.1}, "step": 0}),
         letitgo.load_ticket,
         "letitgo-ticket",
-        lambda about, stored: tickets._seal(about, packed(stored)),
     ),
-    "subspace": (write_subspace, letitgo.load_subspace, "letitgo-subspace", delta._seal),
+    "subspace": (write_subspace, letitgo.load_subspace, "letitgo-subspace"),
 }
-"""What writes a file, what reads it into a network, under which name it tells what it is, and its seal."""
+"""What writes a file, what reads it into a network, and its kind."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -149,8 +143,7 @@ def test_forgeries_with_a_right_seal(data, kind):
         else:
             part.pop(key, None)
     forged = path.with_name("forged")
-    _, _, told, seal = KINDS[name]
-    save_file(stored, forged, {told: json.dumps([about, seal(about, stored)])})
+    save_file(stored, forged, {KINDS[name][2]: json.dumps([about, sealed.seal(about, stored)])})
     taken_or_refused(name, forged)
 
 
@@ -172,3 +165,46 @@ def test_a_header_that_is_longer_than_the_file_is_refused(kind):
         file.write((1 << 40).to_bytes(8, "little"))
         file.truncate(1 << 34)  # takes no room on the disk
     assert not taken_or_refused(name, huge)
+
+
+OLD = Path(__file__).parent / "data"
+"""Files that were written when each kind had a reader and writer of its own."""
+
+
+def counted() -> nn.Module:
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).view(parameter.shape) / 8)
+    return module
+
+
+def test_an_old_delta_is_read_and_written_the_same(tmp_path):
+    module, expected = counted(), counted()
+    with torch.no_grad():
+        expected.get_parameter("0.weight")[1] += 1
+        expected.get_parameter("3.bias")[2] = 5
+    letitgo.load(module, OLD / "delta-1.safetensors")
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in module.state_dict().items())
+    letitgo.save(module, tmp_path / "again", counted())
+    again, before = opened(tmp_path / "again")[0], opened(OLD / "delta-1.safetensors")[0]
+    assert {**again, "versions": None} == {**before, "versions": None}
+
+
+def test_an_old_ticket_is_read():
+    ticket = letitgo.read_ticket(OLD / "ticket-1.safetensors", counted())
+    assert torch.equal(ticket.masks["0.weight"], torch.arange(24).view(6, 4) % 3 > 0)
+    assert ticket.start == {"level": 1, "recipe": None}
+
+
+def test_an_old_subspace_is_read():
+    held = letitgo.load_subspace(counted(), OLD / "subspace-1.safetensors")
+    assert [parameter.tolist() for parameter in held.parameters()] == [[0.0, 1.0, 2.0, 3.0, 4.0]]
+
+
+def test_what_was_changed_in_an_old_ticket_is_noticed(tmp_path):
+    content = bytearray((OLD / "ticket-1.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "changed").write_bytes(content)
+    with pytest.raises(BadRequest, match="its contents are not what its digest says"):
+        letitgo.read_ticket(tmp_path / "changed")

@@ -28,7 +28,7 @@ from letitgo import (
     trainable,
 )
 from letitgo.weights import copied, everything
-from letitgo.weights.delta import _summary
+from letitgo.weights.delta import summary
 from letitgo.weights.projections import Projection, draw
 
 KINDS = ("dense", "sparse", "fastfood")
@@ -39,7 +39,7 @@ def matrix(projection: Projection, d: int) -> Tensor:
 
 
 def digest(projection: Projection) -> str:
-    return _summary(projection.arrays)["digest"]
+    return summary(projection.arrays)["digest"]
 
 
 def small() -> nn.Sequential:
@@ -103,9 +103,9 @@ def test_draws_are_written_down():
     found = {kind: digest(draw(kind, 1000, 12, 7))[:16] for kind in KINDS}
     assert found == DIGESTS
     script = (
-        "import sys, torch\nfrom letitgo.weights.delta import _summary\nfrom letitgo.weights.projections import draw\n"
+        "import sys, torch\nfrom letitgo.weights.delta import summary\nfrom letitgo.weights.projections import draw\n"
         "torch.manual_seed(5)\n"
-        "print([_summary(draw(k, 1000, 12, 7).arrays)['digest'][:16] for k in ('dense', 'sparse', 'fastfood')])"
+        "print([summary(draw(k, 1000, 12, 7).arrays)['digest'][:16] for k in ('dense', 'sparse', 'fastfood')])"
     )
     assert python(script).stdout.strip() == str(list(DIGESTS.values()))
 
@@ -424,13 +424,13 @@ def test_another_process_gives_the_same_weights(tmp_path):
     save_subspace(module, tmp_path / "z")
     script = (
         "import sys, torch\nfrom torch import nn\nfrom letitgo import load_subspace\n"
-        "from letitgo.weights import copied\nfrom letitgo.weights.delta import _summary\ntorch.set_num_threads(1)\n"
+        "from letitgo.weights import copied\nfrom letitgo.weights.delta import summary\ntorch.set_num_threads(1)\n"
         "torch.manual_seed(0)\n"
         "module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6))\n"
-        "load_subspace(module, sys.argv[1]).release()\nprint(_summary(copied(module))['digest'])"
+        "load_subspace(module, sys.argv[1]).release()\nprint(summary(copied(module))['digest'])"
     )
     found = python(script, str(tmp_path / "z")).stdout.strip()
-    assert found == _summary(copied(module))["digest"]
+    assert found == summary(copied(module))["digest"]
 
 
 def test_a_held_network_is_saved_whole_by_its_state(tmp_path):
@@ -487,7 +487,7 @@ def test_damaged_files(tmp_path):
     with pytest.raises(BadRequest, match="newer letitgo"):
         load_subspace(small(), path)
     save_file({"z": torch.zeros(3)}, path)
-    with pytest.raises(BadRequest, match="not one that save_subspace wrote"):
+    with pytest.raises(BadRequest, match=r"not one that letitgo\.save_subspace wrote"):
         load_subspace(small(), path)
 
 

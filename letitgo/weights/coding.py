@@ -7,13 +7,13 @@ numbers of unchanged ones before each (``rows.gaps``, ``values.gaps``).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CODES = ("whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps")
+Code = Literal["whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps"]
 _INDEX = 100  # bytes that an index takes in the header of a file, whatever its length
 
 
@@ -21,7 +21,7 @@ class Coded(NamedTuple):
     """A tensor as it changed.
 
     Attributes:
-        code: One of ``CODES``.
+        code: A :data:`Code`.
         values: All of the new tensor, its changed rows (k, ...) or its changed values (k,).
         where: Which they are, a vector of unsigned integers; None where ``values`` is all.
     """

@@ -1,38 +1,66 @@
 """Saving what changed: a file holds the tensors, rows and values of a model that differ, bit for bit, from a base.
 
-One safetensors file. What is kept of a changed tensor lies under the tensor's name, an index of its rows or values
-under ``<name>.mask`` or ``<name>.gaps`` (see :mod:`letitgo.weights.coding`). The metadata holds, as JSON, the digest of
-the base and the seed if it was regenerated; what changed and how it is coded; versions; and a digest of all this and
-the tensors. Nothing in the file is or names code.
+A sealed file (:mod:`letitgo.weights.sealed`). What is kept of a changed tensor lies under the tensor's name, an index
+of its rows or values under ``<name>.mask`` or ``<name>.gaps`` (:mod:`letitgo.weights.coding`). The metadata names the
+digest of the base, its seed if it was regenerated, what changed, and how it is coded. Nothing in the file is or names
+code.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from xxhash import xxh3_128
 
 from letitgo.errors import BadRequest, nearest
-from letitgo.value import canonical, sha256
-from letitgo.version import versions
-from letitgo.weights.coding import CODES, Coded, decode, encode, fits, raw
+from letitgo.value import sha256
+from letitgo.weights.coding import Code, Coded, decode, encode, fits
+from letitgo.weights.sealed import (
+    WRITERS,
+    About,
+    damaged,
+    digests,
+    dtype,
+    open_tensors,
+    own_versions,
+    read,
+    write,
+)
 from letitgo.weights.state import State, initial_state, load_state
 
 Factory = Callable[[], nn.Module]
 Base = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str] | tuple[Factory, int]
 
-FORMAT = 1
-_ABOUT = "letitgo"
 _HINT = 4  # hexadecimal digits kept of each base tensor's digest, to name the one that differs
+
+
+class Summary(BaseModel):
+    """Digest of a base, beginnings of the digests of its tensors, and its seed if it was regenerated."""
+
+    model_config = ConfigDict(strict=True)
+
+    digest: str
+    tensors: str
+    seed: int | None = None
+
+
+class _Change(About):
+    """What a saved change says."""
+
+    base: Summary
+    changed: dict[str, Code]
+    new: list[str]
+
+    @model_validator(mode="after")
+    def _whole_where_new(self) -> _Change:
+        if any(self.changed.get(name) != "whole" for name in self.new):
+            raise ValueError("what the base lacks is stored whole")
+        return self
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
@@ -50,7 +78,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             so moved along; a tensor holds no values or is of a type safetensors does not have; the file cannot be
             written.
     """
-    own, firsts = _tensors(model)
+    own, firsts = own_tensors(model)
     pristine = _resolved(base, firsts)
     old = {name: tensor for name, tensor in pristine.items() if tensor.shape == own[name].shape}
     if own and not old:
@@ -58,7 +86,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
     for name, tensor in old.items():
         if tensor.dtype != own[name].dtype:
             raise BadRequest(
-                f"{name!r} is {_kind(tensor)} in the base and {_kind(own[name])} in the model: convert one of them"
+                f"{name!r} is {dtype(tensor)} in the base and {dtype(own[name])} in the model: convert one of them"
             )
     moved = [_same_memory(tensor, own[name]) for name, tensor in old.items() if tensor.numel()]
     if moved and all(moved):
@@ -74,13 +102,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             if coded.where is not None:
                 stored[_index_name(name, coded.code)] = coded.where
     about = {
-        "format": FORMAT,
-        "base": _summary(old) | ({"seed": base[1]} if isinstance(base, tuple) else {}),
+        "base": summary(old) | ({"seed": base[1]} if isinstance(base, tuple) else {}),
         "changed": changed,
         "new": [name for name in own if name not in old],
-        "versions": _versions(),
     }
-    _write(Path(path), stored, canonical([about, _seal(about, stored)]))
+    write(path, "letitgo", about, stored)
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | None = None) -> None:
@@ -98,30 +124,30 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
     Raises:
         BadRequest: The file is damaged or no such file, is of another network, or was saved against another base.
     """
-    own, firsts = _tensors(model)
+    own, firsts = own_tensors(model)
     # The names of the model bound what an honest header can take: nothing larger is parsed.
-    about, stored = _read(path, limit=2**20 + sum(1024 + 40 * len(name) for name in firsts))
+    about, stored = read(path, "letitgo", _Change, 2**20 + sum(1024 + 40 * len(name) for name in firsts))
     changes = _changes(path, about, stored, own)
     if base is None:
         old = own
     else:
         if callable(base) and not isinstance(base, nn.Module):
-            if "seed" not in about["base"]:
+            if about.base.seed is None:
                 raise BadRequest(f"{path} was saved against given weights, not a factory and seed: give those weights")
-            base = (base, about["base"]["seed"])
+            base = (base, about.base.seed)
         old = _resolved(base, firsts)
-    new = set(about["new"])
+    new = set(about.new)
     old = {name: tensor for name, tensor in old.items() if name not in new}
     for name in own:
         if name not in old and name not in new:
             raise BadRequest(f"the base is not the one {path} was saved against: it has no {name!r}")
-    _check_base(path, about, old, own)
+    check_base(path, about.base, about.versions, old, own)
     patches = {}
     for name, coded in changes.items():
         try:
             patches[name] = coded.values if name in new else decode(coded, old[name])
         except ValueError as error:
-            raise _bad(path, f"the index of {name!r} is wrong: {error}") from error
+            raise damaged(path, f"the index of {name!r} is wrong: {error}") from error
     load_state(model, {**old, **patches})
 
 
@@ -131,10 +157,10 @@ def check_delta(path: str | os.PathLike[str]) -> None:
     Raises:
         BadRequest: It is not.
     """
-    _read(path)
+    read(path, "letitgo", _Change)
 
 
-def _tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
+def own_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
     """The model's tensors by their first names, and all names with the first name of the same tensor."""
     own: State = {}
     firsts: dict[str, str] = {}
@@ -155,8 +181,8 @@ def _resolved(base: Base, firsts: dict[str, str]) -> State:
     elif isinstance(base, Mapping):
         state = base
     elif isinstance(base, str | os.PathLike):
-        metadata, state = _open(base)
-        if _ABOUT in metadata:
+        metadata, state = open_tensors(base)
+        if metadata.keys() & WRITERS.keys():
             raise BadRequest(f"{base} holds only what changed: the base is a file with all weights")
     elif isinstance(base, tuple) and len(base) == 2 and callable(base[0]) and isinstance(base[1], int):
         state = initial_state(*base)
@@ -176,134 +202,38 @@ def _check_plain(name: str, tensor: Tensor) -> None:
     if is_lazy(tensor):
         raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized or tensor.element_size() > 8:
-        raise BadRequest(f"{name!r} is no plain tensor that safetensors can hold ({_kind(tensor)}, {tensor.device})")
+        raise BadRequest(f"{name!r} is no plain tensor that safetensors can hold ({dtype(tensor)}, {tensor.device})")
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.device == b.device
 
 
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _digests(tensors: State) -> list[str]:
-    """XXH3-128 over name, dtype, shape and bytes of each tensor, in order of their names.
-
-    It tells a base from any other one may have by accident, which is all it is for: who writes the file can write any
-    weights anyway. SHA-256 would take more time than all the rest of saving.
-    """
-    digests = []
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest = xxh3_128(canonical([name, _kind(tensor), list(tensor.shape)]).encode())
-        digest.update(raw(tensor).data)
-        digests.append(digest.hexdigest())
-    return digests
-
-
-def _summary(tensors: State) -> dict[str, str]:
-    """What tells one base from another; the beginnings of the digests are there to name the tensors that differ."""
-    digests = _digests(tensors)
-    return {"digest": sha256("".join(digests)), "tensors": "".join(digest[:_HINT] for digest in digests)}
-
-
-def _seal(about: dict[str, Any], stored: State) -> str:
-    """Digest of the metadata and all that is stored."""
-    return sha256(canonical([about, _digests(stored)]))
-
-
-def _versions() -> dict[str, str]:
-    return {name: versions()[name] for name in ("letitgo", "torch")}
-
-
-def _write(path: Path, tensors: State, about: str, key: str = _ABOUT) -> None:
-    if path.exists() and not path.is_file():
-        raise BadRequest(f"{path} is no ordinary file: name another")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode  # some versions of safetensors make files that only their owner can read
-        save_file(tensors, partial, metadata={key: about})
-        partial.chmod(mode)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise BadRequest(f"{path} cannot be written ({error}): name another file") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _bad(path: Any, why: str) -> BadRequest:
-    return BadRequest(f"{path} is damaged or was not written by letitgo: {why}")
-
-
-def _open(path: str | os.PathLike[str], limit: int | None = None) -> tuple[dict[str, str], State]:
-    """Metadata and tensors of a safetensors file. The tensors are views of the mapped file: nothing is allocated."""
-    file = Path(path)
-    if not file.is_file():
-        raise BadRequest(f"there is no file {path}")
-    try:
-        with file.open("rb") as raw:
-            header = int.from_bytes(raw.read(8), "little")
-        if limit is not None and header > limit:
-            raise BadRequest(f"{path} declares a header of {header} bytes, too many for this model")
-        with safe_open(file, "pt") as opened:
-            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BadRequest(f"{path} is not a whole safetensors file ({error})") from error
-
-
-def _read(path: str | os.PathLike[str], limit: int | None = None) -> tuple[dict[str, Any], State]:
-    """What :func:`save` wrote; its own form and digest are checked, nothing is held against a model yet."""
-    metadata, stored = _open(path, limit)
-    if _ABOUT not in metadata:
-        raise BadRequest(f"{path} is a safetensors file, but not one that letitgo.save wrote")
-    try:
-        about, seal = json.loads(metadata[_ABOUT])
-        newer = about["format"] > FORMAT
-        sound = newer or (about["format"] == FORMAT and _well_formed(about) and seal == _seal(about, stored))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _bad(path, "its metadata cannot be read") from error
-    if newer:
-        raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
-    if not sound:
-        raise _bad(path, "its contents are not what its digest says")
-    return about, stored
-
-
-def _well_formed(about: dict[str, Any]) -> bool:
-    base, changed, new = about["base"], about["changed"], about["new"]
-    return (
-        isinstance(base["digest"], str)
-        and isinstance(base["tensors"], str)
-        and isinstance(base.get("seed", 0), int)
-        and isinstance(about["versions"], dict)
-        and isinstance(changed, dict)
-        and all(code in CODES for code in changed.values())
-        and isinstance(new, list)
-        and all(changed.get(name) == "whole" for name in new)
-    )
+def summary(tensors: State) -> dict[str, str]:
+    """The fields of a :class:`Summary`."""
+    found = digests(tensors)
+    return {"digest": sha256("".join(found)), "tensors": "".join(digest[:_HINT] for digest in found)}
 
 
 def _index_name(name: str, code: str) -> str:
     return f"{name}.{code.partition('.')[2]}"
 
 
-def _changes(path: Any, about: dict[str, Any], stored: State, own: State) -> dict[str, Coded]:
+def _changes(path: Any, about: _Change, stored: State, own: State) -> dict[str, Coded]:
     """What is stored, by the names of the model's tensors, once it is seen to be of their dtypes and shapes."""
     changes: dict[str, Coded] = {}
     left = dict(stored)
-    for name, code in about["changed"].items():
+    for name, code in about.changed.items():
         if name not in own:
             raise BadRequest(f"{path} is of another network: {name!r} is not in the model; {nearest(name, list(own))}")
         parts = [name] if code == "whole" else [name, _index_name(name, code)]
         for part in parts:
             if part not in left:
-                raise _bad(path, f"{part!r} is listed but not stored")
+                raise damaged(path, f"{part!r} is listed but not stored")
         coded, target = Coded(code, *(left.pop(part) for part in parts)), own[name]
         if coded.values.dtype != target.dtype:
             raise BadRequest(
-                f"{name!r} is {_kind(coded.values)} in {path} and {_kind(target)} in the model: convert the model"
+                f"{name!r} is {dtype(coded.values)} in {path} and {dtype(target)} in the model: convert the model"
             )
         if not fits(coded, target):
             raise BadRequest(
@@ -311,21 +241,22 @@ def _changes(path: Any, about: dict[str, Any], stored: State, own: State) -> dic
                 f"{tuple(target.shape)}"
             )
         changes[name] = coded
-    for name in left:
-        raise _bad(path, f"{name!r} is stored but not listed")
+    if left:
+        raise damaged(path, f"{next(iter(left))!r} is stored but not listed")
     return changes
 
 
-def _check_base(path: Any, about: dict[str, Any], old: State, own: State) -> None:
+def check_base(path: Any, saved: Summary, versions: Mapping[str, str], old: State, own: State) -> None:
+    """Refuse a base (``old``) other than the one that a file names; ``own`` are the model's tensors of these names."""
     for name, tensor in old.items():
         if tensor.dtype != own[name].dtype:
             raise BadRequest(
-                f"{name!r} is {_kind(tensor)} in the base and {_kind(own[name])} in the model: convert the model"
+                f"{name!r} is {dtype(tensor)} in the base and {dtype(own[name])} in the model: convert the model"
             )
-    summary = _summary(old)
-    if summary["digest"] == about["base"]["digest"]:
+    here = summary(old)
+    if here["digest"] == saved.digest:
         return
-    known, hints = summary["tensors"], about["base"]["tensors"]
+    known, hints = here["tensors"], saved.tensors
     if len(known) != len(hints):
         raise BadRequest(
             f"the base is not the one {path} was saved against: that one had {len(hints) // _HINT} tensors of the "
@@ -338,7 +269,7 @@ def _check_base(path: Any, about: dict[str, Any], old: State, own: State) -> Non
     ]
     named = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
     drawn = ""
-    if "seed" in about["base"]:
-        spelled = [", ".join(f"{k} {v}" for k, v in found.items()) for found in (about["versions"], _versions())]
-        drawn = f" (saved for seed {about['base']['seed']} under {spelled[0]}; here is {spelled[1]})"
+    if saved.seed is not None:
+        spelled = [", ".join(f"{k} {v}" for k, v in found.items()) for found in (versions, own_versions())]
+        drawn = f" (saved for seed {saved.seed} under {spelled[0]}; here is {spelled[1]})"
     raise BadRequest(f"the base is not the one {path} was saved against: they differ in {named or 'a tensor'}{drawn}")

@@ -1,32 +1,50 @@
 """Saving a network trained in a subspace: z and the seed, for a reader who has θ₀.
 
-One safetensors file: ``z``, ``scales``, and under ``rest.<name>`` what trained outside the subspace and the buffers.
-The metadata holds, as JSON, what draws P and the digest of what was drawn, the digest of θ₀ and of all that was frozen,
-versions, and a digest of all this and the tensors.
+A sealed file (:mod:`letitgo.weights.sealed`): ``z``, ``scales``, and under ``rest.<name>`` what trained outside the
+subspace and the buffers. The metadata names what draws P and the digest of what was drawn, and the digest of θ₀ and of
+all that was frozen.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.value import canonical
-from letitgo.weights.delta import _bad, _check_base, _kind, _open, _seal, _summary, _tensors, _versions, _write
+from letitgo.weights.delta import Summary, check_base, own_tensors, summary
 from letitgo.weights.hold import Held, held_of, hold
 from letitgo.weights.layers import parameter_names
+from letitgo.weights.projections import Kind
+from letitgo.weights.sealed import About, damaged, dtype, read, write
 from letitgo.weights.select import Selection
 from letitgo.weights.state import State
 from letitgo.weights.subspace import Projected, Subspace, check
 
-FORMAT = 1
-_ABOUT = "letitgo-subspace"
 _REST = "rest."
+
+
+class _Drawn(BaseModel):
+    """What draws a projection, as in :class:`Subspace`."""
+
+    model_config = ConfigDict(strict=True)
+
+    d: int
+    kind: Kind
+    seed: int
+    said: bool
+
+
+class _Said(About):
+    """What a file says."""
+
+    subspace: _Drawn
+    projected: list[str]
+    excluded: list[str]
+    projection: str
+    base: Summary
 
 
 def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -49,15 +67,13 @@ def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
     stored |= {_REST + name: tensor.detach().cpu().contiguous().clone() for name, tensor in rest.items()}
     part = projected.part
     about = {
-        "format": FORMAT,
         "subspace": {"d": part.d, "kind": part.kind, "seed": part.seed, "said": part.said},
         "projected": list(part.projected),
         "excluded": list(part.excluded),
-        "projection": _summary(projected.projection.arrays)["digest"],
-        "base": _summary(_base(module, part, projected)),
-        "versions": _versions(),
+        "projection": summary(projected.projection.arrays)["digest"],
+        "base": summary(_base(module, part, projected)),
     }
-    _write(Path(path), stored, canonical([about, _seal(about, stored)]), _ABOUT)
+    write(path, "letitgo-subspace", about, stored)
 
 
 def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
@@ -73,34 +89,34 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
         BadRequest: The file is damaged or of another network, the weights are not those that training started from, or
             another projection is drawn here. The module is left as it was.
     """
-    about, stored = _read(path)
+    about, stored = read(path, "letitgo-subspace", _Said)
     names = parameter_names(module)
-    for name in (*about["projected"], *about["excluded"]):
+    for name in (*about.projected, *about.excluded):
         if name not in names:
             raise BadRequest(f"{path} is of another network: {name!r} is not in the module")
-    chosen = [set(about[key]) for key in ("projected", "excluded")]
-    selections = [Selection(tuple(name for name in names if name in some), names) for some in chosen]
-    part = Subspace(**about["subspace"], projected=selections[0], excluded=selections[1])
+    chosen = (set(about.projected), set(about.excluded))
+    inside, outside = (Selection(tuple(name for name in names if name in some), names) for some in chosen)
+    part = Subspace(**about.subspace.model_dump(), projected=inside, excluded=outside)
     scales = check(module, part)
     shapes = [("z", part.d - scales), *([("scales", scales)] if scales else [])]
     if any(name not in stored or stored[name].shape != (count,) for name, count in shapes):
-        raise _bad(path, "what was learned is not of the subspace it names")
-    own = _tensors(module)[0]
-    _check_base(path, about, _base(module, part), own)
+        raise damaged(path, "what was learned is not of the subspace it names")
+    own = own_tensors(module)[0]
+    check_base(path, about.base, about.versions, _base(module, part), own)
     rest = _rest(module, part)
     saved = {name.removeprefix(_REST): tensor for name, tensor in stored.items() if name.startswith(_REST)}
-    for name in rest.keys() | saved.keys():
+    for name in sorted(rest.keys() | saved.keys()):
         ours, theirs = (_form(tensors.get(name)) for tensors in (rest, saved))
         if ours != theirs:
             raise BadRequest(f"{path} is of another network: {name!r} is {theirs} there and {ours} in the module")
     held = hold(module, part)
     projected = held.projected
     assert projected is not None
-    if _summary(projected.projection.arrays)["digest"] != about["projection"]:
+    if summary(projected.projection.arrays)["digest"] != about.projection:
         held.release()
         raise BadRequest(
             f"the projection drawn here is not the one {path} was trained with: it was written with "
-            + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+            + ", ".join(f"{name} {version}" for name, version in about.versions.items())
         )
     with torch.no_grad():
         for name, parameter in projected.learned.items():
@@ -124,38 +140,8 @@ def _base(module: nn.Module, part: Subspace, projected: Projected | None = None)
 def _rest(module: nn.Module, part: Subspace) -> State:
     """What is stored whole: the parameters outside the subspace that train, and the buffers."""
     parameters = set(parameter_names(module)) - set(part.excluded)
-    return {name: tensor for name, tensor in _tensors(module)[0].items() if name not in parameters}
+    return {name: tensor for name, tensor in own_tensors(module)[0].items() if name not in parameters}
 
 
 def _form(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{_kind(tensor)} {tuple(tensor.shape)}"
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
-    metadata, stored = _open(path)
-    if _ABOUT not in metadata:
-        raise BadRequest(f"{path} is a safetensors file, but not one that save_subspace wrote")
-    try:
-        about, seal = json.loads(metadata[_ABOUT])
-        if about["format"] > FORMAT:
-            raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
-        if seal != _seal(about, stored) or not _well_formed(about):
-            raise _bad(path, "its contents are not what its digest says")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, BadRequest):
-            raise
-        raise _bad(path, "its metadata cannot be read") from error
-    return about, stored
-
-
-def _well_formed(about: dict[str, Any]) -> bool:
-    space, base = about["subspace"], about["base"]
-    return (
-        {name: type(value) for name, value in space.items()} == {"d": int, "kind": str, "seed": int, "said": bool}
-        and all(isinstance(about[key], list) for key in ("projected", "excluded"))
-        and all(isinstance(name, str) for name in (*about["projected"], *about["excluded"]))
-        and isinstance(about["projection"], str)
-        and isinstance(base["digest"], str)
-        and isinstance(base["tensors"], str)
-        and isinstance(about["versions"], dict)
-    )
+    return "missing" if tensor is None else f"{dtype(tensor)} {tuple(tensor.shape)}"

@@ -1,36 +1,37 @@
 """Tickets as files: which weights are kept, and where their values come from.
 
-One safetensors file: under each parameter's name its mask, a bit for each weight, deflated. The metadata holds, as
-JSON, the shapes, where the values come from, versions, and a digest of all this and the masks. Reading one runs no
-code, and takes no more memory than the shapes of the network that it is for.
+A sealed file (:mod:`letitgo.weights.sealed`): under each parameter's name its mask, a bit for each weight, deflated.
+It lists their shapes and where the values come from. Reading one takes no more memory than the shapes of the network
+that it is for.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.value import canonical
-from letitgo.weights.delta import _bad, _open, _versions, _write
 from letitgo.weights.layers import no_parameter, parameter_names
 from letitgo.weights.part import Part, entries, zero_out
 from letitgo.weights.prune import Masks, unpack_bits
+from letitgo.weights.sealed import About, damaged, read, write
 from letitgo.weights.select import Selection
 
-FORMAT = 1
-_ABOUT = "letitgo-ticket"
+
+class _Said(About):
+    """What a ticket says."""
+
+    shapes: dict[str, list[NonNegativeInt]]
+    start: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +71,9 @@ def save_ticket(
             raise BadRequest(f"the mask of {name} has values other than 0 and 1")
     plain = {name: mask.detach().bool().cpu() for name, mask in masks.items()}
     packed = {name: zlib.compress(np.packbits(mask.numpy()).tobytes(), 9) for name, mask in plain.items()}
-    about = {
-        "format": FORMAT,
-        "shapes": {name: list(mask.shape) for name, mask in plain.items()},
-        "start": dict(start or {}),
-        "versions": _versions(),
-    }
+    about = {"shapes": {name: list(mask.shape) for name, mask in plain.items()}, "start": dict(start or {})}
     tensors = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in packed.items()}
-    _write(Path(path), tensors, canonical([about, _seal(about, packed)]), _ABOUT)
+    write(path, "letitgo-ticket", about, tensors)
 
 
 def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -> SavedTicket:
@@ -90,25 +86,17 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
     Raises:
         BadRequest: There is no such file, it is damaged, no ticket, or one of another network.
     """
-    metadata, stored = _open(path)
-    if _ABOUT not in metadata:
-        raise BadRequest(f"{path} is a safetensors file, but no ticket")
+    said, stored = read(path, "letitgo-ticket", _Said)
+    shapes = {name: tuple(shape) for name, shape in said.shapes.items()}
+    if shapes.keys() != stored.keys():
+        raise damaged(path, "it does not hold the masks that it lists")
+    if module is not None:
+        _check(shapes, module, path)
     try:
-        about, seal = json.loads(metadata[_ABOUT])
-        if about["format"] > FORMAT:
-            raise BadRequest(f"{path} was written by a newer letitgo (format {about['format']}): update letitgo")
-        packed = {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
-        shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
-        if seal != _seal(about, packed) or shapes.keys() != packed.keys():
-            raise _bad(path, "its contents are not what its digest says")
-        if module is not None:
-            _check(shapes, module, path)
-        masks = {name: unpack_bits(_inflated(packed[name], shape), shape) for name, shape in shapes.items()}
-        return SavedTicket(masks, dict(about["start"]))
-    except BadRequest:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, zlib.error) as error:
-        raise _bad(path, "its metadata or masks cannot be read") from error
+        masks = {name: unpack_bits(_inflated(stored[name], shape), shape) for name, shape in shapes.items()}
+    except (ValueError, OverflowError, zlib.error) as error:
+        raise damaged(path, "its masks cannot be read") from error
+    return SavedTicket(masks, said.start)
 
 
 def load_ticket(module: nn.Module, path: str | os.PathLike[str]) -> Part:
@@ -140,16 +128,6 @@ def _check(shapes: Mapping[str, tuple[int, ...]], module: nn.Module, path: Any) 
             raise BadRequest(f"{path} is of another network: {name!r} has shape {shape} there and {own} here")
 
 
-def _inflated(data: bytes, shape: tuple[int, ...]) -> bytes:
-    """As much as a mask of the shape takes; one byte more tells that there is too much."""
-    if any(type(side) is not int or side < 0 for side in shape):
-        raise ValueError("a shape is made of whole numbers")
-    return zlib.decompressobj().decompress(data, -(-prod(shape) // 8) + 1)
-
-
-def _seal(about: dict[str, Any], packed: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256(canonical(about).encode())
-    for name in sorted(packed):
-        digest.update(canonical([name, len(packed[name])]).encode())
-        digest.update(packed[name])
-    return digest.hexdigest()
+def _inflated(packed: Tensor, shape: tuple[int, ...]) -> bytes:
+    """As much as a mask of the shape takes; one byte more shows that there is too much."""
+    return zlib.decompressobj().decompress(packed.numpy().tobytes(), -(-prod(shape) // 8) + 1)
