@@ -102,7 +102,7 @@ paths = st.builds("/".join, st.lists(segments, max_size=6)) | st.text(max_size=2
 def test_a_path_of_a_store_stays_below_it(path):
     for taken in (is_file(path), is_folder(path), is_address(path)):
         if taken:
-            assert os.path.normpath("/root/" + path) == f"/root/{path}".rstrip("/")
+            assert os.path.normpath("/base/" + path) == f"/base/{path}".rstrip("/")
             assert not set(path.replace("<locals>", "")) & set('\\:*?~\0\n\r"<>| ')
             assert not {"", ".", ".."} & set(path.split("/")) or path == ""
 
