@@ -390,7 +390,7 @@ def random_part(module: nn.Module, dice: random.Random, by_entries: bool) -> Par
 def test_files_of_strangers_take_no_more_than_they_declare(tmp_path):
     """A record that declares little beside a file of 2 GB, and heads that promise what is not there."""
     store = open_store(tmp_path / "store")
-    final = STUDY.final(STUDY.recipes[0])
+    final = STUDY.run(STUDY.recipes[0]).final
     compute(STUDY, store)
     path = store.root / f"{final.address}.safetensors"
     with path.open("r+b") as file:
