@@ -52,9 +52,23 @@ class FirstRow(Choice):
 class Evaluation(Measure):
     state: State
 
-    def compute(self, store, place):
+    def compute(self, store):
         return {"largest": max(float(tensor.abs().max()) for tensor in self.state.load(store).values())}
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Where(Measure):
+    state: State
+
+    def compute(self, store, place):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {"device": place.device, "threads": place.threads}
+
+
+def test_one_that_runs_a_network_is_given_the_place(store):
+    value = Where(Initial(small_recipe().network, 0))
+    assert Executor(store).compute([value]) == []
+    assert value.result(store) == {"device": "cpu", "threads": 1}
 
 
 @pytest.fixture

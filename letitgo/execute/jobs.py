@@ -12,6 +12,7 @@ from typing import Any
 from letitgo.errors import LetItGoError
 from letitgo.execute.record import provenance
 from letitgo.execute.training import carry_out
+from letitgo.imports import arguments
 from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
 from letitgo.store import Store, claimed
 from letitgo.training.place import CPU, Place
@@ -163,10 +164,11 @@ def perform(
 
 
 def measure(value: Measure, store: Store, place: Place = CPU) -> None:
-    """Compute a measure and write its result to the store."""
+    """Compute a measure and write its result to the store. One that runs no network may leave ``place`` out."""
     begin = time.monotonic()
+    takes_place = "place" in arguments(value.compute, "measure")
     with place.entered():
-        result = value.compute(store, place)
+        result = value.compute(store, place) if takes_place else value.compute(store)
     body = {"result": result, "summary": value.summary(), **provenance(value, time.monotonic() - begin, place)}
     store.write(value.address, value.key, body)
 
