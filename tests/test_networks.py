@@ -36,7 +36,8 @@ def test_parameters_are_as_many_as_in_the_papers(name, shape, args, count):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_are_as_many_as_the_classes(name):
-    assert find_network(name, MNIST, 7, {})()(torch.zeros(2, *MNIST)).shape == (2, 7)
+    inputs = torch.zeros(2, 35, dtype=torch.int64) if name == "lstm" else torch.zeros(2, *MNIST)
+    assert find_network(name, MNIST, 7, {})()(inputs).shape == ((2, 35, 7) if name == "lstm" else (2, 7))
 
 
 def test_layers_have_the_names_people_use():
@@ -102,7 +103,7 @@ def test_an_import_path_is_handed_what_its_signature_names():
         (find_optimizer, "adamm", "unknown optimiser 'adamm': did you mean adam or"),
         (find_optimizer, "helpers:nothing", "the optimiser 'helpers:nothing' does not import: helpers has no function"),
         (find_schedule, "cosin", "unknown schedule 'cosin': did you mean cosine?"),
-        (find_schedule, "zzz", "unknown schedule 'zzz': there is constant, cosine, step"),
+        (find_schedule, "zzz", "unknown schedule 'zzz': there is constant, linear, cosine, step"),
         (
             find_schedule,
             "helpers:nothing",
