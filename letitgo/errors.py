@@ -30,16 +30,3 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
     return f"there is {shown or 'none'}"
-
-
-def check_names(option: str, names: list[str] | tuple[str, ...], known: list[str] | tuple[str, ...]) -> None:
-    """Make sure that an option names what there is, and nothing twice.
-
-    Raises:
-        BadRequest: It does not.
-    """
-    for name in names:
-        if name not in known:
-            raise BadRequest(f"{option} names {name!r}: {nearest(name, known)}")
-        if names.count(name) > 1:
-            raise BadRequest(f"{option} names {name!r} twice: once is enough")

@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, show_rows, size, write_csv, write_json
+from letitgo.cli.tables import existing_store, show_rows, write_csv, write_json
 from letitgo.errors import BadRequest
+from letitgo.report.numbers import size
 
 
 def clean(

@@ -13,7 +13,7 @@ from letitgo import __version__
 from letitgo.cli import interrupt
 from letitgo.cli.commands import study_app
 from letitgo.cli.tables import printable
-from letitgo.cli.ticket import add_export
+from letitgo.cli.ticket import export
 from letitgo.errors import BadRequest, LetItGoError
 from letitgo.studies import STUDIES
 
@@ -31,7 +31,7 @@ app = App(
 for _name in STUDIES:
     _app = study_app(_name, NETWORK if _name == "train" else QUESTIONS)
     if _name == "ticket":
-        add_export(_app)
+        _app.command(export)
     app.command(_app)
 app.command(study_app("deep-linear", QUESTIONS, "letitgo.deep_linear"))
 _COMMANDS = {

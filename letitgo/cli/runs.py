@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from letitgo.catalogue.contents import contents, run_rows, running_studies, study_rows
 from letitgo.cli.options import StoreOptions, whole
-from letitgo.cli.tables import ago, existing_store, show_rows, size, write_csv, write_json
+from letitgo.cli.tables import ago, existing_store, show_rows, write_csv, write_json
 from letitgo.errors import BadRequest, nearest
+from letitgo.report.numbers import size
 
 
 def runs(

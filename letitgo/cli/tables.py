@@ -58,15 +58,6 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
     stdout_console().print(table)
 
 
-def size(number: float) -> str:
-    """Bytes, for a person."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
-
-
 def ago(then: float) -> str:
     """How long ago a moment was, for a person."""
     seconds = max(0.0, time.time() - then)

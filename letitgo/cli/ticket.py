@@ -6,7 +6,7 @@
 import sys
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from letitgo.cli.commands import make_study
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, option_class, whole
@@ -16,11 +16,6 @@ from letitgo.studies.options import check_target
 from letitgo.studies.ticket.options import TicketOptions
 
 Finding = option_class(TicketOptions, STUDY, ("recipes", "seeds", "variants", "at", "stability"))
-
-
-def add_export(app: App) -> None:
-    """Give the command of tickets its subcommand."""
-    app.command(export)
 
 
 def export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import GREY, PALETTE, Grid, Panel, Picture, Rule, series
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MORE = (
     Column("adjacents", "|⟨v,u⟩| of each layer"),
     Column("angle_left", "angle left, °", "To the best that a frozen first layer leaves.", numbers.significant),
     Column("drift", "drift", "Largest spectral norm by which W_{k+1}ᵀW_{k+1} − W_kW_kᵀ moved.", numbers.significant),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 
 

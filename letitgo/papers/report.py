@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from letitgo.papers import Paper, shortened
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.studies.outcome import Outcome
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ COLUMNS = (
     Column("quantity", "quantity"),
     Column("paper", "paper"),
     Column("measured", "measured", "Mean over seeds with its 95 % interval.", numbers.significant, "agrees"),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
     Column("note", "note"),
 )
 

@@ -20,11 +20,6 @@ _OPTIMIZERS = {
 _OURS = {"sgd": {"lr": 0.05, "momentum": 0.9}}
 
 
-def is_known(name: str) -> bool:
-    """Whether an optimiser of torch has that name."""
-    return name.lower() in _OPTIMIZERS
-
-
 def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     """The optimiser's class.
 

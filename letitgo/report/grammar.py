@@ -52,6 +52,11 @@ class Column:
         return row.get(self.verdict) if self.verdict else None
 
 
+N = Column("n", "n", "Number of seeds.", numbers.count)
+TEST = Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points)
+TRAINING = Column("train_accuracy", "training, %", "Training accuracy.", numbers.points)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under columns.

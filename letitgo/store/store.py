@@ -192,11 +192,6 @@ class Store:
         except OSError as error:
             raise target._failed(address, "written", error) from error
 
-    def same_tensors(self, address: str) -> bool:
-        """Whether a result's tensors, if it has any, are the ones that were written. Nothing is set aside."""
-        record = self.examine(address)
-        return "tensors" not in record or self._same_tensors(address, record)
-
     def _same_tensors(self, address: str, record: Record) -> bool:
         about, hashed, left = record["tensors"], hashlib.sha256(), record["tensors"]["bytes"]
         try:

@@ -51,6 +51,7 @@ class Cell:
     against: Mapping[str, Cell] = field(default_factory=dict)
     judged: bool = True
     context: Any = None
+    _read: dict[Recipe, Results] = field(default_factory=dict, init=False, repr=False)
 
     def results(self, recipe: Recipe, store: Store) -> Results:
         """What the store holds of it under one seed.
@@ -58,8 +59,10 @@ class Cell:
         Raises:
             Absent: Not all of it is there.
         """
-        own = {name: measure.result(store) for name, measure in self.measures(recipe).items()}
-        return own | {name: other.results(recipe, store) for name, other in self.against.items()}
+        if recipe not in self._read:  # many cells are compared with one
+            own = {name: measure.result(store) for name, measure in self.measures(recipe).items()}
+            self._read[recipe] = own | {name: other.results(recipe, store) for name, other in self.against.items()}
+        return self._read[recipe]
 
 
 class CellStudy(StudyOptions):

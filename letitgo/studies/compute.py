@@ -68,9 +68,9 @@ def compute(
             listing.add(values)
             meter.add(values)
             failures += executor.compute(values)
-        rows, seed_rows = study.rows(store), getattr(study, "seed_rows", lambda _: [])(store)
+        rows = study.rows(store)
         notes = [] if failures else getattr(study, "finish", lambda _: [])(store)
-        return Outcome(rows, seed_rows, failures, meter.usage(), study, notes)
+        return Outcome(rows, failures, meter.usage(), study, store, notes)
 
 
 @dataclass(frozen=True)

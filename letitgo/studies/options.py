@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 else:
     Recipes = Annotated[tuple[Recipe, ...], BeforeValidator(_several)]
 
+Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
+Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
+Blocks = Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")]
+Statistics = Annotated[
+    Literal["follow", "frozen"],
+    Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
+]
 Tolerance = Annotated[
     float, Field(ge=0, lt=100, description="largest drop in test accuracy that does no harm, in points")
 ]

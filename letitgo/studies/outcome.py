@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+    from letitgo.store import Store
     from letitgo.studies.study import Study
 
 
@@ -27,18 +28,18 @@ class Outcome:
 
     Attributes:
         rows: Tidy rows.
-        seed_rows: The same for each seed by itself.
         failures: The jobs that failed; their rows are missing or rest on fewer seeds.
         usage: What it took, and where.
         study: The study.
+        store: Where its results are.
         notes: A line about each file that the study wrote.
     """
 
     rows: list[dict[str, Any]]
-    seed_rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     failures: list[Failure] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage, repr=False)
     study: Study | None = None
+    store: Store | None = None
     notes: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -50,10 +51,11 @@ class Outcome:
 
     @property
     def seeds(self) -> pandas.DataFrame:
-        """The values of each seed as a DataFrame."""
+        """The values of each seed as a DataFrame, read from the store; empty for a study that has none."""
         import pandas
 
-        return pandas.DataFrame(self.seed_rows)
+        read = getattr(self.study, "seed_rows", None)
+        return pandas.DataFrame(read(self.store) if read else [])
 
     @cached_property
     def said(self) -> Report:

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import StudyOptions
+from letitgo.studies.options import Seeds, StudyOptions
 
 
 @checked
@@ -28,5 +28,5 @@ class AlignOptions(StudyOptions):
         ("letitgo align --no-freeze --lr 0.01,0.1", "along a sweep, with nothing frozen"),
     )
 
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    seeds: Seeds = 3
     freeze: Annotated[bool, Field(description="also freeze each dense layer at its initialization")] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import Panel, Picture, grid
 from letitgo.report.words import groups, heading, resolved
 
@@ -28,8 +28,8 @@ FROZEN = (
     *COLUMNS[:2],
     *COLUMNS[3:],
     Column("train_loss", "training loss", "In nats.", numbers.significant),
-    Column("accuracy", "test, %", "Test accuracy.", numbers.points),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    TEST,
+    N,
 )
 
 

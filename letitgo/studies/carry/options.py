@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.options import StudyOptions, check_distinct
+from letitgo.studies.options import Seeds, StudyOptions, check_distinct
 from letitgo.studies.ticket.options import Levels, Rate, Rewind, Scope, check_levels
 
 Control = Literal["fresh weights", "random mask and fresh weights"]
@@ -47,7 +47,7 @@ class CarryOptions(StudyOptions):
     targets: Annotated[
         tuple[str, ...], Field(description="data sets or optimisers they are trained under [default: all]")
     ] = ()
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    seeds: Seeds = 3
     levels: Levels = 5
     rate: Rate = 0.2
     scope: Scope = "global"

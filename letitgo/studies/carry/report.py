@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALE, PALETTE, Grid, Panel, Picture, Rule, series
 from letitgo.report.words import heading, listed, resolved
 from letitgo.studies.carry.options import FRESH, RANDOM
@@ -37,7 +37,7 @@ ALL_NUMBERS = (
     Column("above_own", "above own", "", numbers.points),
     Column("above_random", "above random", "", numbers.points),
     Column("above_everything", "above everything", "This minus all weights, in points.", numbers.points),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 LAYERS = (ALL_NUMBERS[0], ALL_NUMBERS[2], Column("layers", "kept of each layer"))
 LEGEND = {"critical": "clearly worse than the target's own", "robust": "clearly better than a random ticket"}

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import StudyOptions, Tolerance, check_distinct
+from letitgo.studies.options import Seeds, StudyOptions, Tolerance, check_distinct
 
 Head = Literal["hadamard", "orthogonal", "frozen"]
 
@@ -33,7 +33,7 @@ class ClassifierOptions(StudyOptions):
         ("letitgo classifier --model mypackage.nets:make --layer head --kinds hadamard,frozen", "your network"),
     )
 
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 5
+    seeds: Seeds = 5
     kinds: Annotated[
         tuple[Head, ...],
         Field(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
 from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
 
@@ -25,7 +25,6 @@ NAMES = {
 SIDES = ("lower", "higher", "undecided")
 
 NAME = Column("classifier", "classifier")
-TEST = Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points)
 DROP = Column(
     "drop", "drop", "Learned minus this in test accuracy, paired by seed, in points.", numbers.points, "verdict"
 )
@@ -36,7 +35,7 @@ SAVED = (
 )
 ALL_NUMBERS = (
     *(NAME, Column("layer", "layer"), TEST),
-    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    TRAINING,
     *(DROP, TRAIN_DROP),
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
@@ -44,7 +43,7 @@ ALL_NUMBERS = (
     Column("perplexity", "perplexity", "Exponential of the test loss; for text.", numbers.decimal),
     Column("perplexity_ratio", "ratio", "Perplexity over that with a learned classifier, paired.", numbers.decimal),
     Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import GREY, PALE, PALETTE, Band, Panel, Picture, Points, Rule, grid
 from letitgo.report.words import groups, heading, listed, resolved, verdicts, within
 
@@ -170,7 +170,7 @@ def _tried(study: Dimension, rows: Sequence[Row]) -> Table:
         Column("accuracies", "of each seed, %", "", lambda values, _: " ".join(f"{100 * v:.2f}" for v in values)),
         Column("epoch", "epoch", "When it was measured.", numbers.count),
         Column("stopped", "stopped", "Why training ended before the last epoch."),
-        Column("n", "n", "Number of seeds.", numbers.count),
+        N,
     ]
     columns = [column for column in columns if column.name != "stopped" or study.stop_every]
     return Table(columns, [row for row in rows if row["row"] != "answer"], "every dimension tried")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import StudyOptions, Tolerance
+from letitgo.studies.options import Blocks, Layers, Seeds, Statistics, StudyOptions, Tolerance
 
 
 @checked
@@ -44,7 +44,7 @@ class FinetuneOptions(StudyOptions):
             "in fine-tuning, without shift, examples and label-noise), or a safetensors file of its weights"
         ),
     ]
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    seeds: Seeds = 3
     budget: Annotated[
         float, Field(gt=0, le=1, description="compute budget of the recommendation, as a share of full fine-tuning")
     ] = 1.0
@@ -52,12 +52,9 @@ class FinetuneOptions(StudyOptions):
         bool, Field(description="also fine-tune only the first two layers, three, and so on, and only the last ones")
     ] = False
     tolerance: Tolerance = 1.0
-    layers: Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")] = ()
-    blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")] = ()
-    statistics: Annotated[
-        Literal["follow", "frozen"],
-        Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
-    ] = "follow"
+    layers: Layers = ()
+    blocks: Blocks = ()
+    statistics: Statistics = "follow"
 
     @property
     def file(self) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report import TEST, Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, series
 from letitgo.report.words import groups, heading, length, resolved, verdicts, within
 from letitgo.studies.finetune.study import phrase
@@ -29,7 +29,7 @@ ALL_NUMBERS = (
     Column("start", "start"),
     Column("trained", "trained", "Number of weights trained.", numbers.count),
     Column("share", "takes", "Counted training arithmetic, as a share of full fine-tuning's.", numbers.percent),
-    Column("accuracy", "test, %", "Test accuracy.", numbers.points),
+    TEST,
     Column("drop", "drop", "Everything trained from the same start, minus this.", numbers.points, "verdict"),
     Column("gain", "gain", "From the pretrained network, minus the same from initialization.", numbers.points),
     Column("lead", "lead", "This, minus the best other of its kind.", numbers.points),
@@ -37,7 +37,7 @@ ALL_NUMBERS = (
     Column("gradient", "‖g‖/‖θ‖", "Relative gradient norm at the start, first five batches.", numbers.significant),
     Column("steady", "steady", "How often it is recommended with one seed left out.", numbers.percent),
     Column("mark", "mark"),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 
 

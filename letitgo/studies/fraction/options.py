@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import StudyOptions, Tolerance, check_distinct
+from letitgo.studies.options import Statistics, StudyOptions, Tolerance, check_distinct
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -70,10 +70,7 @@ class FractionOptions(StudyOptions):
     controls: Annotated[
         bool, Field(description="also learn as many values as each of these, chosen at random from the whole network")
     ] = True
-    statistics: Annotated[
-        Literal["follow", "frozen"],
-        Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
-    ] = "follow"
+    statistics: Statistics = "follow"
     tolerance: Tolerance = 1.0
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, series
 from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
 
@@ -45,12 +45,12 @@ ALL_NUMBERS = (
     *CONDITIONS,
     VALUES,
     Column("moved_max", "moved", "Values that differ afterwards, in the seed with the most.", numbers.count),
-    Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points),
+    TEST,
     Column("train_accuracy_mean", "training, %", "Training accuracy.", numbers.points),
     DROP,
     ABOVE,
     STORED,
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import StudyOptions, Tolerance, check_epochs
+from letitgo.studies.options import Blocks, Layers, Seeds, Statistics, StudyOptions, Tolerance, check_epochs
 
 
 @checked
@@ -28,7 +28,7 @@ class MapOptions(StudyOptions):
         ("letitgo map --model mypackage.nets:make --data path/to/folder", "your network on your images"),
     )
 
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    seeds: Seeds = 3
     freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which each layer is frozen")] = (0,)
     reinit_at: Annotated[
         tuple[int, ...] | None,
@@ -38,12 +38,9 @@ class MapOptions(StudyOptions):
         bool, Field(description="also act on sets of layers: all but one, every prefix, every suffix, all found robust")
     ] = False
     tolerance: Tolerance = 1.0
-    layers: Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")] = ()
-    blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")] = ()
-    statistics: Annotated[
-        Literal["follow", "frozen"],
-        Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
-    ] = "follow"
+    layers: Layers = ()
+    blocks: Blocks = ()
+    statistics: Statistics = "follow"
     re_estimate: Annotated[
         bool,
         Field(description="re-estimate running statistics on the training data before evaluating grafted networks"),

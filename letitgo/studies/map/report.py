@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
 from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
@@ -27,13 +27,13 @@ ALL_NUMBERS = (
     Column("intervention", "intervention"),
     Column("epoch", "epoch", shown=numbers.count),
     Column("parameters", "parameters", "Weights of the layer or set.", numbers.count),
-    Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points),
-    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    TEST,
+    TRAINING,
     Column("drop", "drop", "Baseline minus this, paired by seed, in points.", numbers.points, verdict="verdict"),
     Column("distance_l2", "L2", "‖trained − put back‖₂ / √weights.", numbers.significant),
     Column("distance_linf", "L∞", "Largest change of a weight.", numbers.significant),
     Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 
 

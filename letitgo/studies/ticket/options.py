@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
-from letitgo.studies.options import StudyOptions, check_distinct
+from letitgo.studies.options import Seeds, StudyOptions, check_distinct
 
 Variant = Literal["fresh weights", "random mask", "random mask and fresh weights", "frozen", "complement"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -45,7 +45,7 @@ class TicketOptions(StudyOptions):
     )
     SHAPES: ClassVar[dict[str, str]] = {"rewind": "give 0, or steps as in 500it, or epochs as in 1ep"}
 
-    seeds: Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")] = 3
+    seeds: Seeds = 3
     levels: Levels = 5
     rate: Rate = 0.2
     output_rate: Annotated[

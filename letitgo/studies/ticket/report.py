@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import Column, Report, Section, Table, numbers, pivot
+from letitgo.report import Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import GREY, PALETTE, Panel, Picture, Rule, series
 from letitgo.report.words import groups, heading, listed, resolved
 
@@ -58,7 +58,7 @@ ALL_NUMBERS = (
     Column("below_ticket", "below ticket", "The level's ticket minus this, paired, in points.", numbers.points),
     Column("stop", "early stop", "Step of least loss on the held-out examples.", numbers.count),
     Column("stop_accuracy", "test then, %", "Test accuracy at that step.", numbers.points),
-    Column("n", "n", "Number of seeds.", numbers.count),
+    N,
 )
 LAYERS = (Column("level", "level", shown=numbers.count), Column("layers", "share of the weights left, layer by layer"))
 STABILITY = (

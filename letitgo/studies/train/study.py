@@ -10,7 +10,7 @@ from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
 from letitgo.recipes import Recipe
-from letitgo.report import Column, Report, Section, Table, numbers
+from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
 from letitgo.report.words import heading, resolved
 from letitgo.store import Store
 from letitgo.studies.cell import CellStudy, Row
@@ -21,9 +21,9 @@ COLUMNS = (
     Column("frozen", "frozen", "Patterns of what is frozen."),
     Column("epoch", "from epoch", "The epoch from which it is frozen.", numbers.count),
     Column("trained", "trained", "Weights that train.", numbers.count),
-    Column("accuracy", "test, %", "Test accuracy.", numbers.points),
+    TEST,
     Column("loss", "loss", "Test loss, in nats.", numbers.significant),
-    Column("train_accuracy", "training, %", "Training accuracy.", numbers.points),
+    TRAINING,
     Column("gap", "gap", "Training minus test accuracy, in points.", numbers.points),
 )
 
