@@ -14,7 +14,7 @@ from letitgo.version import __version__ as __version__
 _HOMES = {
     name: home
     for home, names in {
-        "errors": "BadRequest LetItGoError WorkFailed",
+        "errors": "BadRequest LetItGoError PartlyFailed WorkFailed",
         "recipes": "Recipe",
         "weights": """
             Alignment Cost FixedClassifier Held Part SavedTicket Selection Status Subspace alignment biases copied

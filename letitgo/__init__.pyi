@@ -1,6 +1,7 @@
 from letitgo.deep_linear.study import DeepLinear as DeepLinear
 from letitgo.errors import BadRequest as BadRequest
 from letitgo.errors import LetItGoError as LetItGoError
+from letitgo.errors import PartlyFailed as PartlyFailed
 from letitgo.errors import WorkFailed as WorkFailed
 from letitgo.execute import Executor as Executor
 from letitgo.plan import Distance as Distance

@@ -21,6 +21,10 @@ class WorkFailed(LetItGoError, RuntimeError):
     """The work was started and did not come through; what was finished stays in the store."""
 
 
+class PartlyFailed(UserWarning):
+    """Some jobs of a study failed: rows are missing or rest on fewer seeds."""
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A half-sentence naming what is close to ``name``, or all there is when nothing is."""
     from difflib import get_close_matches

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
@@ -16,7 +17,7 @@ from letitgo.cli import interrupt
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write_csv
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
@@ -58,7 +59,8 @@ def run_study(
 
 
 def _compute(study: Study, options: RunningOptions, workers: int, store: Store) -> Outcome:
-    with kept_from_stdout(), shown_progress() as on_progress:
+    with kept_from_stdout(), warnings.catch_warnings(), shown_progress() as on_progress:
+        warnings.simplefilter("ignore", PartlyFailed)  # each failure is printed with the rows
         interrupt.check()
         outcome = compute(
             study,

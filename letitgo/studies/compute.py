@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from letitgo import weights
+from letitgo.errors import PartlyFailed
 from letitgo.execute import Executor, Failure, Job, plan_jobs
 from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
@@ -52,6 +54,9 @@ def compute(
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
+
+    Warns:
+        PartlyFailed: Jobs failed; the warning names the first. All are in :attr:`Outcome.failures`.
     """
     store = store if isinstance(store, Store) else open_store(store)
     study.check()
@@ -70,7 +75,10 @@ def compute(
             failures += executor.compute(values)
         rows = study.rows(store)
         notes = [] if failures else getattr(study, "finish", lambda _: [])(store)
-        return Outcome(rows, failures, meter.usage(), study, store, notes)
+    if failures:
+        first = failures[0]
+        warnings.warn(f"{len(failures)} jobs failed, the first: {first.what}: {first.why}", PartlyFailed, stacklevel=2)
+    return Outcome(rows, failures, meter.usage(), study, store, notes)
 
 
 @dataclass(frozen=True)
