@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,18 +37,50 @@ COLUMNS = {
 QUICK = ("--epochs", "2", "--widths", "16", "--depth", "2", "--seeds", "2")
 
 
+def call(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a folder, with a store there."""
+    command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *arguments]
+    environment = {**os.environ, "LETITGO_STORE": str(folder / "store"), **variables}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+
+
 @pytest.fixture
 def letitgo(tmp_path):
-    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *arguments]
-        environment = {**os.environ, "LETITGO_STORE": str(tmp_path / "store"), **variables}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-
-    return call
+    return partial(call, tmp_path)
 
 
-def test_map_writes_nothing_but_json_to_stdout(letitgo):
-    done = letitgo("map", *QUICK, "--format", "json", "--report", "none")
+@dataclass
+class Twice:
+    """A map that ran twice in a folder: with JSON and the report ``a``, then with CSV and the report ``b``.
+
+    Attributes:
+        folder: Where.
+        first: What the first run wrote.
+        second: What the second run wrote.
+        times: When each record of the store was written, after the first run and after the second.
+    """
+
+    folder: Path
+    first: subprocess.CompletedProcess[str]
+    second: subprocess.CompletedProcess[str]
+    times: tuple[dict[Path, int], dict[Path, int]]
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twice")
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.json")}
+
+    first = call(folder, "map", *QUICK, "--report", "a", "--format", "json")
+    before = times()
+    second = call(folder, "map", *QUICK, "--report", "b", "--format", "csv")
+    return Twice(folder, first, second, (before, times()))
+
+
+def test_map_writes_nothing_but_json_to_stdout(twice):
+    done = twice.first
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert all(set(row) >= COLUMNS for row in rows)
@@ -57,27 +91,31 @@ def test_map_writes_nothing_but_json_to_stdout(letitgo):
     for row in rows:
         assert row["drop_mean"] == pytest.approx(base - row["accuracy_mean"])
         assert row["gap_mean"] == pytest.approx(row["train_accuracy_mean"] - row["accuracy_mean"])
-    assert done.stderr == ""  # quiet when not a terminal
+    assert done.stderr == "report: a/map.html\n"  # quiet when not a terminal
 
 
-def test_csv_says_what_json_says(letitgo):
-    options = ("map", *QUICK, "--report", "none", "--format")
-    from_json = json.loads(letitgo(*options, "json").stdout)["rows"]
-    from_csv = list(csv.DictReader(io.StringIO(letitgo(*options, "csv").stdout)))
+def test_csv_says_what_json_says(twice):
+    from_json = json.loads(twice.first.stdout)["rows"]
+    from_csv = list(csv.DictReader(io.StringIO(twice.second.stdout)))
     assert [row["layer"] for row in from_csv] == [row["layer"] for row in from_json]
     assert [float(row["drop_mean"]) for row in from_csv] == [row["drop_mean"] for row in from_json]
 
 
-def test_second_time_computes_nothing(letitgo, tmp_path):
-    letitgo("map", *QUICK, "--report", "none")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.json")}
-    done = letitgo("map", *QUICK, "--report", "none")
-    assert done.returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.json")} == before
-    told = letitgo("map", *QUICK, "--dry-run", "--format", "json")
+def test_second_time_computes_nothing(twice):
+    before, after = twice.times
+    assert twice.second.returncode == 0
+    assert before == after
+    told = call(twice.folder, "map", *QUICK, "--dry-run", "--format", "json")
     plan = json.loads(told.stdout)["dry_run"]
     assert plan["runs"] == plan["runs_stored"] > 0
     assert plan["operations"] == 0
+
+
+def test_the_same_rows_give_the_same_figures(twice):
+    figures = list((twice.folder / "a").glob("*.svg"))
+    assert figures
+    for file in figures:
+        assert file.read_bytes() == (twice.folder / "b" / file.name).read_bytes()
 
 
 def test_dry_run_starts_nothing(letitgo, tmp_path):
@@ -93,15 +131,13 @@ def test_dry_run_starts_nothing(letitgo, tmp_path):
     assert not list((tmp_path / "store").rglob("*.json"))
 
 
-def test_train_shares_the_baseline_with_map(letitgo):
-    letitgo("map", *QUICK, "--report", "none")
+def test_train_shares_the_baseline_with_map(twice):
     options = [part for part in QUICK if part not in ("--seeds",)][:-1]
-    told = letitgo("train", *options, "--dry-run", "--format", "json")
+    told = call(twice.folder, "train", *options, "--dry-run", "--format", "json")
     plan = json.loads(told.stdout)["dry_run"]
     assert (plan["runs"], plan["runs_stored"]) == (1, 1)
-    done = letitgo(
-        "train", *options, "--freeze", "fc*", "--freeze", "!fc3", "--save", "out.safetensors", "--format", "json"
-    )
+    frozen = ("--freeze", "fc*", "--freeze", "!fc3")
+    done = call(twice.folder, "train", *options, *frozen, "--save", "out.safetensors", "--format", "json")
     row = json.loads(done.stdout)["rows"][0]
     assert row["trained"] == 16 * 10 + 10
 
@@ -154,13 +190,6 @@ def test_report_is_whole_and_asks_nobody(letitgo, tmp_path):
     for figure in ("heatmap", "heatmap-sets", "cost", "cost-sets", "generalization", "distances"):
         assert (tmp_path / "out" / f"map-{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "out" / f"map-{figure}.svg").read_text().startswith("<?xml")
-
-
-def test_the_same_rows_give_the_same_figures(letitgo, tmp_path):
-    letitgo("map", *QUICK, "--report", "a")
-    letitgo("map", *QUICK, "--report", "b")
-    for file in (tmp_path / "a").glob("*.svg"):
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
 WRONG = {
