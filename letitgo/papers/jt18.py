@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from letitgo.deep_linear.study import DeepLinear
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, inside, scaled
 
 TITLE = "Ji and Telgarsky: Gradient descent aligns the layers of deep linear networks (arXiv:1810.02032)"
 STEPS = 10_000
@@ -36,9 +36,8 @@ def claims(study: DeepLinear, rows: list[dict[str, Any]]) -> list[Claim]:
             least = min(
                 (r for r in layers if r[f"{name}_mean"] is not None), key=lambda r: r[f"{name}_mean"], default=None
             )
-            value: float | None = least[f"{name}_mean"] if least else None
-            there = None if value is None else value > 1 - LIMIT or (None if not balanced else False)
-            half, n = (least[f"{name}_ci95"], least["n"]) if least else (None, 0)
+            value, half, n = (least[f"{name}_mean"], least[f"{name}_ci95"], least["n"]) if least else (None, None, 0)
+            there = inside(value, half, low=1 - LIMIT) or (False if balanced and value is not None else None)
             told.append(Claim(f"{quantity}, {start} start", "→ 1", value, half, n, there, limit))
         told.append(_angle(f"angle to the maximum margin, {start} start, degrees", network))
     single, _ = _end(rows, "one layer", "default")
@@ -63,10 +62,9 @@ def claims(study: DeepLinear, rows: list[dict[str, Any]]) -> list[Claim]:
 
 
 def _angle(quantity: str, network: dict[str, Any] | None) -> Claim:
-    value: float | None = network["angle_mean"] if network else None
-    within = None if value is None else value < DEGREES or None
+    value, half, n = (network["angle_mean"], network["angle_ci95"], network["n"]) if network else (None, None, 0)
+    within = inside(value, half, high=DEGREES) or None
     note = "" if within or value is None else "a limit, neared with the logarithm of time"
-    half, n = (network["angle_ci95"], network["n"]) if network else (None, 0)
     return Claim(quantity, "→ 0", value, half, n, within, note)
 
 

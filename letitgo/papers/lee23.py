@@ -8,10 +8,9 @@ test accuracy.
 
 from __future__ import annotations
 
-from math import hypot
 from typing import Any
 
-from letitgo.papers import Claim, percent, scaled
+from letitgo.papers import Claim, difference, inside, percent, scaled
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.sweep import sweep
 
@@ -59,17 +58,12 @@ def claims(study: Finetune, rows: list[dict[str, Any]]) -> list[Claim]:
 
 def _claim(quantity: str, row: dict[str, Any], other: dict[str, Any], tolerance: float = 0.0) -> Claim:
     """One way to fine-tune against another at other rates: the interval takes their seeds as independent."""
-    lead = row["accuracy_mean"] - other["accuracy_mean"]
-    intervals = (row["accuracy_ci95"], other["accuracy_ci95"])
-    half = None if None in intervals else hypot(*intervals)
-    within = None
-    if half is not None and abs(lead + tolerance) > half:
-        within = lead + tolerance > 0
+    lead, half = difference(row, other, "accuracy")
     return Claim(
         f"{row['shift']}: {quantity}, points",
         f"at least -{100 * tolerance:g}" if tolerance else "above 0",
         *percent(lead, half),
         row["n"],
-        within,
+        inside(lead, half, low=-tolerance),
         f"rates {row['lr']:g} and {other['lr']:g}",
     )

@@ -11,9 +11,10 @@ that the sum of all rates is the paper's from a fifth of its length on.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
-from letitgo.papers import Claim, scaled
+from letitgo.papers import Claim, inside, scaled
 from letitgo.recipes import Recipe
 from letitgo.studies.dimension.study import Dimension
 
@@ -21,12 +22,14 @@ TITLE = "Li, Farkhoor, Liu and Yosinski: Measuring the intrinsic dimension of ob
 EPOCHS, RATE, FASTEST = 100, 0.001, 0.01
 NETWORKS = {"fcn": "FC 784-200-200-10", "lenet": "LeNet"}
 BANDS = {
-    ("fcn", "global"): (700, 850),
-    ("fcn", "own"): (525, 575),
-    ("lenet", "global"): (275, 315),
-    ("lenet", "own"): (275, 275),
+    ("fcn", "global"): (700, 900),
+    ("fcn", "own"): (575, 650),
+    ("lenet", "global"): (275, 290),
+    ("lenet", "own"): (260, 275),
 }
-"""What the released results say of d_int90, by network and baseline: the least and the greatest of their seeds."""
+"""Where the released results have d_int90, by network and baseline: above the first d of their grid, at most at the
+second. The three runs of FC 784-200-200-10 reach 90 % at 725, 900 and 900, and 90 % of their baseline at 600, 650 and
+650; LeNet's three are the same to 0.1 points."""
 REACHED = {"fcn": 0.981, "lenet": 0.991}
 """Accuracy of the networks trained in full."""
 NEAR = 0.005
@@ -61,7 +64,7 @@ def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
         model = row["model"]
         if row["row"] == "baseline":
             mean = row["accuracy_mean"]
-            near = None if mean is None else abs(mean - REACHED[model]) <= NEAR
+            near = inside(mean, row["accuracy_ci95"], REACHED[model] - NEAR, REACHED[model] + NEAR)
             note = "; ".join(filter(None, [f"within {100 * NEAR:g} points is the same", short]))
             quantity, paper = f"{NETWORKS[model]}, accuracy trained in full", f"{REACHED[model]:g}"
             told.append(Claim(quantity, paper, mean, row["accuracy_ci95"], row["n"], near, note))
@@ -72,12 +75,19 @@ def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
             told.append(
                 Claim(
                     f"{NETWORKS[model]}, d_int90, {row['baseline']} baseline",
-                    f"{low} to {high}" if low < high else str(low),
+                    f"above {low}, at most {high}",
                     row["d"],
                     None,
                     row["n"],
-                    found and row["low"] < high and low <= row["d"],
+                    _overlap(row["low"], row["d"] if found else inf, low, high),
                     "; ".join(filter(None, [between, short])),
                 )
             )
     return told
+
+
+def _overlap(above: int, reached: float, low: int, high: int) -> bool | None:
+    """Whether the measured bracket lies in the paper's; None where they overlap in part."""
+    if reached <= low or above >= high:
+        return False
+    return True if low <= above and reached <= high else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, percent, scaled
+from letitgo.papers import Claim, claim, scaled
 from letitgo.studies.carry.options import RANDOM
 from letitgo.studies.carry.study import TICKET, Carry
 from letitgo.studies.sweep import sweep
@@ -41,52 +41,17 @@ def claims(study: Carry, rows: list[dict[str, Any]]) -> list[Claim]:
         if row["variant"] != TICKET or data == optimizer:
             continue
         source, target = (f"{row[f'{end}_data']}, {row[f'{end}_optimizer']}" for end in ("source", "target"))
-        name = f"{source} → {target}, level {row['level']}"
-        of_random = row["above_random_mean"], row["above_random_ci95"]
+        name = f"{source} → {target}, level {row['level']}: against {{}} ticket, points"
+        own, random = name.format("its own"), name.format("a random")
         if row["level"] == LATE:
-            of_own = row["above_own_mean"], row["above_own_ci95"]
-            told.append(
-                Claim(
-                    f"{name}: against its own ticket, points",
-                    "close to it",
-                    *percent(*of_own),
-                    row["n"],
-                    _above(*of_own, -CLOSE),
-                    _READ,
-                )
-            )
-            told.append(
-                Claim(
-                    f"{name}: against a random ticket, points",
-                    "better",
-                    *percent(*of_random),
-                    row["n"],
-                    _above(*of_random, 0.0),
-                )
-            )
+            told.append(claim(own, "close to it", row, "above_own", low=-CLOSE, factor=100, note=_READ))
+            told.append(claim(random, "better", row, "above_random", low=0, factor=100))
         else:
-            above = _above(*of_random, CLOSE)
             told.append(
-                Claim(
-                    f"{name}: against a random ticket, points",
-                    "hardly better so early",
-                    *percent(*of_random),
-                    row["n"],
-                    None if above is None else not above,
-                    _READ,
-                )
+                claim(random, "hardly better so early", row, "above_random", high=CLOSE, factor=100, note=_READ)
             )
     why = "both data sets here have 60,000 examples and 10 classes; nor are there natural images or deep networks"
     return [*told, Claim("tickets of larger data sets carry over better", "yes", None, None, 0, None, why)]
 
 
 _READ = f"read as {100 * CLOSE:g} point"
-
-
-def _above(mean: float | None, half: float | None, limit: float) -> bool | None:
-    """Whether the whole interval is above the limit; None where it lies on both sides."""
-    if mean is None or half is None:
-        return None
-    if mean - half > limit:
-        return True
-    return False if mean + half <= limit else None

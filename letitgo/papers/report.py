@@ -13,6 +13,8 @@ from letitgo.studies.outcome import Outcome
 
 Row = dict[str, Any]
 
+ENOUGH = 0.1
+"""Share of a paper's training from which its claims are judged."""
 AGREES = {True: "robust", False: "critical", None: "undecided"}
 """The mark of a claim: borne out, contradicted, or not to be told from this run."""
 LEGEND = {"robust": "borne out", "critical": "contradicted", "undecided": "cannot tell"}
@@ -47,6 +49,8 @@ class Comparison:
     def view(self, outcome: Outcome) -> Outcome:
         """The outcome with a row for each claim."""
         claims = [dataclasses.asdict(claim) for claim in self.paper.claims(self.study, outcome.rows)]
+        if shortened(self.study, self.whole)[0] < ENOUGH:
+            claims = [claim | {"within": None} for claim in claims]
         return dataclasses.replace(outcome, rows=claims, study=self)  # type: ignore[arg-type]
 
     def report(self, rows: Sequence[Row]) -> Report:
@@ -57,7 +61,9 @@ class Comparison:
             f"Of {len(rows)} claims, {counts[True]} are borne out (✓), {counts[False]} are not (✗), and {counts[None]} "
             "cannot be told from this run (?)."
         )
-        length = shortened(self.study, self.whole)
+        share, length = shortened(self.study, self.whole)
+        if share < ENOUGH:
+            answer = f"Too short to judge any of {len(rows)} claims: a run needs a tenth of the paper's length."
         heading = ", ".join(filter(None, (self.paper.TITLE, length)))
         section = Section(heading, answer, tables=[Table(COLUMNS, shown, legend=LEGEND)])
         return Report("reproduce", "What a paper claims, beside what was measured", [section], source=self.paper.TITLE)

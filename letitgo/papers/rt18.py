@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from letitgo.papers import Claim, percent, scaled
+from letitgo.papers import Claim, claim, difference, inside, percent, scaled
 from letitgo.recipes import Recipe
 from letitgo.studies.fraction.study import Fraction
 
@@ -31,43 +31,25 @@ def study(scale: float, seeds: int) -> Fraction:
 def claims(study: Fraction, rows: list[dict[str, Any]]) -> list[Claim]:
     """A fraction suffices; of layers alone a middle one does best; norms are worth more than as many random values."""
     told = []
+    read = f"read as at most {100 * FEW_POINTS:g} points; norms and classifier learned"
     for row in rows:
         if row["policy"] == "filters" and row["norms"] == "learned":
-            told.append(
-                Claim(
-                    f"drop with {100 * row['share']:g} % of the filters learned, points",
-                    "a few points",
-                    *percent(row["drop_mean"], row["drop_ci95"]),
-                    row["n"],
-                    _below(row["drop_mean"], row["drop_ci95"], FEW_POINTS),
-                    f"read as at most {100 * FEW_POINTS:g} points; norms and classifier learned",
-                )
-            )
+            quantity = f"drop with {100 * row['share']:g} % of the filters learned, points"
+            told.append(claim(quantity, "a few points", row, "drop", high=FEW_POINTS, factor=100, note=read))
     norms = next(row for row in rows if row["policy"] == "norms only")
-    mean, half = norms["above_random_mean"], norms["above_random_ci95"]
-    told.append(
-        Claim(
-            "accuracy of norms only above as many random values, points",
-            "far above (arXiv:2003.00152)",
-            *percent(mean, half),
-            norms["n"],
-            None if mean is None else _below(-mean, half, 0.0),
-            "classifier frozen",
-        )
-    )
+    quantity = "accuracy of norms only above as many random values, points"
+    read = "read as surely above 0; classifier frozen"
+    told.append(claim(quantity, "far above (arXiv:2003.00152)", norms, "above_random", low=0, factor=100, note=read))
     alone = [row for row in rows if row["policy"].endswith(" only") and row["policy"] != "norms only" and row["n"]]
-    if alone:
-        best = max(alone, key=lambda row: row["accuracy_mean"])
-        ends = (alone[0]["policy"], alone[-1]["policy"])
+    if len(alone) > 2:
+        ends, middle = (alone[0], alone[-1]), alone[1:-1]
+        best, end = (max(some, key=lambda row: row["accuracy_mean"]) for some in (middle, ends))
+        lead, half = difference(best, end, "accuracy")
+        names = [row["policy"].removesuffix(" only") for row in (best, end)]
+        quantity = f"{names[0]} alone above {names[1]}, the better of the first and last layer, points"
+        read = f"read as surely above 0; {best['learned']:,} values; norms frozen"
         told.append(
-            Claim(
-                "accuracy of the best layer alone, %",
-                "a middle layer",
-                *percent(best["accuracy_mean"], best["accuracy_ci95"]),
-                best["n"],
-                best["policy"] not in ends,
-                f"it is {best['policy'].removesuffix(' only')}, {best['learned']:,} values; norms frozen",
-            )
+            Claim(quantity, "a middle layer is best", *percent(lead, half), best["n"], inside(lead, half, 0), read)
         )
     share = next(row for row in rows if row["policy"] == "filters" and row["share"] == 0.1)
     told.append(
@@ -83,12 +65,3 @@ def claims(study: Fraction, rows: list[dict[str, Any]]) -> list[Claim]:
         )
     )
     return told
-
-
-def _below(mean: float | None, half: float | None, limit: float) -> bool | None:
-    """Whether the whole interval is at most the limit; None where it lies on both sides."""
-    if mean is None or half is None:
-        return None
-    if mean + half <= limit:
-        return True
-    return False if mean - half > limit else None
