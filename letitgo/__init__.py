@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from letitgo import code as _code  # noqa: F401  (sees what is imported from now on)
 from letitgo.version import __version__ as __version__
 
 _HOMES = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,34 +43,3 @@ def arguments(function: Callable[..., Any], what: str) -> Mapping[str, inspect.P
         return inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise BadRequest(f"the {what} cannot be used: {error}; wrap it in a function of its own") from error
-
-
-def source_digest(path: str, function: Callable[..., Any]) -> str:
-    """SHA-256 of the file that defines ``function``: editing it makes new keys, so no stale result is read.
-
-    Code that the file imports is not covered. Empty for a name of our own, which ``value.FORMAT`` covers, and for
-    what is built into Python.
-
-    Raises:
-        BadRequest: It has no source file, as in a notebook.
-    """
-    if ":" not in path:
-        return ""
-    while isinstance(function, partial):
-        function = function.func
-    function = inspect.unwrap(function)
-    defined = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
-    try:
-        if source := inspect.getsourcefile(defined):
-            return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-        built_in = not inspect.isfunction(defined)
-    except TypeError:
-        built_in = True
-    except OSError:
-        built_in = False
-    if built_in:
-        return ""
-    raise BadRequest(
-        f"{path} has no source file, so results of another version of it would pass for its own: "
-        "move it to a module (a .py file)"
-    )

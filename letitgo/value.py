@@ -4,8 +4,8 @@ A value is a frozen dataclass. Its *identity* is what changes the result: by def
 hash of that identity, with nested values standing in by their own keys, so equal descriptions have equal keys on
 every machine and a long chain of values costs no more to hash than a short one.
 
-Anyone may define values. The kind of ours is the name of the class; that of others is ``module:Class``, and the digest
-of its source file is part of the key.
+Anyone may define values. The kind of ours is the name of the class; that of others is ``module:Class``, and the code
+that it depends on is part of the key.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
+from letitgo.code import Code, code_of
 from letitgo.errors import BadRequest
-from letitgo.imports import import_object, source_digest
+from letitgo.imports import import_object
 
 FORMAT = 2
 """Part of every key. Raised when the same description comes to mean another result."""
@@ -44,15 +46,12 @@ class Value:
     """Base of all values. Subclasses are frozen dataclasses, declared with ``eq=False``: equality is by key."""
 
     _places: ClassVar[dict[str, str]] = {}
-    _code: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         kind, place = kind_of(cls), _place(cls)
         if (taken := Value._places.setdefault(kind, place)) != place:
             raise BadRequest(f"{place} cannot be a value of kind {kind}, which {taken} is: give it another name")
-        inherited = (digest for base in cls.__bases__ for digest in getattr(base, "_code", ()))
-        cls._code = () if _is_ours(cls) else tuple(dict.fromkeys((_source(cls), *inherited)))
 
     def fields(self) -> dict[str, Any]:
         """The fields that rebuild this value, nested values as they are."""
@@ -68,22 +67,17 @@ class Value:
         return self.described(lambda value: {"key": value.key})
 
     def described(self, nested: Callable[[Value], Any]) -> dict[str, Any]:
-        """The kind, the digests of its code where it is not ours, and the identity, as JSON.
+        """The kind, the code it depends on where it is not ours, and the identity, as JSON.
 
         Args:
             nested: What stands for a value within.
 
         Raises:
-            BadRequest: The class has no source file, or a field with a reserved name.
+            BadRequest: The class has no source file or was replaced, or a field has a reserved name.
         """
         about: dict[str, Any] = {"kind": kind_of(type(self))}
-        if self._code:
-            about["code"] = list(self._code)
-        if not all(self._code):
-            raise BadRequest(
-                f"{about['kind']} has no source file, so results of another version of it would pass for its own: "
-                "move it to a module (a .py file)"
-            )
+        if not _is_ours(type(self)):
+            about["code"] = _code(type(self))
         identity = _map(self.identity(), nested)
         if taken := sorted(about.keys() & identity.keys()):
             raise BadRequest(f"{about['kind']} has a field {taken[0]!r}, which is reserved: give it another name")
@@ -130,12 +124,11 @@ def _place(cls: type[Value]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _source(cls: type[Value]) -> str:
-    """Digest of the file that defines a class, read when it is defined, so that it is that of the code that runs."""
-    try:
-        return source_digest(_place(cls), cls)
-    except BadRequest:
-        return ""
+def _code(cls: type[Value]) -> Code:
+    now = getattr(sys.modules.get(cls.__module__), cls.__qualname__, cls)
+    if now is not cls:
+        raise BadRequest(f"{_place(cls)} was defined again since this value was made: make the value again")
+    return code_of(_place(cls), cls)
 
 
 def _map(data: Any, of_value: Any) -> Any:

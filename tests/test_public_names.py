@@ -36,7 +36,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 def test_looking_up_a_name_imports_its_module_alone():
     script = "import letitgo, sys; letitgo.BadRequest; print([m for m in sys.modules if m.startswith('letitgo.')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['letitgo.version', 'letitgo.errors']"
+    assert done.stdout.strip() == "['letitgo.errors', 'letitgo.code', 'letitgo.version']"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from typing import Any
 
 import pytest
@@ -153,40 +152,6 @@ def test_where_the_data_lie_is_not_in_the_key(folder, tmp_path):
     assert here.dataset.name != there.dataset.name
     assert here.key == there.key
     assert baseline(here).final.key == baseline(there).final.key
-
-
-SOURCE = """
-from torch import nn
-
-def factory():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-def schedule(progress):
-    return 1.0
-"""
-
-
-@pytest.mark.parametrize("fields", [{"model": "edited:factory"}, {"schedule": "edited:schedule"}])
-def test_editing_the_source_changes_the_key(fields, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "edited", raising=False)
-    source = tmp_path / "edited.py"
-    source.write_text(SOURCE)
-    before = Recipe(**fields).key
-    assert Recipe(**fields).key == before
-    source.write_text(SOURCE + "\n# another thought\n")
-    assert Recipe(**fields).key != before
-
-
-def test_editing_the_source_of_a_partial_factory_changes_the_key(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "half_given", raising=False)
-    source = tmp_path / "half_given.py"
-    text = SOURCE + "\nimport functools\npartial = functools.partial(factory)\n"
-    source.write_text(text)
-    before = Recipe(model="half_given:partial").key
-    source.write_text(text + "\n# another thought\n")
-    assert Recipe(model="half_given:partial").key != before
 
 
 def test_keys_are_the_same_in_another_process():

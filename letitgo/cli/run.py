@@ -145,7 +145,7 @@ def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> 
 
 def _write_estimate(takes: Any, form: str, store: Store) -> None:
     if form != "table":
-        row = dataclasses.asdict(takes)
+        row = {**dataclasses.asdict(takes), "covered": " ".join(takes.covered)}
         print(json.dumps({"dry_run": row})) if form == "json" else write_rows([row], form, {})
         return
     least = "at least " if takes.at_least else ""
@@ -153,6 +153,7 @@ def _write_estimate(takes: Any, form: str, store: Store) -> None:
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
         f"{takes.measures} measures, {takes.measures_stored} of them in the store\n"
         f"left to do: {least}{amount(takes.operations)}FLOP, {least}about {duration(takes.seconds)}"
+        + (f"\nkeys cover: {', '.join(takes.covered)}" if takes.covered else "")
     )
 
 

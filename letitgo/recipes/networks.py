@@ -9,12 +9,14 @@ from functools import cached_property
 from math import prod
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
+from letitgo.code import Code, code_of, digest_of, opened
 from letitgo.errors import BadRequest, nearest
-from letitgo.imports import arguments, import_object, source_digest
+from letitgo.imports import arguments, import_object
 from letitgo.recipes.lstm import LSTM
-from letitgo.value import Value
+from letitgo.value import Value, canonical
 from letitgo.weights import Matrix, fix_classifier, last_linear
 
 Init = Literal["torch", "glorot", "he"]
@@ -165,6 +167,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+_FILES: dict[str, dict[str, str]] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Network(Value):
     """How to build a network: a factory by name or import path, and what it is called with.
@@ -172,19 +177,36 @@ class Network(Value):
     Attributes:
         factory: A name in ``NETWORKS`` or ``package.module:name``.
         args: Keyword arguments, JSON values.
-        source: Digest of the file that defines the factory, or that of the network within; empty for our own.
+        source: The code that the factory depends on, or that of the network within; empty for our own.
     """
 
     factory: str
     args: dict[str, Any]
-    source: str = ""
+    source: Code | Literal[""] = ""
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.fields(), **({"files": sorted(set(files.values()))} if (files := self.files) else {})}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that a factory of the user's own opens in Python, and their digests. The first look builds it."""
+        if not self.source:
+            return {}
+        about = canonical(self.fields())
+        if about not in _FILES or {file: digest_of(file) for file in _FILES[about]} != _FILES[about]:
+            with torch.random.fork_rng(devices=[]), opened() as files:
+                self()
+            _FILES[about] = {file: digest_of(file) for file in files}
+        return _FILES[about]
 
     def __call__(self) -> nn.Module:
         """Build the network on the CPU.
 
         Raises:
-            BadRequest: The factory raises, or gives something that is no ``nn.Module``.
+            BadRequest: The factory raises, gives something that is no ``nn.Module``, or its code is another by now.
         """
+        if (self.source or {}) != _code(self.factory, self.args):
+            raise BadRequest(f"the code of {self.factory!r} changed since its recipe was made: make the recipe again")
         args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in self.args.items()}
         try:
             module = find_factory(self.factory)(**args)
@@ -249,7 +271,11 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
             )
         ):
             raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
-    source = source_digest(name, factory)
-    if factory is fixed_classifier and isinstance(inner := given.get("network"), str):
-        source = source_digest(inner, find_factory(inner))  # the code that its result depends on
-    return Network(name, given, source)
+    return Network(name, given, _code(name, given) or "")
+
+
+def _code(name: str, args: dict[str, Any]) -> Code:
+    """The code that a factory depends on; for a fixed classifier that of the network within."""
+    if name == "fixed-classifier" and isinstance(args.get("network"), str):
+        name = args["network"]
+    return code_of(name, find_factory(name))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from letitgo.code import Code
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
     from letitgo.recipes.tasks import Task
@@ -125,23 +126,36 @@ class Recipe(Value):
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
     def identity(self) -> dict[str, Any]:
-        from letitgo.imports import source_digest
-        from letitgo.recipes.optimizers import find_optimizer, find_schedule
-
         optimizer = self.optimizer if ":" in self.optimizer else self.optimizer.lower()
+        of_optimizer, of_schedule = self._codes
 
         return {
             "network": self.network,
             "dataset": self.dataset,
             "label_noise": self.label_noise,
-            "optimizer": [optimizer, source_digest(optimizer, find_optimizer(optimizer))],
+            "optimizer": [optimizer, of_optimizer or ""],
             "optimizer_args": self.all_optimizer_args,
             **({} if self.clip is None else {"clip": self.clip}),
-            "schedule": [self.schedule, source_digest(self.schedule, find_schedule(self.schedule))],
+            "schedule": [self.schedule, of_schedule or ""],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
+
+    @property
+    def _codes(self) -> tuple[Code, Code]:
+        from letitgo.code import code_of
+        from letitgo.recipes.optimizers import find_optimizer, find_schedule
+
+        optimizer, schedule = self.optimizer, self.schedule
+        return code_of(optimizer, find_optimizer(optimizer)), code_of(schedule, find_schedule(schedule))
+
+    @property
+    def covered(self) -> list[str]:
+        """What the key covers that is not letitgo's: modules, installed distributions with versions, opened files."""
+        code = {name: about for part in (self.network.source or {}, *self._codes) for name, about in part.items()}
+        names = [name if len(about) == 64 else f"{name} {about}" for name, about in sorted(code.items())]
+        return names + sorted(self.network.files)
 
     @cached_property
     def dataset(self) -> Data:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from letitgo import weights
-from letitgo.errors import PartlyFailed
+from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute import Executor, Failure, Job, plan_jobs
 from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
@@ -59,7 +59,7 @@ def compute(
         PartlyFailed: Jobs failed; the warning names the first. All are in :attr:`Outcome.failures`.
     """
     store = store if isinstance(store, Store) else open_store(store)
-    study.check()
+    _check(study)
     if on == "ray":
         from letitgo.execute.cluster import RayExecutor
 
@@ -81,6 +81,18 @@ def compute(
     return Outcome(rows, failures, meter.usage(), study, store, notes)
 
 
+def _check(study: Study) -> None:
+    """See that a study can be carried out, and that its recipes still mean what they meant when they were made.
+
+    Raises:
+        BadRequest: It cannot, or code or data changed.
+    """
+    study.check()
+    for recipe in study.recipes:
+        if replace(recipe).key != recipe.key:
+            raise BadRequest(f"the code or data of {recipe.model!r} changed since its recipe was made: make it again")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a study takes.
@@ -93,6 +105,7 @@ class Estimate:
         operations: Floating-point operations left to do, counted.
         seconds: Time they take, from a short measurement of training on this machine.
         at_least: Whether what is computed first tells what else there is to do, as in a search.
+        covered: What the keys cover that is not letitgo's: modules, installed distributions, files that factories open.
     """
 
     runs: int
@@ -102,6 +115,7 @@ class Estimate:
     operations: int
     seconds: float
     at_least: bool = False
+    covered: tuple[str, ...] = ()
 
 
 def estimate(study: Study, store: Store, workers: int) -> Estimate:
@@ -112,7 +126,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     Raises:
         BadRequest: The study cannot be carried out as it was put.
     """
-    study.check()
+    _check(study)
     values = [value for stage in study.stages(store) for value in stage]
     everything, left = plan_jobs(values, None), plan_jobs(values, store, check=False)
     (runs, measures), (runs_left, measures_left) = map(_counted, (everything, left))
@@ -126,6 +140,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
         operations=operations,
         seconds=seconds,
         at_least=bool(left) and getattr(study, "searches", False),
+        covered=tuple(dict.fromkeys(name for recipe in study.recipes for name in recipe.covered)),
     )
 
 
