@@ -38,7 +38,11 @@ def explained(cls: type, error: ValidationError, field: str = "") -> str:
         error: What pydantic found.
         field: The field, where the error is that of a single one.
     """
-    return "; ".join(dict.fromkeys(_sentence(cls, detail, field) for detail in error.errors()))
+    wanted: dict[str, list[str]] = {}
+    for detail in error.errors():
+        head, mark, rest = _sentence(cls, detail, field).partition(": ")
+        wanted.setdefault(head + mark, []).append(rest)
+    return "; ".join(head + ", or ".join(dict.fromkeys(rest)) for head, rest in wanted.items())
 
 
 def _frozen(value: Any) -> Any:
@@ -57,7 +61,8 @@ def _sentence(cls: type, detail: Any, field: str) -> str:
         hint = getattr(cls, "SHAPES", {}).get(field)
         return f"{name} is missing" + (f": {hint}" if hint else "")
     if kind == "literal_error":
-        return f"{name} is {given!r}: {nearest(str(given), choices(cls, field))}"
+        known = choices(cls, field)
+        return f"{name} is {given!r}: {nearest(str(given), known) if len(known) > 1 else f'give {known[0]}'}"
     return f"{name} is {given!r}: {_wanted(cls, field, kind, bounds, detail['msg'])}"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Any
 
 from letitgo.recipes import Recipe
@@ -55,6 +56,46 @@ def groups(study: Any, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]
 def within(tolerance: float) -> str:
     """A tolerance in points: ``1 point``."""
     return f"{tolerance:g} point" + ("" if tolerance == 1 else "s")
+
+
+def over_seeds(study: Any) -> str:
+    """How many seeds the means are over, and what the intervals are."""
+    if study.seeds != "auto":
+        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t)."
+    error = "of all verdicts together" if study.familywise else "of each verdict"
+    return (
+        "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "
+        f"{study.max_seeds}; twice as many of a baseline. Intervals of drops hold over all looks at a growing number "
+        f"of seeds: the error {error} is at most 5 %. Drops are paired by seed where runs share a trained state. "
+        "Elsewhere they are differences of means, with one variance for all runs that seem to have the same."
+    )
+
+
+def still_undecided(study: Any, rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
+    """A sentence on what more seeds would decide; nothing where all is decided.
+
+    Args:
+        study: Its ``seeds`` and ``tolerance``.
+        rows: With verdicts.
+        name: What a row is called.
+    """
+    left = [row for row in rows if row["verdict"] == "undecided"]
+    if not left:
+        return []
+    if study.seeds != "auto":
+        return [f"Undecided at n = {max(row['n'] for row in left)}: more seeds (--seeds) may decide."]
+    near = [f"{name(row)}, {_between(row, study.tolerance)}" for row in left if row["drop_ci95"] is not None]
+    more = "" if len(near) <= 3 else f"; and {len(near) - 3} more"
+    return [f"Near the tolerance of {within(study.tolerance)}: {'; '.join(near[:3])}{more}."] if near else []
+
+
+def _between(row: Row, tolerance: float) -> str:
+    """The interval of a drop, and how many seeds would decide."""
+    mean, half = row["drop_mean"], row["drop_ci95"]
+    gap = abs(mean - tolerance / 100)
+    needed = ceil(row["n"] * (half / gap) ** 2) if gap else None
+    more = f" (about {needed:,} would decide)" if needed and needed < 1000 else ""
+    return f"{points(mean - half)} to {points(mean + half)} points at {row['n']} seeds{more}"
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -16,7 +16,7 @@ from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.options import StudyOptions
-from letitgo.studies.statistics import ci95, mean, verdict
+from letitgo.studies.statistics import ALPHA, Drop, ci95, looks, mean, paired, unpaired, verdict
 from letitgo.studies.subject import Subject
 
 if TYPE_CHECKING:
@@ -34,23 +34,33 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float | None]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Cell:
     """A row before it is measured.
 
     Attributes:
         labels: Columns known beforehand.
         measures: What is measured under a seed, by name.
-        against: Cells it is compared with, seed by seed.
+        against: Cells it is compared with, seed by seed; its drop is from that called ``base``.
         judged: Whether the drop gets a verdict.
+        paired: Whether its runs go on from a trained state that those of ``base`` share under the same seed.
+        trains: Whether it takes training; else it is measured under every seed that ``base`` is trained under.
+        decides: Whether seeds are added until its verdict is there.
         context: What ``numbers`` needs besides the results.
+        count: How many seeds it is measured under, where its verdict decides that.
+        drop: The drop at the last look, there too.
     """
 
     labels: Row
     measures: Callable[[Recipe], Mapping[str, Measure]]
     against: Mapping[str, Cell] = field(default_factory=dict)
     judged: bool = True
+    paired: bool = False
+    trains: bool = True
+    decides: bool = True
     context: Any = None
+    count: int | None = field(default=None, init=False)
+    drop: Drop | None = field(default=None, init=False)
     _read: dict[Recipe, Results] = field(default_factory=dict, init=False, repr=False)
 
     def results(self, recipe: Recipe, store: Store) -> Results:
@@ -88,7 +98,18 @@ class CellStudy(StudyOptions):
     @cached_property
     def subjects(self) -> list[Subject]:
         """The network of each recipe."""
-        return [Subject(recipe, getattr(self, "seeds", 1)) for recipe in self.recipes]
+        seeds = getattr(self, "seeds", 1)
+        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.recipes]  # type: ignore[attr-defined]
+
+    @property
+    def sequential(self) -> bool:
+        """Whether verdicts decide how many seeds there are."""
+        return getattr(self, "seeds", 1) == "auto"
+
+    @property
+    def searches(self) -> bool:
+        """Whether results decide what else is computed."""
+        return self.sequential
 
     def check(self) -> None:
         """Make sure that every recipe can be trained.
@@ -105,14 +126,30 @@ class CellStudy(StudyOptions):
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
         """The values to compute, stage by stage."""
-        for stage in zip_longest(*(self.cells(of, store) for of in self.subjects), fillvalue=()):
-            yield [
-                measure
-                for of, cells in zip(self.subjects, stage, strict=True)
-                for recipe in of.seeds
-                for cell in cells
-                for measure in cell.measures(recipe).values()
-            ]
+        for stage in zip_longest(*(self._wanted(of, store) for of in self.subjects), fillvalue=()):
+            yield [measure for wanted in stage for measure in wanted]
+
+    def _wanted(self, of: Subject, store: Store) -> Iterator[list[Measure]]:
+        """What is to be measured of one recipe: of each stage all seeds at once, or look by look."""
+        asked: dict[Cell, int] = {}
+        for cells in self.cells(of, store):
+            every = dict.fromkeys(cells, len(of.seeds))
+            for counts in Looks(self, of, store, cells) if self.sequential else [every]:
+                yield [
+                    measure
+                    for i, recipe in enumerate(of.seeds)
+                    for cell, count in counts.items()
+                    if asked.get(cell, 0) <= i < count
+                    for measure in cell.measures(recipe).values()
+                ]
+                asked |= {cell: max(count, asked.get(cell, 0)) for cell, count in counts.items()}
+
+    def settled(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
+        """The cells of one recipe, stage by stage, each with its number of seeds as far as the store knows."""
+        for cells in self.cells(of, store):
+            if self.sequential:
+                list(Looks(self, of, store, cells))
+            yield cells
 
     def rows(self, store: Store) -> list[Row]:
         """One row for each cell, over the seeds that the store holds. Accuracies and drops are fractions."""
@@ -129,14 +166,14 @@ class CellStudy(StudyOptions):
     def _cells(self, store: Store) -> Iterator[tuple[Row, Subject, Cell]]:
         for of in self.subjects:
             columns = {name: getattr(of.recipe, name) for name in self.swept}
-            for cells in self.cells(of, store):
+            for cells in list(self.settled(of, store)):  # later stages may add seeds to what they compare with
                 for cell in cells:
                     yield columns, of, cell
 
     def found(self, cell: Cell, of: Subject, store: Store) -> dict[int, Mapping[str, Any]]:
         """The quantities of a cell by seed, of the seeds that the store holds."""
         numbers = {}
-        for recipe in of.seeds:
+        for recipe in of.seeds[: cell.count]:
             try:
                 numbers[recipe.seed] = self.numbers(cell, cell.results(recipe, store))
             except Absent:
@@ -152,10 +189,83 @@ class CellStudy(StudyOptions):
             row |= self.summary(name, values)
         row["n"] = len(found)
         if hasattr(self, "tolerance"):
+            tolerance = self.tolerance / 100  # type: ignore[attr-defined]
             drops = [one["drop"] for one in found if one.get("drop") is not None]
-            row["verdict"] = verdict(drops, self.tolerance / 100) if cell.judged else None  # type: ignore[arg-type]
+            if cell.drop is not None and found:
+                row |= {"drop_mean": cell.drop.mean, "drop_ci95": cell.drop.half}
+            said = cell.drop.verdict(tolerance) if cell.drop is not None else verdict(drops, tolerance)
+            row["verdict"] = said if cell.judged else None
         return row
 
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""
         return {f"{name}_{statistic}": STATISTICS[statistic](values) for statistic in self.summaries}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Looks at the cells of one stage after a growing number of seeds, until each verdict is there or seeds run out.
+
+    Iterating gives the number of seeds each cell has to be measured under before the next look; what is asked for has
+    to be in the store when the iteration goes on. What failed, or is not there in a dry run, is not followed further.
+    """
+
+    study: CellStudy
+    of: Subject
+    store: Store
+    cells: Sequence[Cell]
+
+    def __iter__(self) -> Iterator[Mapping[Cell, int]]:
+        study: Any = self.study
+        judged = [cell for cell in self.cells if cell.judged]
+        ahead = [cell for cell in judged if cell.decides]
+        alpha = ALPHA / len(judged) if study.familywise and judged else ALPHA
+        for seeds in looks(study.max_seeds):
+            counts = self._asked(ahead or self.cells, seeds)
+            followed = [cell for cell in judged if cell in ahead or not cell.trains]
+            for cell, count in counts.items():
+                if not cell.judged or cell in followed:
+                    cell.count = max(count, cell.count or 0)
+            yield counts
+            self._look(followed, alpha)
+            ahead = [cell for cell in ahead if self._is_open(cell)]
+            if not ahead:
+                return
+
+    def _asked(self, ahead: Sequence[Cell], seeds: int) -> dict[Cell, int]:
+        """Seeds of each cell looked at, and of what it is compared with; twice as many of an independent baseline."""
+        counts: dict[Cell, int] = {}
+        for cell in ahead:
+            counts[cell] = max(seeds, counts.get(cell, 0))
+            for name, other in cell.against.items():
+                times = 2 if name == "base" and not cell.paired else 1
+                counts[other] = max(times * seeds, counts.get(other, 0))
+        for cell in self.cells:
+            if not cell.trains:
+                base = cell.against["base"]
+                counts[cell] = max(counts.get(base, 0), base.count or 0)
+        return counts
+
+    def _is_open(self, cell: Cell) -> bool:
+        """Whether more seeds may decide: nothing failed, and the verdict is not there."""
+        assert cell.drop is not None
+        undecided = cell.drop.verdict(self.study.tolerance / 100) == "undecided"  # type: ignore[attr-defined]
+        return undecided and len(self._accuracies(cell)) == cell.count
+
+    def _look(self, followed: Sequence[Cell], alpha: float) -> None:
+        """The drops so far; those of cells that stopped are as at their last look, but count for the variance."""
+        floor = 1 / self.of.recipe.dataset.split("test").labels.numel()
+        for cell in followed:
+            if cell.paired:
+                cell.drop = paired([one["drop"] for one in self._numbers(cell)], floor, alpha)
+        for base in {cell.against["base"]: None for cell in followed if not cell.paired}:
+            group = [cell for cell in self.cells if cell.judged and not cell.paired and cell.against["base"] is base]
+            drops = unpaired(self._accuracies(base), [self._accuracies(cell) for cell in group], floor, alpha)
+            for cell, drop in zip(group, drops, strict=True):
+                cell.drop = drop if cell in followed else cell.drop
+
+    def _accuracies(self, cell: Cell) -> list[float]:
+        return [one["accuracy"] for one in self._numbers(cell)]
+
+    def _numbers(self, cell: Cell) -> list[Mapping[str, Any]]:
+        return list(self.study.found(cell, self.of, self.store).values())

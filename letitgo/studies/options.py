@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 else:
     Recipes = Annotated[tuple[Recipe, ...], BeforeValidator(_several)]
 
+
+def _number_or_auto(value: Any) -> Any:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise BadRequest(f"seeds is {value!r}: give a whole number of at least 1, or auto")
+    return value
+
+
 Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
 Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
 Blocks = Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")]
@@ -60,6 +67,27 @@ class StudyOptions:
         """Names of the recipe fields that differ; each is a column of the rows."""
         first, *others = self.recipes
         return tuple(name for name in first.fields() if any(getattr(r, name) != getattr(first, name) for r in others))
+
+
+@checked
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class JudgedOptions(StudyOptions):
+    """Options of a study whose rows get verdicts.
+
+    Attributes:
+        recipes: What is trained on: one recipe, or those of a sweep.
+    """
+
+    seeds: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_number_or_auto),
+        Field(description="number of seeds, counted up from the recipe's; auto: as many as each verdict needs"),
+    ] = "auto"
+    max_seeds: Annotated[int, Field(ge=2, description="most seeds of a row where seeds is auto")] = 20
+    familywise: Annotated[
+        bool, Field(description="where seeds is auto: 5 % is the error of all verdicts together, not of each")
+    ] = False
+    tolerance: Tolerance = 1.0
 
 
 def check_epochs(option: str, epochs: Sequence[int] | None, recipes: Sequence[Recipe]) -> None:

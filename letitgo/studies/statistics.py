@@ -1,13 +1,26 @@
-"""What is said of several seeds."""
+"""What is said of several seeds, and when enough of them have been looked at.
+
+The sequential design looks at a growing number of seeds, of which more are drawn only for what is still undecided.
+Runs that share no trained start are as good as independent under one seed, so their drops are differences of two means,
+and the variance is pooled over all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
 Verdict = Literal["robust", "critical", "undecided"]
+
+LOOKS = (3, 4, 5, 6, 8, 10, 12, 16, 20)
+"""Numbers of seeds after which an undecided drop is looked at again."""
+ALPHA = 0.008
+"""Two-sided error at each look, such that all looks together err in 5 % (``benchmarks/bench_verdicts.py``)."""
+UNEQUAL = 4.0
+"""A variance this many times the pooled one is not pooled."""
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -19,22 +32,119 @@ def ci95(values: Sequence[float]) -> float | None:
     """Half-width of the 95 % confidence interval of the mean, after Student's t; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.stats import t
+    return quantile(0.05, len(values) - 1) * stdev(values) / sqrt(len(values))
 
-    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+
+def quantile(alpha: float, df: float) -> float:
+    """Two-sided quantile of Student's t: outside ± this lies a share ``alpha``."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 1 - alpha / 2))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A drop in accuracy with its interval; both are fractions.
+
+    Attributes:
+        mean: The drop.
+        half: Half-width of its interval; None where too few seeds are there for one.
+    """
+
+    mean: float
+    half: float | None
+
+    def verdict(self, tolerance: float) -> Verdict:
+        """Whether the drop is within the tolerance, beyond it, or not to be told at this number of seeds.
+
+        Args:
+            tolerance: The largest drop that does no harm, a fraction.
+        """
+        if self.half is None:
+            return "undecided"
+        if self.mean + self.half <= tolerance:
+            return "robust"
+        return "critical" if self.mean - self.half > tolerance else "undecided"
 
 
 def verdict(drops: Sequence[float], tolerance: float) -> Verdict:
-    """Whether the mean drop is within the tolerance, beyond it, or not to be told at this number of seeds.
+    """The verdict on drops of a fixed number of seeds, paired by seed, at 95 %.
 
     Args:
-        drops: Paired drops in accuracy, fractions.
+        drops: Fractions.
         tolerance: The largest drop that does no harm, a fraction.
     """
-    half = ci95(drops)
-    if half is None:
-        return "undecided"
-    middle = fmean(drops)
-    if middle + half <= tolerance:
-        return "robust"
-    return "critical" if middle - half > tolerance else "undecided"
+    return Drop(mean(drops) or 0.0, ci95(drops)).verdict(tolerance)
+
+
+def looks(most: int) -> Iterator[int]:
+    """The numbers of seeds to look at, the last of them ``most``; beyond 20, each a quarter more than the last."""
+    ahead = iter(LOOKS)
+    seeds = next(ahead)
+    while seeds < most:
+        yield seeds
+        seeds = next(ahead, ceil(1.25 * seeds))
+    yield most
+
+
+def paired(drops: Sequence[float], floor: float, alpha: float = ALPHA) -> Drop:
+    """The drop of runs that share a trained start with what they are compared with, seed by seed.
+
+    Args:
+        drops: Fractions, one for each seed.
+        floor: The least standard deviation that a drop can have.
+        alpha: Two-sided error of this look.
+    """
+    if len(drops) < 2:
+        return Drop(mean(drops) or 0.0, None)
+    spread = max(_variance(drops), floor**2)
+    return Drop(fmean(drops), quantile(alpha, len(drops) - 1) * sqrt(spread / len(drops)))
+
+
+def unpaired(
+    base: Sequence[float], groups: Sequence[Sequence[float]], floor: float, alpha: float = ALPHA
+) -> list[Drop]:
+    """The drops of independent runs, with one variance for all that seem to have the same.
+
+    Args:
+        base: Accuracies of the baseline.
+        groups: Accuracies of each group of runs that is compared with it.
+        floor: The least standard deviation that an accuracy can have.
+        alpha: Two-sided error of this look.
+    """
+    if len(base) < 2:
+        return [Drop(0.0, None) for _ in groups]
+    every = [base, *groups]
+    own = [_variance(values) if len(values) > 1 else 0.0 for values in every]
+    free = [max(0, len(values) - 1) for values in every]
+    pooled, df, within = _pool(own, free)
+    least, drops = floor**2, []
+    for i, values in enumerate(groups, start=1):
+        if len(values) < 2:
+            drops.append(Drop(0.0, None))
+            continue
+        if within[0] and within[i]:
+            square, freedom = max(pooled, least) * (1 / len(base) + 1 / len(values)), float(df)
+        else:
+            a, b = max(own[0], least) / len(base), max(own[i], least) / len(values)
+            square, freedom = a + b, (a + b) ** 2 / (a**2 / free[0] + b**2 / free[i])
+        drops.append(Drop(fmean(base) - fmean(values), quantile(alpha, freedom) * sqrt(square)))
+    return drops
+
+
+def _pool(own: Sequence[float], free: Sequence[int]) -> tuple[float, int, list[bool]]:
+    """The pooled variance, its degrees of freedom, and which variances are in it: none is far above the others'."""
+    within = [n > 0 for n in free]
+    while True:
+        total = sum(v * n for v, n, kept in zip(own, free, within, strict=True) if kept)
+        df = sum(n for n, kept in zip(free, within, strict=True) if kept)
+        largest = max((i for i, kept in enumerate(within) if kept), key=own.__getitem__)
+        rest = df - free[largest]
+        if not rest or own[largest] * rest <= UNEQUAL * (total - own[largest] * free[largest]):
+            return total / df, df, within
+        within[largest] = False
+
+
+def _variance(values: Sequence[float]) -> float:
+    middle = sum(values) / len(values)
+    return sum((value - middle) ** 2 for value in values) / (len(values) - 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
-from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
 
 if TYPE_CHECKING:
     from letitgo.studies.classifier.study import Classifier
@@ -25,9 +25,7 @@ NAMES = {
 SIDES = ("lower", "higher", "undecided")
 
 NAME = Column("classifier", "classifier")
-DROP = Column(
-    "drop", "drop", "Learned minus this in test accuracy, paired by seed, in points.", numbers.points, "verdict"
-)
+DROP = Column("drop", "drop", "Learned minus this in test accuracy, in points.", numbers.points, "verdict")
 TRAIN_DROP = Column("train_drop", "training drop", "The same in training accuracy.", numbers.points)
 SAVED = (
     Column("saved", "saves", "Share of the training arithmetic that is saved.", numbers.percent),
@@ -65,8 +63,8 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
         answer = f"{len(replaced)} replacements of the classifier: {', '.join(counts)}."
         sections.insert(0, Section("All together", answer, pictures={"drops": _drops(study, replaced)}))
     note = (
-        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the learned classifier's "
-        "accuracy minus this one's, under the same seed. Robust: the whole interval is within "
+        f"{over_seeds(study)} A drop is the learned classifier's accuracy minus this one's. "
+        f"Robust: the whole interval is within "
         f"{within(study.tolerance)}. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, "
         "relative to training with the learned classifier. The scale multiplies features of norm one; rows of an "
         "orthogonal matrix have norm one, those of a Hadamard matrix √features."
@@ -80,7 +78,7 @@ def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequ
     pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
     if scaled := [row for row in fixed if row["scale"]]:
         pictures["scale"] = _scale(scaled)
-    answer, sentences = _answer(study, fixed), _sentences(rows[0], fixed)
+    answer, sentences = _answer(study, fixed), _sentences(study, rows[0], fixed)
     return Section(heading(recipe, study.swept), answer, sentences, tables, 1, pictures, resolved(recipe))
 
 
@@ -110,7 +108,7 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
     return f"Undecided: no replacement of the classifier is surely within {within(study.tolerance)}."
 
 
-def _sentences(base: Row, fixed: Sequence[Row]) -> list[str]:
+def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
     accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
     said = [f"Learned classifier: {accuracy} % test accuracy, {base['parameters']:,} weights, n = {base['n']}."]
     if fixed:
@@ -118,9 +116,7 @@ def _sentences(base: Row, fixed: Sequence[Row]) -> list[str]:
         sides = {side: [row["classifier"] for row in fixed if _side(row) == side] for side in SIDES}
         found = [f"{side} with {listed(names)}" for side, names in sides.items() if names]
         said.append(f"Training accuracy: {', '.join(found)}.")
-    if any(row["verdict"] == "undecided" for row in fixed):
-        said.append(f"Undecided at n = {base['n']}: more seeds (--seeds) may decide.")
-    return said
+    return said + still_undecided(study, fixed, lambda row: row["classifier"])
 
 
 def _side(row: Row) -> str:
@@ -137,9 +133,7 @@ def _drops(study: Classifier, rows: Sequence[Row]) -> Picture:
     means = [100 * row["train_drop_mean"] for row in rows]
     train = Points(means, range(len(rows)), halves, sideways=True)
     panels = [test, Panel([Rule(0, upright=True, line="-"), train], "training accuracy", "drop, points", places=names)]
-    return Picture(
-        [panels], "Cost of replacing the learned classifier: mean paired drops with 95 % intervals over seeds."
-    )
+    return Picture([panels], "Cost of replacing the learned classifier: mean drops with 95 % intervals over seeds.")
 
 
 def _scale(rows: Sequence[Row]) -> Picture:

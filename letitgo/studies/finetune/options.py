@@ -9,12 +9,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, Layers, Seeds, Statistics, StudyOptions, Tolerance
+from letitgo.studies.options import Blocks, JudgedOptions, Layers, Statistics
 
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class FinetuneOptions(StudyOptions):
+class FinetuneOptions(JudgedOptions):
     """Find which layers to freeze when a pretrained network is fine-tuned.
 
     Fine-tunes everything, everything but one layer, and one layer alone (surgical fine-tuning, Lee et al.,
@@ -44,14 +44,12 @@ class FinetuneOptions(StudyOptions):
             "in fine-tuning, without shift, examples and label-noise), or a safetensors file of its weights"
         ),
     ]
-    seeds: Seeds = 3
     budget: Annotated[
         float, Field(gt=0, le=1, description="compute budget of the recommendation, as a share of full fine-tuning")
     ] = 1.0
     together: Annotated[
         bool, Field(description="also fine-tune only the first two layers, three, and so on, and only the last ones")
     ] = False
-    tolerance: Tolerance = 1.0
     layers: Layers = ()
     blocks: Blocks = ()
     statistics: Statistics = "follow"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, series
-from letitgo.report.words import groups, heading, length, resolved, verdicts, within
+from letitgo.report.words import groups, heading, length, over_seeds, resolved, still_undecided, verdicts, within
 from letitgo.studies.finetune.study import phrase
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
         if any(row["recommended"] for row in part)
     ]
     note = (
-        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). Differences are paired by seed and in "
-        "points of test accuracy. A drop is everything trained from the same start, minus this. Robust: the whole "
-        f"interval is within {within(study.tolerance)}. Critical: the whole interval is beyond. Undecided: neither. "
-        "The recommendation is the way with the highest mean test accuracy within the budget. It is chosen by the "
-        "accuracies shown, which flatters it a little."
+        f"{over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from the same "
+        f"start, minus this. Robust: the whole interval is within {within(study.tolerance)}. Critical: the whole "
+        "interval is beyond. Undecided: neither. The recommendation is the way with the highest mean test accuracy "
+        "within the budget. It is chosen by the accuracies shown, which flatters it a little."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)
 
@@ -134,9 +133,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
         said.append(f"Best single layer to train alone: {alone['layer']}, {_accuracy(alone)}{lead}.")
     said.append(_adviser(rows, best))
-    if any(row["verdict"] == "undecided" for row in own):
-        said.append(f"Undecided at n = {max(row['n'] for row in own)}: more seeds (--seeds) may decide.")
-    return said
+    return said + still_undecided(study, own, phrase)
 
 
 def _sureness(rows: Sequence[Row], best: Row) -> list[str]:

@@ -5,7 +5,8 @@ The relative gradient norm of each layer at the start is the cheap adviser (Auto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from math import sqrt
 from typing import Any, ClassVar, Literal
 
@@ -97,7 +98,11 @@ class Finetune(FinetuneOptions, CellStudy):
     def _ways(self, of: Subject, origin: Start, scratch: Sequence[Cell] = ()) -> list[Cell]:
         """All ways to fine-tune from one start: nothing, everything, and each unit frozen or trained alone."""
         pretrained = origin == "pretrained"
-        starts = {r: self.start(of, r) if pretrained else Initial(r.network, r.seed) for r in of.seeds}
+
+        @cache
+        def start(recipe: Recipe) -> State:
+            return self.start(of, recipe) if pretrained else Initial(recipe.network, recipe.seed)
+
         twins = {(cell.labels["layer"], cell.labels["scope"], cell.labels["intervention"]): cell for cell in scratch}
         units = of.units(self.layers, self.blocks)
         ways = [(of.everything, "none")]
@@ -109,29 +114,29 @@ class Finetune(FinetuneOptions, CellStudy):
 
         def cell(unit: Unit, way: str, **against: Cell) -> Cell:
             twin = twins.get((unit.name, unit.scope, way))
-            return self._cell(of, unit, way, origin, starts, against | ({"scratch": twin} if twin else {}))
+            return self._cell(of, unit, way, origin, start, against | ({"scratch": twin} if twin else {}))
 
         full = cell(of.everything, "all")
-        untrained, *others = (cell(unit, way, all=full) for unit, way in ways)
+        untrained, *others = (cell(unit, way, base=full) for unit, way in ways)
         return [untrained, full, *others]
 
     def _cell(
-        self, of: Subject, unit: Unit, way: str, origin: Start, starts: Mapping[Recipe, State], against: Any
+        self, of: Subject, unit: Unit, way: str, origin: Start, start: Callable[[Recipe], State], against: Any
     ) -> Cell:
         trains = {"none": (), "frozen": of.but(unit.parameters)}.get(way, of.ordered(unit.parameters))
         statistics = "follow" if trains == of.trainable else self.statistics
 
         def run(recipe: Recipe) -> Run:
-            return Run(starts[recipe], trains, recipe, statistics=statistics)
+            return Run(start(recipe), trains, recipe, statistics=statistics)
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
-            state = run(recipe).final if trains else starts[recipe]
+            state = run(recipe).final if trains else start(recipe)
             found: dict[str, Measure] = {"test": Evaluation(state, recipe.dataset, "test")}
             if (origin, way) == ("pretrained", "only"):
-                found["gradients"] = Gradients(starts[recipe], recipe)
+                found["gradients"] = Gradients(start(recipe), recipe)
             return found
 
-        whole = Run(starts[of.recipe], of.trainable, of.recipe)
+        whole = Run(start(of.recipe), of.trainable, of.recipe)
         labels = {
             "layer": unit.name,
             "scope": unit.scope,
@@ -141,13 +146,20 @@ class Finetune(FinetuneOptions, CellStudy):
             "trained": of.size(trains),
             "share": run(of.recipe).cost() / whole.cost() if trains else 0.0,
         }
-        return Cell(labels, measures, against, judged=way != "all", context=(unit.parameters, trains))
+        return Cell(
+            labels,
+            measures,
+            against,
+            judged=way != "all",
+            paired=origin == "pretrained",
+            context=(unit.parameters, trains),
+        )
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         accuracy = results["test"]["accuracy"]
         return {
             "accuracy": accuracy,
-            "drop": results.get("all", results)["test"]["accuracy"] - accuracy,
+            "drop": results.get("base", results)["test"]["accuracy"] - accuracy,
             "gain": accuracy - results["scratch"]["test"]["accuracy"] if "scratch" in results else None,
             "gradient": _relative(results["gradients"], cell.context[0]) if "gradients" in results else None,
         }
@@ -157,7 +169,7 @@ class Finetune(FinetuneOptions, CellStudy):
         rows = []
         for of in self.subjects:
             columns = {name: getattr(of.recipe, name) for name in self.swept}
-            [cells] = self.cells(of, store)
+            [cells] = self.settled(of, store)
             own = {cell: self.row(cell, of, store) for cell in cells}
             found = {
                 cell: {seed: numbers["accuracy"] for seed, numbers in self.found(cell, of, store).items()}

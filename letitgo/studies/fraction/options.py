@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Statistics, StudyOptions, Tolerance, check_distinct
+from letitgo.studies.options import JudgedOptions, Statistics, check_distinct
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -19,7 +19,7 @@ Only = Literal["norms", "biases", "classifier", "layers"]
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class FractionOptions(StudyOptions):
+class FractionOptions(JudgedOptions):
     """Find how much of a network has to be learned.
 
     Trains a share of the filters or weights of each layer and leaves the rest as drawn (Rosenfeld and Tsotsos,
@@ -35,9 +35,6 @@ class FractionOptions(StudyOptions):
         ("letitgo fraction --shares 0.1 --data mnist,fashion_mnist --epochs 5", "two tasks that share one base"),
     )
 
-    seeds: Annotated[
-        int, Field(ge=1, description="number of seeds, counted up from the recipe's; each makes its own random choice")
-    ] = 3
     shares: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(description="shares of each layer that are learned")
     ] = (1.0, 0.5, 0.25, 0.1, 0.05, 0.01)
@@ -71,7 +68,6 @@ class FractionOptions(StudyOptions):
         bool, Field(description="also learn as many values as each of these, chosen at random from the whole network")
     ] = True
     statistics: Statistics = "follow"
-    tolerance: Tolerance = 1.0
 
     def __post_init__(self) -> None:
         for name in ("shares", "of", "rest", "norms", "classifier", "only"):

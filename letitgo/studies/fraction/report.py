@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, series
-from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
 
 if TYPE_CHECKING:
     from letitgo.studies.fraction.study import Fraction
@@ -28,7 +28,7 @@ FEW = 8
 
 NAME = Column("what", "learned")
 VALUES = Column("learned", "values", "Values that may move.", numbers.count)
-DROP = Column("drop", "drop", "Baseline minus this, paired by seed, in points.", numbers.points, "verdict")
+DROP = Column("drop", "drop", "Baseline minus this, in points.", numbers.points, "verdict")
 ABOVE = Column(
     "above_random", "above random", "This minus as many random values, paired by seed, in points.", numbers.points
 )
@@ -65,8 +65,8 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
     sections += [_tasks_section(tasks) for tasks in on_one_base(measured)]
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
-        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the same seed with "
-        "everything learned, minus this. Random values are as many as a policy learns, chosen from the whole network. "
+        f"{over_seeds(study)} A drop is everything learned, minus this. "
+        "Random values are as many as a policy learns, chosen from the whole network. "
         f"Robust: the whole interval of the drop is within {within(study.tolerance)}. Critical: the whole interval is "
         "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
         f"Running statistics of frozen norms {statistics}."
@@ -152,9 +152,7 @@ def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
         said.append(f"Highest alone: {best['what']}, {reached} % with {best['learned']:,} values.")
     if kept := [row for row in shares if row["share"] < 1]:
         said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
-    if any(row["verdict"] == "undecided" for row in rows):
-        said.append(f"Undecided at n = {max(row['n'] for row in rows)}: more seeds (--seeds) may decide.")
-    return said
+    return said + still_undecided(study, rows, lambda row: f"{row['what']} ({row['learned']:,} values)")
 
 
 def _against_random(rows: Sequence[Row]) -> str:
@@ -244,7 +242,7 @@ def _alone(study: Fraction, rows: Sequence[Row]) -> Picture:
         bars = [None if half is None else 100 * half for half in halves]
         above = Points([100 * mean for mean in means], range(len(rows)), bars, sideways=True)
         panels.append(Panel([Rule(0, upright=True, line="-"), above], x="above random values, points", places=names))
-    return Picture([panels], "One part learned alone: mean paired differences with 95 % intervals over seeds.")
+    return Picture([panels], "One part learned alone: mean drops with 95 % intervals over seeds.")
 
 
 def on_one_base(measured: Sequence[tuple[Recipe, list[Row]]]) -> list[Tasks]:

@@ -8,12 +8,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, Layers, Seeds, Statistics, StudyOptions, Tolerance, check_epochs
+from letitgo.studies.options import Blocks, JudgedOptions, Layers, Statistics, check_epochs
 
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class MapOptions(StudyOptions):
+class MapOptions(JudgedOptions):
     """Find which layers of a network need training.
 
     Trains the network, then trains it again with each layer frozen at its initialization (Let It Go). Puts each layer
@@ -28,7 +28,6 @@ class MapOptions(StudyOptions):
         ("letitgo map --model mypackage.nets:make --data path/to/folder", "your network on your images"),
     )
 
-    seeds: Seeds = 3
     freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which each layer is frozen")] = (0,)
     reinit_at: Annotated[
         tuple[int, ...] | None,
@@ -37,7 +36,6 @@ class MapOptions(StudyOptions):
     together: Annotated[
         bool, Field(description="also act on sets of layers: all but one, every prefix, every suffix, all found robust")
     ] = False
-    tolerance: Tolerance = 1.0
     layers: Layers = ()
     blocks: Blocks = ()
     statistics: Statistics = "follow"

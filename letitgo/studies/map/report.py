@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
-from letitgo.report.words import cost, groups, heading, listed, resolved, verdicts, within
+from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
 
 if TYPE_CHECKING:
     from letitgo.studies.map.study import Map
@@ -29,7 +29,7 @@ ALL_NUMBERS = (
     Column("parameters", "parameters", "Weights of the layer or set.", numbers.count),
     TEST,
     TRAINING,
-    Column("drop", "drop", "Baseline minus this, paired by seed, in points.", numbers.points, verdict="verdict"),
+    Column("drop", "drop", "Baseline minus this, in points.", numbers.points, verdict="verdict"),
     Column("distance_l2", "L2", "‖trained − put back‖₂ / √weights.", numbers.significant),
     Column("distance_linf", "L∞", "Largest change of a weight.", numbers.significant),
     Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent),
@@ -48,8 +48,8 @@ def report(study: Map, rows: Sequence[Row]) -> Report:
         sections.insert(0, _over_sweep(study, [row for row in rows if row["n"]]))
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
-        f"Means over {study.seeds} seeds with 95 % intervals (Student's t). A drop is paired: the same seed's baseline "
-        f"minus the network in question. Robust: the whole interval is within {within(study.tolerance)}. Critical: the "
+        f"{over_seeds(study)} A drop is the baseline minus the network in question. "
+        f"Robust: the whole interval is within {within(study.tolerance)}. Critical: the "
         "whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
         f"{statistics}."
     )
@@ -140,9 +140,8 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
         if row["scope"] == "robust":
             names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
             said.append(f"{listed(names)}, each robust alone, together {how}: {cost(row)}, {row['verdict']}.")
-    if any(row["verdict"] == "undecided" for row in rows):
-        said.append(f"Undecided at n = {max(row['n'] for row in rows)}: more seeds (--seeds) may decide.")
-    return said
+    asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
+    return said + still_undecided(study, asked, lambda row: f"{row['layer']} {question(row)}")
 
 
 def _heatmap(base: Row, rows: Sequence[Row]) -> Picture:

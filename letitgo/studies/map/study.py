@@ -35,7 +35,7 @@ class Map(MapOptions, CellStudy):
     @property
     def searches(self) -> bool:
         """Whether results decide what else is computed: here, which layers are robust together."""
-        return self.together
+        return self.together or super().searches
 
     def check_subject(self, of: Subject) -> None:
         if not of.units(self.layers, self.blocks):
@@ -88,7 +88,8 @@ class Map(MapOptions, CellStudy):
             return of.baseline(recipe).at_epoch(epoch)
 
         labels = self._labels(of, unit, "frozen", epoch) | {"saved": _saved(of, state(of.recipe))}
-        return Cell(labels, self._measures(of, state, donor), {"base": base}, context=of.layers_of(unit))
+        measures = self._measures(of, state, donor)
+        return Cell(labels, measures, {"base": base}, paired=epoch > 0, context=of.layers_of(unit))
 
     def _put_back(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
         def donor(recipe: Recipe) -> State:
@@ -110,7 +111,16 @@ class Map(MapOptions, CellStudy):
 
         statistics = "re-estimated" if self.re_estimate else "as is"
         labels = self._labels(of, unit, what, epoch) | {"saved": None}
-        return Cell(labels, self._measures(of, state, donor, statistics), {"base": base}, context=of.layers_of(unit))
+        measures = self._measures(of, state, donor, statistics)
+        return Cell(
+            labels,
+            measures,
+            {"base": base},
+            paired=True,
+            trains=False,
+            decides=not epoch,  # put back to one epoch after another, a layer passes the tolerance somewhere
+            context=of.layers_of(unit),
+        )
 
     def _robust_alone(self, cell: Cell, of: Subject, store: Store) -> bool:
         return cell.labels["epoch"] == 0 and self.row(cell, of, store)["verdict"] == "robust"
