@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
+from numbers import Integral, Real
 from typing import Any, TypeVar, get_args
 
 from pydantic import ConfigDict, ValidationError
@@ -46,7 +47,12 @@ def explained(cls: type, error: ValidationError, field: str = "") -> str:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    """Lists as tuples; numbers of NumPy as Python's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, Real) and type(value).__module__ == "numpy":
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 def _sentence(cls: type, detail: Any, field: str) -> str:

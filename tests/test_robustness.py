@@ -22,7 +22,7 @@ from letitgo.execute import Executor
 from letitgo.plan import Distance, Evaluation, Graft, Initial
 from letitgo.recipes.tasks import BATCH
 from letitgo.value import derive
-from letitgo.weights import copied, everything, initial_state, layers, robustness, select
+from letitgo.weights import copied, everything, initial_state, layers, once, robustness, select
 
 COLUMNS = ["layer", "intervention", "draw", "parameters", "score", "drop", "distance_l2", "distance_linf"]
 
@@ -72,7 +72,7 @@ class Seen:
         self.fails_at = fails_at
 
     def __call__(self, model: nn.Module) -> float:
-        self.states.append(copied(model))
+        self.states.append(once(copied(model)))
         if len(self.states) == self.fails_at:
             careless(model)
             raise KeyboardInterrupt
@@ -137,7 +137,7 @@ def test_the_model_comes_out_as_it_went_in_when_drawing_fails():
 @given(case=cases())
 def test_one_layer_moves_to_the_donor_and_nothing_else(case):
     model, evaluate = lived(case), Seen()
-    own, donor = copied(model), copied(case.module(2))
+    own, donor = once(copied(model)), copied(case.module(2))
     frame = robustness(model, evaluate, donor, draws=0)
     assert bits(evaluate.states[0]) == bits(own)
     assert list(frame.layer[1:]) == list(layers(model))
@@ -390,7 +390,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
 
 
-def once() -> Any:
+def read_once() -> Any:
     return (batch for batch in [torch.ones(2, 3)])
 
 
@@ -417,7 +417,7 @@ RE = {"statistics": "re-estimate"}
         ({"statistics": "frozen"}, "statistics is 'frozen': it can be 'as is' or 're-estimate'"),
         (RE, "batches and statistics='re-estimate' go together"),
         ({"batches": [torch.ones(2, 3)]}, "batches and statistics='re-estimate' go together"),
-        ({**RE, "batches": once()}, "batches can be read only once"),
+        ({**RE, "batches": read_once()}, "batches can be read only once"),
         ({**RE, "batches": []}, "batches is empty"),
         ({**RE, "batches": torch.ones(2, 3)}, "batches is one tensor: give a list"),
         ({**RE, "batches": [(torch.ones(2, 3), torch.ones(2))]}, "batches gives tuples: give the inputs alone"),

@@ -8,6 +8,7 @@ behind, and what is frozen follows from the epoch alone, also after a resume.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
@@ -39,13 +40,13 @@ class Schedule:
         if not isinstance(epochs, Mapping) or not epochs:
             raise BadRequest(f"a schedule says what is frozen from which epoch on, not {epochs!r}: {example}")
         for epoch, patterns in epochs.items():
-            if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+            if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
                 raise BadRequest(f"{epoch!r} is no epoch, which is a whole number from 0 on: {example}")
             if not isinstance(patterns, (str, Selection)) and not (
                 isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
             ):
                 raise BadRequest(f"epoch {epoch} freezes {patterns!r}, which is no list of patterns: {example}")
-        self._epochs = dict(sorted(epochs.items()))
+        self._epochs = {int(epoch): epochs[epoch] for epoch in sorted(epochs)}
         self._statistics: Statistics = statistics
         self._module: nn.Module | None = None
         self._phases: dict[int, Selection] = {}

@@ -41,7 +41,7 @@ class Delta(Measure):
             weights.save(module, path, base)
             size = path.stat().st_size
         moved = sum(_moved(parameter, base[name]) for name, parameter in module.named_parameters())
-        return {"bytes": size, "whole": len(packed(weights.copied(module))), "moved": moved}
+        return {"bytes": size, "whole": len(packed(weights.once(weights.copied(module)))), "moved": moved}
 
 
 def _moved(new: Tensor, old: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Weights that come from outside: a safetensors file."""
+"""Weights that come from outside: a safetensors file, or what ``torch.save`` wrote."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed, nearest
@@ -20,7 +19,7 @@ from letitgo.value import sha256
 
 @dataclass(frozen=True, eq=False)
 class Loaded(State):
-    """The tensors of a safetensors file: what it holds is in its key, where it lies is not.
+    """The tensors of a file: what it holds is in its key, where it lies is not.
 
     Attributes:
         of: The network they are for. Of another class count, only a graft of the rest fits it: see :func:`fitted`.
@@ -49,17 +48,16 @@ class Loaded(State):
 
 
 def open_weights(path: str, network: Network) -> Loaded:
-    """The weights in a safetensors file.
+    """The weights in a file: safetensors, ``.pt``, ``.pth`` or ``.bin``.
 
     Raises:
-        BadRequest: There is no such file.
+        BadRequest: There is no such file, or it holds no weights.
     """
     try:
         data = Path(path).read_bytes()
-        load_tensors(data)
-    except (OSError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise BadRequest(f"the weights {path!r} cannot be read ({why}): name a safetensors file") from error
+    except OSError as error:
+        raise BadRequest(f"the weights {path!r} cannot be read ({error.strerror}): name a file") from error
+    weights.read_weights(path, data)
     return Loaded(network, str(Path(path).resolve()), sha256(data))
 
 
@@ -72,8 +70,8 @@ def _loaded(value: Loaded) -> weights.State:
     if sha256(data) != value.digest:
         raise WorkFailed(f"the weights {value.path} are not those that the study was started with")
     module = weights.seeded(value.of, 0)
-    own, second = weights.copied(module), weights.ties(module)
-    tensors = {name: tensor for name, tensor in load_tensors(data).items() if name not in second}
+    own, second = weights.once(weights.copied(module)), weights.ties(module)
+    tensors = {name: tensor for name, tensor in weights.read_weights(value.path, data).items() if name not in second}
     return {name: x.to(own[name].dtype) if name in own else x for name, x in tensors.items()}
 
 
@@ -88,9 +86,8 @@ def fitted(donor: State, network: Network, seed: int) -> State:
     Raises:
         BadRequest: Names differ, or shapes do elsewhere than in the last layer.
     """
-    own = _shapes(weights.copied(weights.seeded(network, 0)))
-    tensors = _loaded(donor) if isinstance(donor, Loaded) else weights.copied(weights.seeded(donor.network, 0))
-    shapes = _shapes(tensors)
+    own = _shapes(weights.seeded(network, 0))
+    shapes = _shapes(_loaded(donor) if isinstance(donor, Loaded) else weights.seeded(donor.network, 0))
     last, head = list(network.layers.items())[-1]
     for name in shapes:
         if name not in own:
@@ -113,5 +110,6 @@ def fitted(donor: State, network: Network, seed: int) -> State:
     return Graft(Initial(network, seed), rest, donor)
 
 
-def _shapes(state: weights.State) -> dict[str, tuple[int, ...]]:
+def _shapes(of: nn.Module | weights.State) -> dict[str, tuple[int, ...]]:
+    state = weights.once(weights.copied(of)) if isinstance(of, nn.Module) else of
     return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -230,11 +230,11 @@ class Apart(Measure):
         a, b = self.a.load(store), self.b.load(store)
         squares = product = of_a = of_b = 0.0
         for name, mask in self.mask.load(store).items():
-            x, y = a[name][mask].double(), b[name][mask].double()
-            squares += float((x - y).square().sum())
-            product += float((x * y).sum())
-            of_a += float(x.square().sum())
-            of_b += float(y.square().sum())
+            x, y = (weights.wide(state[name][mask]) for state in (a, b))
+            squares += float((x - y).abs().square().sum())
+            product += float((x.conj() * y).real.sum())
+            of_a += float(x.abs().square().sum())
+            of_b += float(y.abs().square().sum())
         norm = math.sqrt(of_a * of_b)
         angle = math.degrees(math.acos(max(-1.0, min(1.0, product / norm)))) if norm else None
         return {"l2": math.sqrt(squares), "angle": angle}

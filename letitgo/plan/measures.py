@@ -192,4 +192,4 @@ class Gradients(Measure):
 
 
 def _squares(tensor: torch.Tensor) -> float:
-    return float(tensor.detach().double().square().sum())
+    return float(weights.wide(tensor.detach()).abs().square().sum())

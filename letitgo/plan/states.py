@@ -18,6 +18,7 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
 from letitgo.value import Value, canonical, sha256
+from letitgo.weights.coding import raw
 
 
 class State(Value):
@@ -59,7 +60,7 @@ class Initial(State):
 
 @lru_cache(maxsize=4)
 def _initial(state: Initial) -> weights.State:
-    return weights.initial_state(state.of, state.seed)
+    return weights.once(weights.initial_state(state.of, state.seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +177,7 @@ class At(Stored, State):
             return self._stored(store)[0]
         module = weights.seeded(self.network, 0)
         self.restore(module, store)
-        return weights.copied(module)
+        return weights.once(weights.copied(module))
 
     def restore(self, module: nn.Module, store: Store) -> None:
         """Bring a network to this point of the run, ready to go on."""
@@ -224,7 +225,7 @@ class At(Stored, State):
             optimizer: Its optimiser's state, as :meth:`optimizer` returns it.
             curve: Of the run up to here, on the held-out examples.
         """
-        state, held = weights.copied(module), weights.held_of(module)
+        state, held = weights.once(weights.copied(module)), weights.held_of(module)
         projected = held.projected if held else None
         origin = projected.origin if projected else {}
         known = [name for name, p in module.named_parameters() if not p.requires_grad or name in origin]
@@ -271,4 +272,4 @@ def _under(prefix: str, tensors: weights.State) -> weights.State:
 
 
 def _digest(state: weights.State) -> str:
-    return sha256(canonical([[name, sha256(tensor.numpy().tobytes())] for name, tensor in state.items()]))
+    return sha256(canonical([[name, sha256(raw(tensor).tobytes())] for name, tensor in state.items()]))

@@ -34,4 +34,4 @@ class Zeroed(State):
         module = self.base.module(store)
         rest = ~self.choice.part(module, store)
         weights.zero_out(module, weights.Part(weights.Selection((), rest.whole.of), rest.entries))
-        return weights.copied(module)
+        return weights.once(weights.copied(module))

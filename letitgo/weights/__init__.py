@@ -8,6 +8,7 @@ from letitgo.weights.alignment import alignment as alignment
 from letitgo.weights.alignment import imbalance as imbalance
 from letitgo.weights.alignment import invariant_drift as invariant_drift
 from letitgo.weights.alignment import lemma_2 as lemma_2
+from letitgo.weights.checkpoint import read_weights as read_weights
 from letitgo.weights.classifier import FixedClassifier as FixedClassifier
 from letitgo.weights.classifier import Matrix as Matrix
 from letitgo.weights.classifier import fix_classifier as fix_classifier
@@ -29,6 +30,7 @@ from letitgo.weights.freeze import thaw as thaw
 from letitgo.weights.freeze import train_only as train_only
 from letitgo.weights.graft import distance as distance
 from letitgo.weights.graft import graft as graft
+from letitgo.weights.graft import wide as wide
 from letitgo.weights.hadamard import walsh_hadamard as walsh_hadamard
 from letitgo.weights.hold import Held as Held
 from letitgo.weights.hold import held_of as held_of
@@ -67,6 +69,7 @@ from letitgo.weights.state import State as State
 from letitgo.weights.state import copied as copied
 from letitgo.weights.state import initial_state as initial_state
 from letitgo.weights.state import load_state as load_state
+from letitgo.weights.state import once as once
 from letitgo.weights.state import seeded as seeded
 from letitgo.weights.statistics import re_estimate as re_estimate
 from letitgo.weights.status import LayerStatus as LayerStatus

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
+from letitgo.weights.layers import parameter_names
 
 if TYPE_CHECKING:
     import pandas
@@ -210,6 +211,7 @@ def _product(chain: Sequence[Tensor], what: str) -> Tensor:
 
 def _named(network: nn.Module | Sequence[Tensor]) -> dict[str, Tensor]:
     if isinstance(network, nn.Module):
+        parameter_names(network)  # refuses what is lazy
         found = {name: part.weight for name, part in network.named_modules() if isinstance(part, nn.Linear)}
     else:
         found = {str(k): matrix for k, matrix in enumerate(network, start=1)}
@@ -219,6 +221,8 @@ def _named(network: nn.Module | Sequence[Tensor]) -> dict[str, Tensor]:
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not matrix.numel():
             shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
             raise BadRequest(f"layer {name} is to be a matrix (outputs, inputs) and has shape {shape}")
+        if matrix.is_complex():
+            raise BadRequest(f"layer {name} holds complex numbers: spectra are measured of real matrices")
         if not bool(matrix.isfinite().all()):
             raise BadRequest(f"layer {name} has weights that are not finite")
     return {name: matrix.detach().to("cpu", torch.float64) for name, matrix in found.items()}

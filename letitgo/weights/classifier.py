@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import isqrt, sqrt
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -111,11 +112,11 @@ class FixedClassifier(nn.Module):
         super().__init__()
         if kind not in _KINDS:
             raise BadRequest(f"kind is {kind!r}: it can be {' or '.join(map(repr, _KINDS))}")
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
             raise BadRequest(f"seed is {seed!r}: give a whole number from 0 on")
         self.in_features, self.out_features = in_features, out_features
         self.kind: Matrix = kind
-        self.seed = seed
+        self.seed = int(seed)
         order = power_of_two(in_features)
         transformed = -(-out_features // order) * order * sum(_factors(order))
         self._saves = kind == "hadamard" and out_features * in_features >= _SAVED * transformed

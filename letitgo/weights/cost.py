@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from letitgo.errors import BadRequest
-from letitgo.weights.freeze import Statistics, frozen
+from letitgo.weights.freeze import Chosen, Statistics, frozen
 from letitgo.weights.hold import trainable
-from letitgo.weights.layers import layers, owner
+from letitgo.weights.layers import layers, owner, parameter_names, trains
 from letitgo.weights.prefix import frozen_prefix
-from letitgo.weights.select import Selection
+from letitgo.weights.select import Selection, chosen_of
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a network is called with: one tensor, its positional inputs, or its inputs by keyword."""
@@ -104,6 +104,7 @@ def step_cost(module: nn.Module, inputs: Example) -> StepCost:
     Raises:
         BadRequest: The network does not take the inputs, or returns nothing to train on.
     """
+    parameter_names(module)  # refuses what is lazy
     with _put_back(module):
         return _counted(module, inputs)
 
@@ -111,7 +112,7 @@ def step_cost(module: nn.Module, inputs: Example) -> StepCost:
 def cost(
     module: nn.Module,
     example_input: Example,
-    selection: Selection,
+    selection: Chosen,
     statistics: Statistics = "follow",
     optimizer_floats: int = 2,
 ) -> Cost:
@@ -124,7 +125,7 @@ def cost(
         example_input: Some examples, each tensor of shape (N, ...), on the module's device; two or more where the
             network normalizes over them. A mapping is taken as inputs by keyword. A network on the ``meta`` device is
             counted without being computed.
-        selection: What would be frozen.
+        selection: What would be frozen: a selection, or patterns for :func:`select`.
         statistics: Of frozen normalization layers, as in :func:`freeze`: where they follow the data, the outputs of a
             frozen prefix change from batch to batch and cannot be computed once.
         optimizer_floats: Numbers the optimiser keeps for each weight: 2 for Adam, 1 for momentum, 0 for plain SGD.
@@ -133,6 +134,7 @@ def cost(
         BadRequest: The selection is none or of another network, the network does not take the example, or it returns
             nothing to train on.
     """
+    selection = chosen_of(module, selection)
     with _put_back(module):
         if not module.training:
             module.train()
@@ -142,7 +144,7 @@ def cost(
             first, crossed = _crossed(module, selection, calls)
         for name in selection:
             parameter = module.get_parameter(name)
-            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+            parameter.requires_grad_(trains(parameter))
         warm = _counted(module, example_input)
         held = _gradient_bytes(module)
     return Cost(

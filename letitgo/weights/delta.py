@@ -10,28 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.value import sha256
+from letitgo.weights.checkpoint import read_weights
 from letitgo.weights.coding import Code, Coded, decode, encode, fits
-from letitgo.weights.sealed import (
-    WRITERS,
-    About,
-    damaged,
-    digests,
-    dtype,
-    open_tensors,
-    own_versions,
-    read,
-    write,
-)
-from letitgo.weights.state import State, initial_state, load_state
+from letitgo.weights.layers import bare, plain
+from letitgo.weights.sealed import About, damaged, digests, dtype, own_versions, read, write
+from letitgo.weights.state import State, initial_state, load_state, own_tensors
 
 Factory = Callable[[], nn.Module]
 Base = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str] | tuple[Factory, int]
@@ -69,16 +61,16 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
     Args:
         model: On any device.
         path: The file, replaced as a whole once it is written.
-        base: What the reader will have: a module, a state dict, a safetensors file, or a pair (factory, seed) that
-            stands for ``initial_state(factory, seed)``. Tensors that it lacks or has in another shape, as of a new
-            head, are stored whole, and loading does not ask for them.
+        base: What the reader will have: a module, a state dict, a file of weights (safetensors, ``.pt``, ``.pth``,
+            ``.bin``), or a pair (factory, seed) that stands for ``initial_state(factory, seed)``. Tensors that it lacks
+            or has in another shape, as of a new head, are stored whole, and loading does not ask for them.
 
     Raises:
         BadRequest: The base shares no tensor with the model, has one in another dtype, or is the model's own memory and
             so moved along; a tensor holds no values or is of a type safetensors does not have; the file cannot be
             written.
     """
-    own, firsts = own_tensors(model)
+    own, firsts = plain_tensors(model)
     pristine = _resolved(base, firsts)
     old = {name: tensor for name, tensor in pristine.items() if tensor.shape == own[name].shape}
     if own and not old:
@@ -102,7 +94,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             if coded.where is not None:
                 stored[_index_name(name, coded.code)] = coded.where
     about = {
-        "base": summary(old) | ({"seed": base[1]} if isinstance(base, tuple) else {}),
+        "base": summary(old) | ({"seed": int(base[1])} if isinstance(base, tuple) else {}),
         "changed": changed,
         "new": [name for name in own if name not in old],
     }
@@ -124,7 +116,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
     Raises:
         BadRequest: The file is damaged or no such file, is of another network, or was saved against another base.
     """
-    own, firsts = own_tensors(model)
+    own, firsts = plain_tensors(model)
     # The names of the model bound what an honest header can take: nothing larger is parsed.
     about, stored = read(path, "letitgo", _Change, 2**20 + sum(1024 + 40 * len(name) for name in firsts))
     changes = _changes(path, about, stored, own)
@@ -160,37 +152,31 @@ def check_delta(path: str | os.PathLike[str]) -> None:
     read(path, "letitgo", _Change)
 
 
-def own_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
-    """The model's tensors by their first names, and all names with the first name of the same tensor."""
-    own: State = {}
-    firsts: dict[str, str] = {}
-    by_id: dict[int, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor):
-            continue
+def plain_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
+    """:func:`own_tensors`, refused where safetensors cannot hold one."""
+    own, firsts = own_tensors(model)
+    for name, tensor in own.items():
         _check_plain(name, tensor)
-        first = firsts[name] = by_id.setdefault(id(tensor), name)
-        own.setdefault(first, tensor)
     return own, firsts
 
 
 def _resolved(base: Base, firsts: dict[str, str]) -> State:
     """The tensors of the base that have a name in the model, under the first name that the tensor has there."""
     if isinstance(base, nn.Module):
-        state: Mapping[str, Any] = base.state_dict(keep_vars=True)
+        state: Mapping[str, Any] = {plain(base, name): x for name, x in base.state_dict(keep_vars=True).items()}
     elif isinstance(base, Mapping):
         state = base
     elif isinstance(base, str | os.PathLike):
-        metadata, state = open_tensors(base)
-        if metadata.keys() & WRITERS.keys():
-            raise BadRequest(f"{base} holds only what changed: the base is a file with all weights")
-    elif isinstance(base, tuple) and len(base) == 2 and callable(base[0]) and isinstance(base[1], int):
+        state = read_weights(base)
+    elif isinstance(base, tuple) and len(base) == 2 and callable(base[0]) and isinstance(base[1], Integral):
         state = initial_state(*base)
     else:
         raise BadRequest(
             f"the base is {type(base).__name__}: it can be a module, a state dict, a safetensors file or a pair "
             "(factory, seed)"
         )
+    if firsts.keys().isdisjoint(state):  # the names may be those of a wrapped model
+        state = dict(zip(bare(state), state.values(), strict=True))
     found = {first: state[name] for name, first in reversed(firsts.items()) if isinstance(state.get(name), Tensor)}
     found = {first: found[first] for first in firsts.values() if first in found}  # in the model's order
     for name, tensor in found.items():
@@ -199,8 +185,6 @@ def _resolved(base: Base, firsts: dict[str, str]) -> State:
 
 
 def _check_plain(name: str, tensor: Tensor) -> None:
-    if is_lazy(tensor):
-        raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized or tensor.element_size() > 8:
         raise BadRequest(f"{name!r} is no plain tensor that safetensors can hold ({dtype(tensor)}, {tensor.device})")
 

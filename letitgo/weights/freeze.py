@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal, get_args
@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from letitgo.errors import BadRequest
-from letitgo.weights.layers import parameter_names
-from letitgo.weights.select import Selection
+from letitgo.weights.layers import parameter_names, trains
+from letitgo.weights.select import Selection, chosen_of
 
 Statistics = Literal["follow", "frozen"]
 Dropout = Literal["follow", "off"]
+Chosen = Selection | str | Sequence[str]
+"""A selection, or patterns as :func:`letitgo.select` takes them."""
 
 HELD = "_letitgo_held"
 """Attribute of a module that :func:`letitgo.hold` holds."""
@@ -25,7 +27,7 @@ _RECORD = "_letitgo_frozen"
 
 
 def freeze(
-    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+    module: nn.Module, selection: Chosen, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> None:
     """Keep the selected parameters as they are, to the bit.
 
@@ -36,7 +38,7 @@ def freeze(
 
     Args:
         module: The network, changed in place.
-        selection: What is frozen. What is outside it is left as it was.
+        selection: What is frozen: a selection, or patterns for :func:`select`. What is outside it is left as it was.
         statistics: ``"follow"``: the running statistics of frozen normalization layers go on following the data, since
             they describe data and were not learned. ``"frozen"``: those layers stay in evaluation mode, whatever
             ``module.train()`` says.
@@ -46,7 +48,7 @@ def freeze(
     Raises:
         BadRequest: The selection is none, or of another network.
     """
-    _check(module, selection)
+    selection = _check(module, selection)
     for name, given, kind in (("statistics", statistics, Statistics), ("dropout", dropout, Dropout)):
         if given not in get_args(kind):
             raise BadRequest(f"{name} is {given!r}: it can be {' or '.join(map(repr, get_args(kind)))}")
@@ -66,16 +68,20 @@ def freeze(
             part.train = partial(_stay, part, own)  # type: ignore[method-assign]
 
 
-def thaw(module: nn.Module, selection: Selection) -> None:
-    """Undo :func:`freeze` for the selected parameters.
+def thaw(module: nn.Module, selection: Chosen | None = None) -> None:
+    """Undo :func:`freeze` for the selected parameters; for all that it froze if none are given.
 
-    They train again, except what did not before it was frozen; the modules held in evaluation mode with them follow
-    ``module.train()`` again.
+    They train again, except what did not before it was frozen, and whole numbers; the modules held in evaluation mode
+    with them follow ``module.train()`` again.
     """
-    _check(module, selection)
+    names = parameter_names(module)
+    frozen_here = vars(module).get(_RECORD, {})
+    selection = Selection(tuple(n for n in names if n in frozen_here), names) if selection is None else selection
+    selection = _check(module, selection)
     record = vars(module).pop(_RECORD, {})
     for name in selection:
-        module.get_parameter(name).requires_grad_(record.pop(name, True))
+        parameter = module.get_parameter(name)
+        parameter.requires_grad_(record.pop(name, True) and trains(parameter))
     if record:
         vars(module)[_RECORD] = record
     thawed = {id(module.get_parameter(name)) for name in selection}
@@ -86,19 +92,18 @@ def thaw(module: nn.Module, selection: Selection) -> None:
 
 
 def train_only(
-    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+    module: nn.Module, selection: Chosen, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> None:
     """Freeze everything but the selection."""
-    _check(module, selection)
-    freeze(module, ~selection, statistics, dropout)
+    freeze(module, ~_check(module, selection), statistics, dropout)
 
 
 @contextmanager
 def frozen(
-    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+    module: nn.Module, selection: Chosen, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> Iterator[nn.Module]:
     """The module with the selection frozen; on leaving, all is as it was before, but for the mode of the network."""
-    _check(module, selection)
+    selection = _check(module, selection)
     flags = {name: module.get_parameter(name).requires_grad for name in selection}
     record, mode = dict(vars(module).get(_RECORD, {})), module.training
     parts = [
@@ -121,13 +126,10 @@ def frozen(
                 part.train = held
 
 
-def _check(module: nn.Module, selection: Selection) -> None:
+def _check(module: nn.Module, selection: Chosen) -> Selection:
     if hasattr(vars(module).get(HELD), "release"):
         raise BadRequest("the module is held, which says what is frozen: release() it first")
-    if not isinstance(selection, Selection):
-        raise BadRequest(f"{selection!r} is no selection: choose with select(module, {selection!r})")
-    if selection.of != parameter_names(module):
-        raise BadRequest("the selection is of another network: choose with select(module, ...)")
+    return chosen_of(module, selection)
 
 
 def _still(module: nn.Module, selection: Selection, statistics: Statistics, dropout: Dropout) -> list[nn.Module]:

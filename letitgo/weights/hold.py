@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen
-from letitgo.weights.layers import parameter_names
+from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
 from letitgo.weights.subspace import Projected, Subspace
@@ -106,12 +106,13 @@ class Held:
             partly = {name: mask for name, mask in part.entries.items() if mask.any() and not mask.all()}
             moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
         rest = Selection(tuple(name for name in names if name not in moves), names)
+        moves = {name for name in moves if trains(module.get_parameter(name))}
         self._freezing = frozen(module, rest, statistics, dropout)
         self._flags = {name: module.get_parameter(name).requires_grad for name in names if name in moves}
         self._freezing.__enter__()
         for name in self._flags:
             module.get_parameter(name).requires_grad_(True)
-        self.moving = {name: Moving(name, module.get_parameter(name), mask) for name, mask in partly.items()}
+        self.moving = {n: Moving(n, module.get_parameter(n), mask) for n, mask in partly.items() if n in moves}
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
         vars(module)[HELD] = self
         self._hooks: list[Any] = []

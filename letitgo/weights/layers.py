@@ -2,17 +2,23 @@
 
 A layer is a module that owns parameters directly. A parameter owned by a container, such as a class token, is a layer
 of its own, under its own name. Parameters behind ``torch.nn.utils.parametrize`` belong to the module they parametrize.
-A tied parameter belongs to the layer where it appears first.
+A tied parameter belongs to the layer where it appears first. What wrappers such as ``torch.compile`` and
+``DataParallel`` put into the names of modules is left out of the names of layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from letitgo.errors import BadRequest, nearest
 
 _PARAMETRIZATIONS = ".parametrizations."
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What compilers and shards call the module that they wrap."""
 
 
 def parameter_names(module: nn.Module) -> tuple[str, ...]:
@@ -27,6 +33,28 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
             raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
         names.append(name)
     return tuple(names)
+
+
+def plain(module: nn.Module, name: str) -> str:
+    """The name that a module, parameter or buffer has without the wrappers around it or around modules in it."""
+    kept, here = [], module
+    for part in name.split("."):
+        wrapped = part == "module" and isinstance(here, (DataParallel, DistributedDataParallel))
+        if not wrapped and part not in _WRAPPED:
+            kept.append(part)
+        here = getattr(here, part, None)
+    return ".".join(kept)
+
+
+def bare(names: Iterable[str]) -> list[str]:
+    """Names without wrappers, as far as the names alone show them: ``module.`` where all have it."""
+    kept = [".".join(part for part in name.split(".") if part not in _WRAPPED) for name in names]
+    return [name.removeprefix("module.") for name in kept] if all(n.startswith("module.") for n in kept) else kept
+
+
+def trains(parameter: nn.Parameter) -> bool:
+    """Whether a parameter can train: whole numbers and truth values cannot."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def no_parameter(name: str, names: tuple[str, ...]) -> str:
@@ -46,7 +74,7 @@ def layers(module: nn.Module) -> dict[str, tuple[str, ...]]:
     owned: dict[str, list[str]] = {}
     for name in parameter_names(module):
         owned.setdefault(_layer_of(module, name), []).append(name)
-    return {layer: tuple(names) for layer, names in owned.items()}
+    return {plain(module, layer): tuple(names) for layer, names in owned.items()}
 
 
 def owner(module: nn.Module, parameter: str) -> str:
@@ -57,7 +85,7 @@ def owner(module: nn.Module, parameter: str) -> str:
 
 def _layer_of(module: nn.Module, parameter: str) -> str:
     name = owner(module, parameter)
-    if not name:
+    if not plain(module, name):
         return parameter
     return parameter if is_container(module.get_submodule(name)) else name
 

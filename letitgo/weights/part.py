@@ -43,6 +43,8 @@ class Part:
                 entries[name] = entries[name] | mask if name in entries else mask
         return Part(whole, entries)
 
+    __ror__ = __or__
+
     def __str__(self) -> str:
         some = [f"{int(mask.sum()):,} of {mask.numel():,} of {name}" for name, mask in self.entries.items()]
         return ", ".join([*self.whole, *some]) or "nothing"

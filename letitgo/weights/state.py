@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,38 +12,104 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
+from letitgo.weights.layers import parameter_names, plain
 
 State = dict[str, Tensor]
-"""Parameters and persistent buffers by name. A tied tensor is there once, under its first name."""
+"""Parameters, persistent buffers and extra state by name. A tied tensor is one object under several names, or there
+under its first name alone."""
+
+_EXTRA = "_extra_state"
+"""What torch calls the result of a module's ``get_extra_state``."""
 
 
 def copied(module: nn.Module) -> State:
-    """The module's state, with tensors of its own."""
-    return {name: tensor.detach().clone() for name, tensor in _named(module)}
+    """A copy of ``module.state_dict()`` with tensors of its own, which ``load_state_dict`` takes back.
+
+    What is no tensor (extra state, packed weights) is copied too.
+
+    Raises:
+        BadRequest: A parameter is lazy and has no shape yet.
+    """
+    parameter_names(module)
+    copies: dict[int, Any] = {}
+    state = module.state_dict(keep_vars=True)
+    for value in state.values():
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+    return {name: copies[id(value)] for name, value in state.items()}
+
+
+def once(state: State) -> State:
+    """A state with each tensor under its first name alone."""
+    firsts = {id(tensor): name for name, tensor in reversed(state.items())}
+    return {name: tensor for name, tensor in state.items() if firsts[id(tensor)] == name}
+
+
+def own_tensors(module: nn.Module) -> tuple[State, dict[str, str]]:
+    """The module's tensors by their first names, and all names with the first name of the same tensor.
+
+    Names are those without wrappers. None as extra state is none.
+
+    Raises:
+        BadRequest: Something in ``state_dict()`` is no tensor, so that it would not come back, or is lazy.
+    """
+    own: State = {}
+    firsts: dict[str, str] = {}
+    by_id: dict[int, str] = {}
+    for full, tensor in module.state_dict(keep_vars=True).items():
+        name = plain(module, full)
+        if tensor is None and name.endswith(_EXTRA):
+            continue
+        if not isinstance(tensor, Tensor):
+            what = "extra state" if name.endswith(_EXTRA) else "packed"
+            raise BadRequest(
+                f"{name!r} is {what} of type {type(tensor).__name__}: only tensors can be kept, so let the module give "
+                "tensors in its state_dict()"
+            )
+        if is_lazy(tensor):
+            raise BadRequest(f"{name} is lazy and has no shape yet: call the network on one batch first")
+        first = firsts[name] = by_id.setdefault(id(tensor), name)
+        own.setdefault(first, tensor)
+    return own, firsts
 
 
 def load_state(module: nn.Module, state: State) -> None:
     """Copy a state into a module, whose Parameter objects stay the same.
 
     Raises:
-        BadRequest: Names or shapes differ.
+        BadRequest: Names or shapes differ, or a tied tensor has two values.
     """
-    own = dict(_named(module))
-    if lone := sorted(own.keys() ^ state.keys()):
+    own, firsts = own_tensors(module)
+    state = {plain(module, name): tensor for name, tensor in state.items()}
+    if lone := sorted((own.keys() - state.keys()) | (state.keys() - firsts.keys())):
         where = "it" if lone[0] in state else "the module"
         raise BadRequest(f"the state is of another network: {lone[0]!r} is only in {where}")
     for name, tensor in state.items():
-        if own[name].shape != tensor.shape:
+        first = state[firsts[name]]
+        if tensor is not first and not _same(tensor, first):
+            raise BadRequest(f"{name!r} is tied to {firsts[name]!r} in the module, but not the same in the state")
+        if name == firsts[name] and own[name].shape != tensor.shape:
             raise BadRequest(
                 f"the state is of another network: {name!r} has shape {tuple(tensor.shape)}, "
                 f"the module's has {tuple(own[name].shape)}"
             )
-    with torch.no_grad():
-        for name, tensor in state.items():
+    write_state(module, once(state))
+
+
+@torch.no_grad()
+def write_state(module: nn.Module, state: State) -> None:
+    """Copy some tensors into a module, by their first names; extra state is handed to ``set_extra_state``."""
+    own, _ = own_tensors(module)
+    parts = {plain(module, name): part for name, part in module.named_modules()}
+    for name, tensor in state.items():
+        if name.endswith(_EXTRA):
+            parts[name.rpartition(".")[0]].set_extra_state(tensor.clone())
+        else:
             own[name].copy_(tensor)
 
 
@@ -86,7 +153,8 @@ def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:
     drawn: list[Any] = []  # keeps all results alive, so that no address is used twice
     with _Draws(after=drawn.append):
         module = seeded(factory, seed, "")
-    names = {_address(tensor): name for name, tensor in _named(module)}
+    own_tensors(module)  # refuses what would not come back
+    names = {_address(tensor): name for name, tensor in once(module.state_dict(keep_vars=True)).items()}
     order = [names.get(_address(result), "") if isinstance(result, Tensor) else "" for result in drawn]
 
     def build() -> State:
@@ -135,11 +203,3 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    seen = set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from letitgo.errors import BadRequest
+from letitgo.weights.layers import parameter_names
+
 
 def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace running statistics by averages over ``batches`` under the present weights.
@@ -15,12 +18,18 @@ def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     Args:
         module: Changed in place: its statistics alone. Its mode is restored.
         batches: Inputs as the module takes them.
+
+    Raises:
+        BadRequest: There is no batch. Then, and where a batch fails, the statistics are left as they were.
     """
+    parameter_names(module)  # refuses what is lazy
     norms = [norm for norm in module.modules() if isinstance(norm, _NormBase) and norm.track_running_stats]
     if not norms:
         return
     modes = {part: part.training for part in module.modules()}
     momenta = [norm.momentum for norm in norms]
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+    batch = None
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -30,6 +39,13 @@ def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
         with torch.no_grad():
             for batch in batches:
                 module(batch)
+        if batch is None:
+            raise BadRequest("there are no batches to take statistics from: give at least one, unread")
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

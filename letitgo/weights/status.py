@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from letitgo.weights.hold import held_of, named_trainable
-from letitgo.weights.layers import layers, owner, ties
+from letitgo.weights.layers import layers, owner, plain, ties
 
 if TYPE_CHECKING:
     import pandas
@@ -123,6 +123,7 @@ def status(module: nn.Module) -> Status:
     mode while the network is in training mode.
     """
     told: dict[str, list[str]] = {}
+    owned = layers(module)  # refuses what is lazy
     for name, first in ties(module).items():
         told.setdefault(first, []).append(f"{name} is {first}")
     moving = {name: parameter.numel() for name, parameter in named_trainable(module)}
@@ -130,7 +131,7 @@ def status(module: nn.Module) -> Status:
     projected = held.projected if held else None
     if projected:
         moving |= {name: parameter.numel() for name, parameter in projected.origin.items()}
-    rows = tuple(_row(module, layer, names, moving, told) for layer, names in layers(module).items())
+    rows = tuple(_row(module, layer, names, moving, told) for layer, names in owned.items())
     return Status(rows, projected.part.d if projected else None)
 
 
@@ -142,7 +143,7 @@ def _row(
     trainable = sum(moving.get(name, 0) for name in names)
     return LayerStatus(
         layer,
-        "Parameter" if names == (layer,) else type(part).__name__,
+        "Parameter" if (plain(module, names[0]),) == (layer,) else type(part).__name__,
         parameters,
         trainable,
         "frozen" if trainable == 0 else "trainable" if trainable == parameters else "irregular",

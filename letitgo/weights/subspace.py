@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def subspace(
         raise BadRequest("exclude is no selection of this network: choose with select(module, ...)")
     trains = {name for name in names if module.get_parameter(name).requires_grad}
     projected = Selection(tuple(name for name in names if name in trains and name not in exclude), names)
-    part = Subspace(d, kind, seed, projected, exclude, said)
+    part = Subspace(int(d) if isinstance(d, Integral) else d, kind, seed, projected, exclude, said)
     check(module, part)
     return part
 

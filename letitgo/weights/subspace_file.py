@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.weights.delta import Summary, check_base, own_tensors, summary
+from letitgo.weights.delta import Summary, check_base, plain_tensors, summary
 from letitgo.weights.hold import Held, held_of, hold
 from letitgo.weights.layers import parameter_names
 from letitgo.weights.projections import Kind
 from letitgo.weights.sealed import About, damaged, dtype, read, write
 from letitgo.weights.select import Selection
-from letitgo.weights.state import State
+from letitgo.weights.state import State, write_state
 from letitgo.weights.subspace import Projected, Subspace, check
 
 _REST = "rest."
@@ -101,7 +101,7 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
     shapes = [("z", part.d - scales), *([("scales", scales)] if scales else [])]
     if any(name not in stored or stored[name].shape != (count,) for name, count in shapes):
         raise damaged(path, "what was learned is not of the subspace it names")
-    own = own_tensors(module)[0]
+    own = plain_tensors(module)[0]
     check_base(path, about.base, about.versions, _base(module, part), own)
     rest = _rest(module, part)
     saved = {name.removeprefix(_REST): tensor for name, tensor in stored.items() if name.startswith(_REST)}
@@ -121,8 +121,7 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
     with torch.no_grad():
         for name, parameter in projected.learned.items():
             parameter.copy_(stored[name])
-        for name, tensor in rest.items():
-            tensor.copy_(saved[name])
+        write_state(module, saved)
     held()
     return held
 
@@ -140,7 +139,7 @@ def _base(module: nn.Module, part: Subspace, projected: Projected | None = None)
 def _rest(module: nn.Module, part: Subspace) -> State:
     """What is stored whole: the parameters outside the subspace that train, and the buffers."""
     parameters = set(parameter_names(module)) - set(part.excluded)
-    return {name: tensor for name, tensor in own_tensors(module)[0].items() if name not in parameters}
+    return {name: tensor for name, tensor in plain_tensors(module)[0].items() if name not in parameters}
 
 
 def _form(tensor: Tensor | None) -> str:
