@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers import baseline, bits, freezing, small_recipe
 
+from letitgo.errors import BadRequest
 from letitgo.execute import Executor, Progress, executor, plan_jobs
 from letitgo.execute.jobs import describe, perform, revive
 from letitgo.imports import import_object
@@ -364,3 +365,31 @@ def test_the_program_runs_no_file_of_the_working_directory(command, folder, stor
     done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (folder / "ran").exists()
+
+
+SLOW = """
+import os, time
+from torch import nn
+def make(num_classes, seconds):
+    if os.environ.get("DRIVER") != str(os.getpid()):
+        os.read(0, 1)  # the end of the standard input, not a job
+        time.sleep(seconds)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+def test_a_run_that_exceeds_the_timeout_fails_and_the_others_go_on(tmp_path, monkeypatch, store):
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DRIVER", str(os.getpid()))
+    recipes = [small_recipe(model="slow:make", widths=None, epochs=1, model_args={"seconds": s}) for s in (60, 0)]
+    (failure,) = Executor(store, workers=1, timeout=1.5).compute([baseline(recipe).final for recipe in recipes])
+    assert failure.why == "it took longer than the timeout of 1.5 s and was ended"
+    assert baseline(recipes[1]).final.address in store
+
+
+@pytest.mark.parametrize(("timeout", "workers"), [(0.0, 1), (float("inf"), 1), (1.0, 0)])
+def test_a_timeout_that_cannot_end_anything_is_refused(timeout, workers, store):
+    with pytest.raises(BadRequest, match=r"^timeout .*: give"):
+        Executor(store, workers, timeout=timeout)

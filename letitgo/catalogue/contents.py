@@ -12,6 +12,7 @@ from letitgo.store.addresses import is_address
 from letitgo.store.claims import live
 from letitgo.store.records import Record
 from letitgo.store.store import Store
+from letitgo.version import other_versions
 
 Row = dict[str, Any]
 
@@ -116,6 +117,7 @@ def run_row(store: Store, run: Found) -> Row | None:
         "bytes": run.bytes,
         "seconds": body.get("seconds"),
         "host": body.get("host"),
+        "other_versions": other_versions(body.get("versions", {})) or None,
         "written": run.written,
         "recipe": recipe,
     }

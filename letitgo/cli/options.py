@@ -126,6 +126,19 @@ class RunningOptions:
     dry_run: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
     ] = False
+    timeout: Annotated[
+        float | None,
+        Parameter(group=RUNNING, help="seconds after which a run is ended and has failed; the others go on"),
+    ] = None
+    recompute_other_versions: Annotated[
+        bool,
+        Parameter(
+            group=RUNNING,
+            negative="",
+            show_default=False,
+            help="replace results of another letitgo, torch or kind of processor",
+        ),
+    ] = False
     debug: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
     ] = False

@@ -23,7 +23,7 @@ from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.outcome import Outcome
+from letitgo.studies.outcome import Outcome, of_other_versions
 from letitgo.studies.study import Study
 from letitgo.version import versions
 
@@ -43,6 +43,7 @@ def run_study(
     """
     workers = _checked_workers(options)
     store = open_store(options.store, make=not options.dry_run)
+    store.recompute_other_versions = options.recompute_other_versions
     if options.dry_run:
         with kept_from_stdout():
             takes = estimate(study, store, workers)
@@ -69,6 +70,8 @@ def _compute(study: Study, options: RunningOptions, workers: int, store: Store) 
             on_progress=on_progress,
             on=options.on,
             ray_address=options.ray_address,
+            timeout=options.timeout,
+            recompute_other_versions=options.recompute_other_versions,
         )
         if options.on == "ray":
             disconnect()
@@ -80,7 +83,8 @@ def _write(outcome: Outcome, options: RunningOptions) -> None:
         outcome.show(stdout_console())
     else:
         recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
-        write_rows(outcome.rows, options.format, {"recipes": recipes})
+        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions}
+        write_rows(outcome.rows, options.format, about)
 
 
 def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
@@ -90,6 +94,8 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
         print(f"letitgo: failed: {failure.what}: {failure.why}", file=sys.stderr)
     if outcome.failures:
         print("letitgo: finished results are in the store; the same command tries the rest again", file=sys.stderr)
+    if mixed := of_other_versions(outcome.usage):
+        print(f"letitgo: {mixed}; --recompute-other-versions replaces them", file=sys.stderr)
     for note in outcome.notes:
         print(note, file=sys.stderr)
 

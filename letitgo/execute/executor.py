@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import queue
 import secrets
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from letitgo.errors import BadRequest
 from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
 from letitgo.store import Store
@@ -93,6 +95,10 @@ class Executor:
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
         place: Where each job computes.
+        timeout: Seconds after which a worker at one job is ended, and the job has failed; no limit by default.
+
+    Raises:
+        BadRequest: A timeout is given and there are no worker processes, or it is not positive.
     """
 
     def __init__(
@@ -102,12 +108,18 @@ class Executor:
         checkpoint_every: float = 30.0,
         on_progress: OnProgress | None = None,
         place: Place = CPU,
+        timeout: float | None = None,
     ) -> None:
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise BadRequest(f"timeout is {timeout}: give a positive number of seconds")
+        if timeout is not None and workers < 1:
+            raise BadRequest("timeout ends worker processes: give workers of 1 or more")
         self.store = store
         self.workers = workers
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
         self.place = place
+        self.timeout = timeout
         self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
         self._idle: list[_Worker] = []
@@ -163,7 +175,12 @@ class Executor:
 
     def _request(self, job: Job) -> dict[str, Any]:
         """What a worker is told: nothing but JSON."""
-        about = {"store": str(self.store.root), "checkpoint_every": self.checkpoint_every, "owner": self.owner}
+        about = {
+            "store": str(self.store.root),
+            "recompute_other_versions": self.store.recompute_other_versions,
+            "checkpoint_every": self.checkpoint_every,
+            "owner": self.owner,
+        }
         return {"job": describe(job), "key": job.key, "place": dataclasses.asdict(self.place), **about}
 
     def _here(self, board: Board) -> None:
@@ -196,7 +213,11 @@ class Executor:
         code = 0
         for _ in range(TRIES):
             worker = worker or _Worker()
-            outcome = worker.ask(request, board, functools.partial(board.step, job))
+            outcome = worker.ask(request, board, functools.partial(board.step, job), self.timeout)
+            if outcome is not None and "late" in outcome:
+                worker.end()
+                board.fail(job, f"it took longer than the timeout of {self.timeout:g} s and was ended")
+                return None
             if outcome is not None:
                 if "error" in outcome:
                     board.fail(job, outcome["error"], outcome["trace"])
@@ -371,15 +392,23 @@ class _Worker:
         self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, request: dict[str, Any], board: Board, on_step: Callable[[int], None]) -> dict[str, Any] | None:
-        """Hand over a job and wait for its outcome; None where the process died or the work was called off."""
+    def ask(
+        self, request: dict[str, Any], board: Board, on_step: Callable[[int], None], timeout: float | None
+    ) -> dict[str, Any] | None:
+        """Hand over a job and wait for its outcome; None where the process died or the work was called off.
+
+        An outcome ``late`` stands for a job that is not through after ``timeout`` seconds.
+        """
         assert self._process.stdin is not None
+        end = math.inf
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
         except OSError:
             return None
         while not board.closed:
             dead = self._process.poll() is not None
+            if time.monotonic() > end:
+                return {"late": True}
             try:
                 reply = self._replies.get(timeout=0.1)
             except queue.Empty:
@@ -388,6 +417,8 @@ class _Worker:
                 continue
             if reply is None or "step" not in reply:
                 return reply
+            if timeout is not None and reply["step"] == 0:  # the process is up
+                end = time.monotonic() + timeout
             on_step(reply["step"])
         return None
 

@@ -68,8 +68,10 @@ def plan_jobs(values: Iterable[Stored], store: Store | None, check: bool = True)
     Args:
         values: What is wanted.
         store: What is there already is not done again; None is an empty one.
-        check: Read what is there and set damaged results aside; otherwise only look whether it is there.
+        check: Read what is there and set damaged results aside; otherwise only look whether it is there, unless results
+            of other versions are computed again.
     """
+    check = check or (store is not None and store.recompute_other_versions)
     runs: dict[str, Job] = {}
     measures: dict[frozenset[Job], list[Job]] = {}
     jobs: dict[Stored, Job | None] = {}
@@ -180,7 +182,8 @@ def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None
         ``done``, as :func:`perform` has it; or ``error``, a sentence, and ``trace``.
     """
     try:
-        store, every, owner = Store(request["store"]), request["checkpoint_every"], request["owner"]
+        store = Store(request["store"], request.get("recompute_other_versions", False))
+        every, owner = request["checkpoint_every"], request["owner"]
         return {"done": perform(revive(request["job"]), store, every, on_step, owner, Place(**request["place"]))}
     except Exception as error:
         return {"error": sentence(error), "trace": traceback.format_exc()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import sys
 import threading
 import time
 from typing import Any
@@ -22,10 +21,12 @@ def main() -> None:
     """Take jobs until the standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a network prints must not end up among the replies
+    orders = os.fdopen(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # whatever a network reads must not be a job
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in orders:
             jobs.put(json.loads(line))
         os._exit(0)  # the driver is gone, even if a job is under way
 
@@ -39,6 +40,7 @@ def main() -> None:
     while True:
         request = jobs.get()
         last = time.monotonic()
+        reply(step=0)
 
         def on_step(done: int) -> None:
             nonlocal last

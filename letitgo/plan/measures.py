@@ -19,6 +19,7 @@ from letitgo.recipes.splits import noisy
 from letitgo.recipes.tasks import BATCH
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
+from letitgo.weights.state import drawing_from
 
 SPECTRA = ("layers", "ratio", "floor", "spectral", "frobenius", "adjacent")
 """What is kept of an alignment of dense layers."""
@@ -172,8 +173,7 @@ class Gradients(Measure):
         squares: dict[str, list[float]] = {name: [] for name in named}
         for step in range(self._steps):
             inputs, labels = batches.at(step)
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(batches.seed(step))
+            with drawing_from(recipe.seed, "step", step):
                 loss = recipe.task.loss(module, inputs, labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):

@@ -9,7 +9,6 @@ from functools import cached_property
 from math import prod
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 
 from letitgo.code import Code, code_of, digest_of, opened
@@ -17,7 +16,7 @@ from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments, import_object
 from letitgo.recipes.lstm import LSTM
 from letitgo.value import Value, canonical
-from letitgo.weights import Matrix, fix_classifier, last_linear
+from letitgo.weights import Matrix, fix_classifier, last_linear, seeded
 
 Init = Literal["torch", "glorot", "he"]
 """How initial weights are drawn: as PyTorch does, from Glorot's normal law, or normal for ReLU (arXiv:1502.01852)."""
@@ -177,25 +176,31 @@ class Network(Value):
     Attributes:
         factory: A name in ``NETWORKS`` or ``package.module:name``.
         args: Keyword arguments, JSON values.
-        source: The code that the factory depends on, or that of the network within; empty for our own.
+        source: The code that the factory depends on, or that of the network within; empty for our own. A digest of one
+            file in values of earlier versions.
     """
 
     factory: str
     args: dict[str, Any]
-    source: Code | Literal[""] = ""
+    source: Code | str = ""
 
     def identity(self) -> dict[str, Any]:
         return {**self.fields(), **({"files": sorted(set(files.values()))} if (files := self.files) else {})}
 
     @property
+    def code(self) -> Code:
+        """The code that the factory depends on."""
+        return self.source if isinstance(self.source, dict) else {}
+
+    @property
     def files(self) -> dict[str, str]:
         """The files that a factory of the user's own opens in Python, and their digests. The first look builds it."""
-        if not self.source:
+        if not self.code:
             return {}
         about = canonical(self.fields())
         if about not in _FILES or {file: digest_of(file) for file in _FILES[about]} != _FILES[about]:
-            with torch.random.fork_rng(devices=[]), opened() as files:
-                self()
+            with opened() as files:
+                seeded(self)
             _FILES[about] = {file: digest_of(file) for file in files}
         return _FILES[about]
 
@@ -205,7 +210,7 @@ class Network(Value):
         Raises:
             BadRequest: The factory raises, gives something that is no ``nn.Module``, or its code is another by now.
         """
-        if (self.source or {}) != _code(self.factory, self.args):
+        if self.source != (_code(self.factory, self.args) or ""):
             raise BadRequest(f"the code of {self.factory!r} changed since its recipe was made: make the recipe again")
         args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in self.args.items()}
         try:

@@ -153,7 +153,7 @@ class Recipe(Value):
     @property
     def covered(self) -> list[str]:
         """What the key covers that is not letitgo's: modules, installed distributions with versions, opened files."""
-        code = {name: about for part in (self.network.source or {}, *self._codes) for name, about in part.items()}
+        code = {name: about for part in (self.network.code, *self._codes) for name, about in part.items()}
         names = [name if len(about) == 64 else f"{name} {about}" for name, about in sorted(code.items())]
         return names + sorted(self.network.files)
 

@@ -21,6 +21,7 @@ from letitgo.store.files import LOCAL, Bytes, Files, LocalFiles, RemoteFiles, is
 from letitgo.store.mark import settle
 from letitgo.store.records import Record, examined, parsed
 from letitgo.value import canonical, sha256
+from letitgo.version import other_versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,10 +68,13 @@ class Store:
 
     Args:
         root: The folder, or a URL that fsspec knows. It is not touched before the first result is written.
+        recompute_other_versions: Results of another letitgo, torch or processor are not intact, so they are computed
+            again and replaced.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, recompute_other_versions: bool = False) -> None:
         self.root = root if is_url(root) else Path(root)
+        self.recompute_other_versions = recompute_other_versions
         self._settled = False
 
     @cached_property
@@ -141,6 +145,8 @@ class Store:
         """Whether a result is there and passes every check."""
         record = self._checked(address, key)
         if record is None:
+            return False
+        if self.recompute_other_versions and other_versions(record["body"].get("versions", {})):
             return False
         if "tensors" in record and not self._same_tensors(address, record):
             self._set_aside(address, "its tensors are not the ones that were written")

@@ -38,6 +38,8 @@ def compute(
     on: Literal["processes", "ray"] = "processes",
     ray_address: str | None = None,
     place: Place = CPU,
+    timeout: float | None = None,
+    recompute_other_versions: bool = False,
 ) -> Outcome:
     """Compute what the store does not hold of a study yet, and read its rows.
 
@@ -51,6 +53,8 @@ def compute(
             here; 0 means all.
         ray_address: Of a cluster; ``$RAY_ADDRESS`` by default, else Ray is started here.
         place: Where each job computes.
+        timeout: Seconds after which a job of a worker process is ended and has failed; no limit by default.
+        recompute_other_versions: Replace results of another letitgo, torch or kind of processor.
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
@@ -59,13 +63,17 @@ def compute(
         PartlyFailed: Jobs failed; the warning names the first. All are in :attr:`Outcome.failures`.
     """
     store = store if isinstance(store, Store) else open_store(store)
+    if recompute_other_versions:
+        store = Store(store.root, recompute_other_versions=True)
     _check(study)
     if on == "ray":
+        if timeout is not None:
+            raise BadRequest("timeout ends worker processes of this machine: leave it out on Ray")
         from letitgo.execute.cluster import RayExecutor
 
         executor = RayExecutor(store, ray_address, workers or None, checkpoint_every, on_progress, place)
     else:
-        executor = Executor(store, workers, checkpoint_every, on_progress, place)
+        executor = Executor(store, workers, checkpoint_every, on_progress, place, timeout)
     failures: list[Failure] = []
     meter = Meter(store)
     with executor, Listing(store, study) as listing:

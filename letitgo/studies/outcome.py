@@ -135,6 +135,12 @@ class Outcome:
         return fragment(self.said)
 
 
+def of_other_versions(usage: Usage) -> str:
+    """How many results were computed with other versions than those here; empty if none."""
+    found = ", ".join(f"{count:,} with {versions}" for versions, count in usage.other_versions.items())
+    return f"of {usage.results:,} results, {found}: these may differ from those computed here" if found else ""
+
+
 def took(usage: Usage) -> str:
     """What a study took, where, and what the store saved it, in sentences."""
     if not usage.results:
@@ -149,4 +155,6 @@ def took(usage: Usage) -> str:
         )
     if usage.shared:
         said.append(f"Runs that start from another run's state saved {duration(usage.shared)} of core time.")
+    if mixed := of_other_versions(usage):
+        said.append(f"O{mixed[1:]}.")
     return " ".join(said)

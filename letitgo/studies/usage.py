@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from letitgo.plan import At, Run, Stored, reached
 from letitgo.store import Store
+from letitgo.version import other_versions
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Usage:
         stored: Those that were in the store when it began.
         saved: Seconds of a core that these had taken.
         shared: Seconds of a core that runs were spared which begin at another's point instead of at its start.
+        other_versions: Number of results by what they were computed with, where that is not what is here.
     """
 
     wall: float = 0.0
@@ -29,6 +32,7 @@ class Usage:
     stored: int = 0
     saved: float = 0.0
     shared: float = 0.0
+    other_versions: dict[str, int] = field(default_factory=dict)
 
 
 class Meter:
@@ -53,11 +57,12 @@ class Meter:
         """What it took up to now."""
         core: dict[str, float] = {}
         runs: dict[Run, _Trained] = {}
-        saved = 0.0
+        saved, others = 0.0, Counter[str]()
         for address, value in self._values.items():
             body = self._store.read(address, value.key)
             if body is None:
                 continue
+            others[other_versions(body.get("versions", {}))] += 1
             seconds, host = float(body.get("seconds") or 0.0), str(body.get("host", "an unnamed machine"))
             if isinstance(value, At):
                 run = runs.setdefault(value.run, _Trained(host))
@@ -73,7 +78,10 @@ class Meter:
             else:
                 core[run.host] = core.get(run.host, 0.0) + run.seconds
         stored, shared = sum(self._there.values()), sum(_spared(run, runs) for run in runs)
-        return Usage(time.monotonic() - self._begin, core, len(self._values), stored, saved, shared)
+        del others[""]
+        return Usage(
+            time.monotonic() - self._begin, core, len(self._values), stored, saved, shared, dict(sorted(others.items()))
+        )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from letitgo.recipes.batches import Batches
 from letitgo.recipes.optimizers import find_schedule
 from letitgo.training.step import take_step
 from letitgo.weights import frozen_prefix, trainable
+from letitgo.weights.state import seed_generators
 
 PREFIX_BYTES = 2**30
 """Outputs of a frozen prefix are kept in memory up to this size. Fixed, so that a trajectory is the same everywhere."""
@@ -68,6 +69,7 @@ def train(
     schedule = find_schedule(recipe.schedule)
     network, batches = _without_prefix(module, Batches(recipe))
 
+    reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch
     task, total_steps, epoch_steps = recipe.task, recipe.steps, recipe.steps_per_epoch
     total, done = torch.zeros(()), begin
     for stop in stops:
@@ -77,7 +79,7 @@ def train(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if rate is not None:
                     group["lr"] = rate * schedule(step / total_steps)
-            torch.default_generator.manual_seed(batches.seed(step))
+            reseed(batches.seed(step))
             inputs, labels = batches.at(step)
             total += take_step(network, optimizer, task, inputs, labels, recipe.clip)
             if on_step is not None:

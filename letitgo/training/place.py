@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
 from letitgo.errors import BadRequest
+from letitgo.weights.state import drawing_from
 
+_ALONE = RLock()
 Brought = TypeVar("Brought", nn.Module, Tensor)
 
 
@@ -38,17 +42,41 @@ class Place:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Compute here inside. On a CPU the number of threads is all that the order of additions depends on."""
+        """Compute here inside, one at a time in a process, whatever the caller has set; then all is as it was.
+
+        On a CPU the number of threads is all that the order of additions depends on.
+        """
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        with _ALONE, drawing_from("place"), _undisturbed():
+            torch.set_num_threads(self.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
 
     def bring(self, item: Brought) -> Brought:
         """Move a module or a tensor here; a module is moved in place."""
         return item.to(self.device)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Torch as it is when a process begins: no autocast, gradients on, float32, no global hooks on modules."""
+    hooks = [each for name, each in vars(modules).items() if name.startswith("_global_") and isinstance(each, dict)]
+    saved = [dict(each) for each in hooks]
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    for each in hooks:
+        each.clear()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        for each, before in zip(hooks, saved, strict=True):
+            each.update(before)
 
 
 CPU = Place()

@@ -116,16 +116,21 @@ def write_state(module: nn.Module, state: State) -> None:
 @contextmanager
 def drawing_from(*parts: object) -> Iterator[None]:
     """The generators of torch, NumPy and ``random`` under a seed derived from ``parts``; then as they were again."""
-    seed, of_numpy, of_python = derive(*parts), np.random.get_state(), random.getstate()
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        seed_generators(derive(*parts))
         try:
             yield
         finally:
             np.random.set_state(of_numpy)
             random.setstate(of_python)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of torch, NumPy and ``random``."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
