@@ -113,8 +113,9 @@ def rows_of(store: Store) -> Iterator[Row]:
             "letitgo": body.get("versions", {}).get("letitgo"),
             **(_of_run(store, state, runs) if state else {}),
         }
-        for name, number in numbers(body.get("result")):
-            yield {column: _cell(column, cell) for column, cell in {**about, "name": name, "value": number}.items()}
+        for name, number in dotted(body.get("result")):
+            if isinstance(number, (int, float)):
+                yield {column: _cell(column, cell) for column, cell in {**about, "name": name, "value": number}.items()}
 
 
 def _cell(column: str, value: Any) -> float | int | str | None:
@@ -126,15 +127,12 @@ def _cell(column: str, value: Any) -> float | int | str | None:
     return value if isinstance(value, str) else None
 
 
-def numbers(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in a result, with dotted names; places in a list count from 0."""
-    if isinstance(result, dict):
-        for part, item in result.items():
-            yield from numbers(item, f"{name}.{part}" if name else str(part))
-    elif isinstance(result, list):
-        for place, item in enumerate(result):
-            yield from numbers(item, f"{name}.{place}" if name else str(place))
-    elif isinstance(result, (int, float)):
+def dotted(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a result, with dotted names; places in a list count from 0."""
+    if isinstance(result, (dict, list)):
+        for part, item in result.items() if isinstance(result, dict) else enumerate(result):
+            yield from dotted(item, f"{name}.{part}" if name else str(part))
+    else:
         yield name, result
 
 

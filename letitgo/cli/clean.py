@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, show_rows, write_csv, write_json
+from letitgo.cli.tables import existing_store, show_rows, write
 from letitgo.errors import BadRequest
 from letitgo.report.numbers import size
 
@@ -45,12 +45,9 @@ def clean(
         rows = found.rows()
         if remove:
             remove_rubbish(store, found)
-    if options.format == "json":
-        write_json({"removed": remove, "rows": rows})
-    elif options.format == "csv":
-        write_csv(rows)
+    if options.format == "table":
+        title = "removed" if remove else "what --remove would remove"
+        show_rows(title, [{**row, "bytes": size(row["bytes"])} for row in rows])
     else:
-        show_rows(
-            "removed" if remove else "what --remove would remove", [{**r, "bytes": size(r["bytes"])} for r in rows]
-        )
+        write(options.format, rows, {"removed": remove, "rows": rows})
     return 0

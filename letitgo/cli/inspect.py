@@ -53,9 +53,10 @@ def inspect_model(
 
     import dataclasses
 
-    from letitgo.cli.run import kept_from_stdout, write_rows
-    from letitgo.cli.tables import stdout_console
+    from letitgo.cli.run import kept_from_stdout
+    from letitgo.cli.tables import stdout_console, write
     from letitgo.recipes.libraries import find_structure
+    from letitgo.version import versions
 
     with kept_from_stdout():
         structure = find_structure(model, shape, args)
@@ -75,17 +76,11 @@ def inspect_model(
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return 0
-    about = {
-        "model": model,
-        "freeze": freeze or [],
-        "example": example,
-        "parameters": table.parameters,
-        "trainable": table.trainable,
-        "cost": {**dataclasses.asdict(cost), "share": cost.share, "share_at_hand": cost.share_at_hand}
-        if cost
-        else None,
-    }
-    write_rows(table.frame.to_dict(orient="records"), format, about)
+    counted = cost and {**dataclasses.asdict(cost), "share": cost.share, "share_at_hand": cost.share_at_hand}
+    rows = table.frame.to_dict(orient="records")
+    about = {"model": model, "freeze": freeze or [], "example": example, "parameters": table.parameters}
+    about |= {"trainable": table.trainable, "cost": counted, "versions": versions()}
+    write(format, rows, {**about, "rows": rows})
     if format == "csv":
         print(table.summary, *lines, sep="\n", file=sys.stderr)
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, printable, write_csv, write_json
+from letitgo.cli.tables import existing_store, printable, write
 from letitgo.errors import BadRequest
 from letitgo.store import open_store
 
@@ -28,17 +27,12 @@ def merge(
         if store.root == theirs.root:
             raise BadRequest(f"{other} is the store itself: name another")
         done = merged(theirs, store)
-    if options.format == "json":
-        write_json(dataclasses.asdict(done))
-    elif options.format == "csv":
-        write_csv([{name: getattr(done, name) for name in ("copied", "present")} | _counts(done)])
-    else:
+    if options.format == "table":
         print(f"results copied: {done.copied}, there already: {done.present}")
+    else:
+        counts = {name: len(found) if isinstance(found, dict) else found for name, found in vars(done).items()}
+        write(options.format, [counts], vars(done))
     for what, found in (("conflict", done.conflicts), ("damaged", done.damaged)):
         for address, why in found.items():
             print(printable(f"letitgo: {what}: {address}: {why}"), file=sys.stderr)
     return 1 if done.conflicts or done.damaged else 0
-
-
-def _counts(done: object) -> dict[str, int]:
-    return {name: len(getattr(done, name)) for name in ("conflicts", "damaged")}

@@ -98,8 +98,8 @@ def whole(_: Any, tokens: Any) -> int:
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True)
-class RunningOptions:
-    """Where and how a study runs, and what is told of it."""
+class StoreOptions:
+    """Which store is looked at, and how that is told."""
 
     store: Annotated[
         str | None,
@@ -107,6 +107,19 @@ class RunningOptions:
             group=RUNNING, help="folder or URL (s3://, gs://, …) of the results; else $LETITGO_STORE, else .letitgo"
         ),
     ] = None
+    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
+        "table"
+    )
+    debug: Annotated[
+        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class RunningOptions(StoreOptions):
+    """Where and how a study runs, and what is told of it."""
+
     workers: Annotated[
         int | None,
         Parameter(group=RUNNING, converter=whole, help="worker processes; 0: this process [default: one per core]"),
@@ -117,9 +130,6 @@ class RunningOptions:
     ray_address: Annotated[
         str | None, Parameter(group=RUNNING, help="of the cluster; else $RAY_ADDRESS, else Ray is started here")
     ] = None
-    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
-        "table"
-    )
     report: Annotated[str, Parameter(group=RUNNING, help="folder for the HTML report and its figures, or none")] = (
         "letitgo-report"
     )
@@ -138,26 +148,6 @@ class RunningOptions:
             show_default=False,
             help="replace results of another letitgo, torch or kind of processor",
         ),
-    ] = False
-    debug: Annotated[
-        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
-    ] = False
-
-
-@Parameter(name="*")
-@dataclasses.dataclass(frozen=True)
-class StoreOptions:
-    """Which store is looked at, and how that is told."""
-
-    store: Annotated[
-        str | None,
-        Parameter(group=RUNNING, help="folder of the results, or a URL as s3://…; else $LETITGO_STORE, else .letitgo"),
-    ] = None
-    format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
-        "table"
-    )
-    debug: Annotated[
-        bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
     ] = False
 
 

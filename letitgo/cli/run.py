@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 from letitgo.cli import interrupt
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
-from letitgo.cli.tables import stdout_console, write_csv
+from letitgo.cli.tables import stdout_console, write
 from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
@@ -83,8 +82,8 @@ def _write(outcome: Outcome, options: RunningOptions) -> None:
         outcome.show(stdout_console())
     else:
         recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
-        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions}
-        write_rows(outcome.rows, options.format, about)
+        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions, "versions": versions()}
+        write(options.format, outcome.rows, {**about, "rows": outcome.rows})
 
 
 def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
@@ -141,18 +140,10 @@ def make_folder(path: str) -> None:
         raise BadRequest(f"the folder {path!r} cannot be written: name another, or none")
 
 
-def write_rows(rows: list[dict[str, Any]], form: str, about: dict[str, Any]) -> None:
-    """Rows to stdout, as JSON under the key ``rows`` or as CSV."""
-    if form == "json":
-        print(json.dumps({**about, "versions": versions(), "rows": rows}, indent=1))
-        return
-    write_csv(rows)
-
-
 def _write_estimate(takes: Any, form: str, store: Store) -> None:
     if form != "table":
         row = {**dataclasses.asdict(takes), "covered": " ".join(takes.covered)}
-        print(json.dumps({"dry_run": row})) if form == "json" else write_rows([row], form, {})
+        write(form, [row], {"dry_run": row})
         return
     least = "at least " if takes.at_least else ""
     print(

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from letitgo.catalogue.contents import contents, run_rows, running_studies, study_rows
 from letitgo.cli.options import StoreOptions, whole
-from letitgo.cli.tables import ago, existing_store, show_rows, write_csv, write_json
+from letitgo.cli.tables import ago, existing_store, show_rows, write
 from letitgo.errors import BadRequest, nearest
 from letitgo.report.numbers import size
 
@@ -38,13 +38,9 @@ def runs(
     for row in studies:
         row["under_way"] = row["key"] in running
     summary = found.row()
-    if options.format == "json":
-        write_json({"store": str(store.root), **summary, "study_rows": studies, "rows": of_page})
-        return 0
-    for row in of_page:
-        row.pop("recipe")
-    if options.format == "csv":
-        write_csv(of_page)
+    table = [{name: value for name, value in row.items() if name != "recipe"} for row in of_page]
+    if options.format != "table":
+        write(options.format, table, {"store": str(store.root), **summary, "study_rows": studies, "rows": of_page})
         return 0
     print(
         f"{store.root}: {summary['studies']} studies, {summary['runs']} runs with {summary['states']} states, "
@@ -57,7 +53,7 @@ def runs(
     ]
     show_rows(f"studies{f', the newest {rows} of {len(studies)}' if len(studies) > rows else ''}", told)
     shown = [
-        {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in of_page
+        {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in table
     ]
     show_rows(f"runs, page {page}", shown)
     if not shown:

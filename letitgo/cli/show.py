@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from letitgo.catalogue.contents import shown
+from letitgo.catalogue.export import dotted
 from letitgo.cli.options import StoreOptions
-from letitgo.cli.tables import existing_store, printable, write_csv, write_json
+from letitgo.cli.tables import existing_store, printable, write
 
 
 def show(
@@ -20,13 +21,11 @@ def show(
     """Tell of one result: its recipe, where and with what it was computed, and the values it came from."""
     with existing_store(options.store) as store:
         told = shown(store, key)
-    if options.format == "json":
-        write_json(told)
-    elif options.format == "csv":
-        write_csv([{"name": name, "value": value} for name, value in _lines(told)])
-    else:
+    if options.format == "table":
         for line in _tree(told):
             print(printable(line))
+    else:
+        write(options.format, [{"name": name, "value": value} for name, value in dotted(told)], told)
     return 0
 
 
@@ -41,10 +40,3 @@ def _tree(told: Any, indent: str = "") -> list[str]:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{name}: {'' if text is None else text}")
     return lines
-
-
-def _lines(told: Any, name: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(told, (dict, list)):
-        return [(name, told)]
-    items = told.items() if isinstance(told, dict) else enumerate(told)
-    return [line for part, value in items for line in _lines(value, f"{name}.{part}" if name else str(part))]

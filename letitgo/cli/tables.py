@@ -34,16 +34,14 @@ def stdout_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
-def write_csv(rows: Sequence[Row]) -> None:
-    """Rows to stdout, under a head."""
+def write(form: str, rows: Sequence[Row], told: Any) -> None:
+    """What a program reads, to stdout: ``told`` as JSON, or the rows as CSV under a head."""
+    if form == "json":
+        print(json.dumps(told, indent=1))
+        return
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: printable(x) if isinstance(x, str) else x for name, x in row.items()} for row in rows)
-
-
-def write_json(told: Any) -> None:
-    """Anything to stdout."""
-    print(json.dumps(told, indent=1))
 
 
 def show_rows(title: str, rows: Sequence[Row]) -> None:
