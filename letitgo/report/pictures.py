@@ -146,6 +146,26 @@ class Picture:
     widths: Sequence[float] = ()
 
 
+def points(
+    rows: Sequence[Row], at: str | Sequence[float], y: str, factor: float = 1, sideways: bool = False, **look: Any
+) -> Points:
+    """A point for each row.
+
+    Args:
+        rows: Tidy rows.
+        at: Column of the places, or the places themselves.
+        y: Stem of ``_mean`` and ``_ci95``.
+        factor: What y is multiplied by, 100 for per cent.
+        sideways: Whether y lies along the x axis, the places along the other.
+        look: Further fields of :class:`Points`.
+    """
+    places = [row[at] for row in rows] if isinstance(at, str) else at
+    values = [factor * row[f"{y}_mean"] for row in rows]
+    halves = [None if row.get(f"{y}_ci95") is None else factor * row[f"{y}_ci95"] for row in rows]
+    along = (values, places) if sideways else (places, values)
+    return Points(*along, halves, sideways, **look)
+
+
 def series(
     rows: Iterable[Row],
     x: str,
@@ -174,8 +194,7 @@ def series(
     for i, (name, own) in enumerate(groups.items()):
         look: dict[str, Any] = {"colour": PALETTE[i % len(PALETTE)], "line": "-", "label": str(name), "shape": shape}
         look |= (looks or {}).get(name, {})
-        halves = [None if row.get(f"{y}_ci95") is None else factor * row[f"{y}_ci95"] for row in own]
-        drawn.append(Points([row[x] for row in own], [factor * row[f"{y}_mean"] for row in own], halves, **look))
+        drawn.append(points(own, x, y, factor, **look))
     return drawn
 
 
@@ -183,11 +202,10 @@ def judged(rows: Sequence[Row], y: str = "drop", verdict: str = "verdict", facto
     """Points along x, one for each row from top to bottom, in the colour and shape of its verdict."""
     drawn = []
     for name, colour in VERDICTS.items():
-        own = [(i, row) for i, row in enumerate(rows) if row[verdict] == name and row[f"{y}_mean"] is not None]
+        own = {i: row for i, row in enumerate(rows) if row[verdict] == name and row[f"{y}_mean"] is not None}
         if own:
-            halves = [None if row[f"{y}_ci95"] is None else factor * row[f"{y}_ci95"] for _, row in own]
-            x, places = [factor * row[f"{y}_mean"] for _, row in own], [float(i) for i, _ in own]
-            drawn.append(Points(x, places, halves, sideways=True, label=name, colour=colour, shape=SHAPES[name]))
+            look = {"label": name, "colour": colour, "shape": SHAPES[name]}
+            drawn.append(points(list(own.values()), list(own), y, factor, sideways=True, **look))
     return drawn
 
 

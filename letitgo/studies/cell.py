@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,8 +93,9 @@ class CellStudy(StudyOptions):
         raise NotImplementedError
 
     def report(self, rows: Sequence[Row]) -> Report:
-        """What the rows say."""
-        raise NotImplementedError
+        """What the rows say; ``report`` of the module ``report`` beside the study's own says it."""
+        own = next(cls.__module__ for cls in type(self).__mro__ if cls.__module__.endswith(".study"))
+        return import_module(own.removesuffix("study") + "report").report(self, rows)
 
     @cached_property
     def subjects(self) -> list[Subject]:

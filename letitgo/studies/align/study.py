@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 from torch import nn
@@ -10,10 +10,9 @@ from torch import nn
 from letitgo.errors import BadRequest
 from letitgo.plan import Evaluation, Measure, Spectra, State
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.align.options import AlignOptions
-from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.cell import Cell, CellStudy, Results
 from letitgo.studies.subject import Subject
 
 OF_LAYER = ("ratio", "spectral", "frobenius", "adjacent")
@@ -30,11 +29,6 @@ class Align(AlignOptions, CellStudy):
     def check_subject(self, of: Subject) -> None:
         if not dense_layers(of):
             raise BadRequest(f"the network {of.recipe.model!r} has no dense layer (nn.Linear) to measure")
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.align.report import report
-
-        return report(self, rows)
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         found = []

@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 from letitgo.errors import BadRequest
 from letitgo.plan import Density, Evaluation, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, fitted
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM, CarryOptions
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
@@ -194,11 +193,6 @@ class Carry(CarryOptions, CellStudy):
         first = next((recipe for recipe in of.seeds if recipe.seed in found), None)
         density = None if first is None else cell.results(first, store).get("density", {})
         return {**cell.labels, **left(of, density), **row}
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.carry.report import report
-
-        return report(self, rows)
 
 
 def place(recipe: Recipe) -> tuple[str, str]:

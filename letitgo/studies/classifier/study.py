@@ -6,7 +6,7 @@ The other layers begin with the same weights whatever the classifier is, so that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -19,7 +19,6 @@ from letitgo.errors import BadRequest
 from letitgo.plan import Evaluation, Initial, Measure, Run, Track
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import Network
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
@@ -52,11 +51,6 @@ class Classifier(ClassifierOptions, CellStudy):
             check_recipe(self.recipe(of, kind, of.recipe))
             if not self.run(of, kind, of.recipe).moves:
                 raise BadRequest(f"the network {of.recipe.model!r} is its classifier alone: frozen, nothing trains")
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.classifier.report import report
-
-        return report(self, rows)
 
     def name(self, of: Subject) -> str:
         """Name of the classifier."""

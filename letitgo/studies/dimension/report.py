@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers
-from letitgo.report.pictures import GREY, PALE, PALETTE, Band, Panel, Picture, Points, Rule, grid
+from letitgo.report.pictures import GREY, PALE, PALETTE, Band, Panel, Picture, Points, Rule, grid, points
 from letitgo.report.words import groups, heading, listed, resolved, verdicts, within
 
 if TYPE_CHECKING:
@@ -206,11 +206,7 @@ def _curve(study: Dimension, rows: Sequence[Row], title: str) -> Panel:
             marks.append(Band(max(row["low"], 0.7), row["d"], colour))
     each = [(row["d"], 100 * accuracy) for row in tried for accuracy in row["accuracies"]]
     marks.append(Points([d for d, _ in each], [y for _, y in each], label="seeds", colour=PALETTE[0], hollow=True))
-    means = [100 * row["accuracy_mean"] for row in tried]
-    halves = [None if row["accuracy_ci95"] is None else 100 * row["accuracy_ci95"] for row in tried]
-    marks.append(
-        Points([row["d"] for row in tried], means, halves, label="mean", colour=PALETTE[0], shape="", line="-")
-    )
+    marks.append(points(tried, "d", "accuracy", 100, label="mean", colour=PALETTE[0], shape="", line="-"))
     return Panel(
         marks,
         title,

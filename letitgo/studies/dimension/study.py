@@ -112,20 +112,14 @@ def _row(search: Search, kind: str, d: int | None, epoch: int, accuracies: list[
         "kind": search.study.kind,
         "D": search.size,
         "d": d,
-        "low": None,
-        "threshold": None,
-        "baseline": None,
-        "target": None,
+        **dict.fromkeys(("low", "threshold", "baseline", "target")),
         "accuracy_mean": mean(accuracies),
         "accuracy_ci95": ci95(accuracies),
         "accuracies": accuracies,
         "epoch": epoch,
         "stopped": None,
         "n": len(accuracies),
-        "best_d": None,
-        "seed_d": None,
-        "bits_per_label": None,
-        "verdict": None,
+        **dict.fromkeys(("best_d", "seed_d", "bits_per_label", "verdict")),
     }
 
 

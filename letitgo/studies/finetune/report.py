@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, Column, N, Report, Section, Table, numbers, pivot
-from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, series
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
 from letitgo.report.words import groups, heading, length, over_seeds, resolved, still_undecided, verdicts, within
 from letitgo.studies.finetune.study import phrase
 
@@ -226,9 +226,8 @@ def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:
     for advised, colour, label in ((False, GREY, ""), (True, BLACK, "the adviser's choice")):
         own = [row for row in norms if row["advised"] is advised]
         places = [float(names.index(row["layer"])) for row in own]
-        halves = [row["gradient_ci95"] for row in own]
         look: Row = {"label": label if own else "", "colour": colour, "shape": "D"}
-        marks.append(Points([row["gradient_mean"] for row in own], places, halves, sideways=True, **look))
+        marks.append(points(own, places, "gradient", sideways=True, **look))
     panels = [Panel(marks, "relative gradient norm", "‖g‖/‖θ‖ when pretrained", places=names, xlim=(0, None))]
     for kind, title in (("only", "trained alone"), ("frozen", "frozen, the rest trained")):
         own = [row for row in single if row["intervention"] == kind]
@@ -281,10 +280,8 @@ def _both(rows: Sequence[Row], names: Sequence[str]) -> list[Points]:
     marks = []
     for (start, (label, colour)), shift in zip(STARTS.items(), (-0.12, 0.12), strict=True):
         own = [row for row in rows if row["start"] == start]
-        halves = [_percent(row["accuracy_ci95"]) for row in own]
         places = [names.index(row["layer"]) + shift for row in own]
-        x = [100 * row["accuracy_mean"] for row in own]
-        marks.append(Points(x, places, halves, sideways=True, label=label, colour=colour))
+        marks.append(points(own, places, "accuracy", 100, sideways=True, label=label, colour=colour))
     return marks
 
 
@@ -307,12 +304,6 @@ def _cost(rows: Sequence[Row], budget: float) -> Picture:
         if own:
             named = len(own) <= 8 and kind in ("frozen", "only", "recommended")
             notes = [row["layer"] if row["share"] < CROWD else "" for row in own] if named else []
-            halves = [_percent(row["accuracy_ci95"]) for row in own]
-            y = [100 * row["accuracy_mean"] for row in own]
-            marks.append(Points([100 * row["share"] for row in own], y, halves, notes=notes, **look))
+            marks.append(points(own, [100 * row["share"] for row in own], "accuracy", 100, notes=notes, **look))
     panel = Panel(marks, x="training arithmetic, % of full fine-tuning", y="test accuracy, %", xlim=(-4, 112))
     return Picture([[panel]], "Test accuracy against counted training arithmetic, with 95 % intervals.")
-
-
-def _percent(half: float | None) -> float | None:
-    return None if half is None else 100 * half

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 from letitgo.errors import BadRequest
 from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, fitted, open_weights
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
@@ -52,11 +51,6 @@ class Finetune(FinetuneOptions, CellStudy):
                 f"nothing meets a budget of {100 * self.budget:g} % of full fine-tuning in {of.recipe.model!r}: "
                 f"the cheapest, {phrase(cheapest)}, takes {100 * cheapest['share']:.3g} %"
             )
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.finetune.report import report
-
-        return report(self, rows)
 
     def source(self, of: Subject) -> Recipe | None:
         """What the network is pretrained on; None where its weights are in a file.

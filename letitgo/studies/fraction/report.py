@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
-from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, series
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, points, series
 from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
 
 if TYPE_CHECKING:
@@ -238,9 +238,7 @@ def _alone(study: Fraction, rows: Sequence[Row]) -> Picture:
     marks = [Band(0, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(rows)]
     panels = [Panel(marks, x="drop in test accuracy, points", places=names)]
     if study.controls:
-        means, halves = ([row[f"above_random_{of}"] for row in rows] for of in ("mean", "ci95"))
-        bars = [None if half is None else 100 * half for half in halves]
-        above = Points([100 * mean for mean in means], range(len(rows)), bars, sideways=True)
+        above = points(rows, range(len(rows)), "above_random", 100, sideways=True)
         panels.append(Panel([Rule(0, upright=True, line="-"), above], x="above random values, points", places=names))
     return Picture([panels], "One part learned alone: mean drops with 95 % intervals over seeds.")
 

@@ -11,9 +11,8 @@ from letitgo import plan, weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Delta, Evaluation, Initial, Measure, Run, Scattered, State, Zeroed
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
-from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.cell import Cell, CellStudy, Results
 from letitgo.studies.fraction.options import FractionOptions, Of, Only, Rest
 from letitgo.studies.subject import Subject
 
@@ -87,11 +86,6 @@ class Fraction(FractionOptions, CellStudy):
                 of.recipe.make_optimizer(weights.trainable(module))
             except BadRequest as error:
                 raise BadRequest(f"{policy.name}, {policy.size(of):,} values: {error}") from error
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.fraction.report import report
-
-        return report(self, rows)
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         everything, *others = self.policies(of)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from letitgo.errors import BadRequest
 from letitgo.plan import Distance, Evaluation, Graft, Initial, Measure, Run, State
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.map.options import MapOptions
@@ -40,11 +39,6 @@ class Map(MapOptions, CellStudy):
     def check_subject(self, of: Subject) -> None:
         if not of.units(self.layers, self.blocks):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.map.report import report
-
-        return report(self, rows)
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         base = self._baseline(of)

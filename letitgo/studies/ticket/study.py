@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -28,7 +28,6 @@ from letitgo.plan import (
     State,
 )
 from letitgo.recipes import Recipe
-from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.subject import Subject
@@ -67,11 +66,6 @@ class Ticket(TicketOptions, CellStudy):
 
     def check_subject(self, of: Subject) -> None:
         self.tickets[of].check()
-
-    def report(self, rows: Sequence[Row]) -> Report:
-        from letitgo.studies.ticket.report import report
-
-        return report(self, rows)
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         base = self._cell(of, 0, DENSE, {})
