@@ -462,3 +462,53 @@ def test_a_table_names_no_image_outside_the_data(where, tmp_path, folder):
     pyarrow.parquet.write_table(table.set_column(0, table.schema.field("image"), images), path)
     with pytest.raises(BadRequest, match=r"row 2 of .* names no image of the data|cannot be read"):
         open_data(str(folder))
+
+
+ARRAYS = {
+    "16 bits": (np.full((6, 5), 40_000, np.uint16), "more than 8 bits"),
+    "floats": (np.ones((6, 5), np.float32), "more than 8 bits"),
+    "alpha": (np.zeros((6, 5, 4), np.uint8), "transparent"),
+    "grey with alpha": (np.zeros((6, 5, 2), np.uint8), "transparent"),
+    "colour among grey": (np.zeros((6, 5, 3), np.uint8), "in colour and row 0 is grey"),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_image_that_would_not_be_read_as_it_is_seen_is_refused_by_row(kind, tmp_path):
+    from PIL import Image
+
+    array, said = ARRAYS[kind]
+    Image.fromarray(array).save(image_folder(tmp_path / "set") / "train/b/5.png", "TIFF")
+    with pytest.raises(BadRequest, match=f"^row 5 of .*{said}"):
+        open_data(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", None])
+def test_a_broken_image_is_refused_by_row(content, tmp_path):
+    path = image_folder(tmp_path / "set") / "train/a/4.png"
+    path.write_bytes(path.read_bytes()[:50] if content is None else content)
+    with pytest.raises(BadRequest, match=r"^row 2 of .* is no whole image"):
+        open_data(str(tmp_path / "set"))
+
+
+def test_opaque_and_turned_images_are_read_as_they_are_seen(tmp_path):
+    from PIL import Image
+
+    for path in image_folder(tmp_path / "set").glob("*/*/*.png"):
+        pixels = np.full((2, 3, 4), 255, np.uint8)
+        pixels[0, 0] = 0, 0, 0, 255
+        turned = Image.Exif()
+        turned[0x0112] = 6  # its top is at the right
+        Image.fromarray(pixels).save(path, exif=turned)
+    seen = open_data(str(tmp_path / "set")).split("train").inputs
+    assert seen.shape[1:] == (3, 3, 2)
+    assert (seen == 0).nonzero()[:, 2:].unique(dim=0).tolist() == [[0, 1]]
+
+
+def test_a_row_without_a_label_and_labels_with_gaps_are_refused(folder):
+    made = {"train": (pictures(3), [0, 3, 1]), "test": (pictures(3), [0, 1, 3])}
+    with pytest.raises(BadRequest, match=r"no training row of .* has the label 2, but labels go up to 3"):
+        open_data(str(write_dataset(folder, made, classes=None)))
+    made["train"] = (pictures(3), [0, None, 1])
+    with pytest.raises(BadRequest, match=r"^row 1 of .* has no label"):
+        open_data(str(write_dataset(folder / "unlabelled", made, classes=None)))

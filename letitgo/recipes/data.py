@@ -151,9 +151,9 @@ def _cache() -> Path:
 def _signature(name: str) -> list[Any]:
     """What tells that a folder has changed since it was decoded; a hub id is decoded once."""
     if not Path(name).is_absolute():
-        return [name]
+        return [name, _DECODER]
     try:
-        return [name, sorted(_files(name))]
+        return [name, sorted(_files(name)), _DECODER]
     except OSError as error:
         raise BadRequest(f"the data folder {name} cannot be read ({error.strerror}: {error.filename})") from error
 
@@ -213,6 +213,8 @@ def _read(path: Path) -> Content | None:
     return Content("images", splits, about["classes"], about["digest"], brightest(splits["train"].inputs))
 
 
+_DECODER = 2
+"""Raised when images are decoded in another way, so that none decoded before is read."""
 _Splits = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -266,32 +268,70 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
         for split, source in (("train", "train"), ("test", test))
     }
     names = getattr(features[labels[0]], "names", None)
-    return splits, len(names) if names else int(splits["train"][1].max()) + 1
+    if names:
+        return splits, len(names)
+    numbers = splits["train"][1].unique()
+    if gaps := sorted(set(range(int(numbers.max()) + 1)) - set(numbers.tolist())):
+        raise BadRequest(
+            f"no training row of {name!r} has the label {gaps[0]}, but labels go up to {int(numbers.max())}: number "
+            "the classes from 0 without gaps, or name them (ClassLabel)"
+        )
+    return splits, int(numbers.max()) + 1
 
 
 def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:
     import datasets
     import numpy as np
-    from PIL import Image
 
     pixels: Any = None
     size: Any = None
     mode = "L"
     for i, cell in enumerate(rows.cast_column(image, datasets.Image(decode=False))[image]):
-        with Image.open(_file_of(name, cell, i)) as picture:
-            if pixels is None:
-                size, mode = picture.size, ("L" if picture.mode in ("1", "L") else "RGB")
-                pixels = np.empty((len(rows), size[1], size[0], 1 if mode == "L" else 3), dtype=np.uint8)
-            if picture.size != size:
-                raise BadRequest(
-                    f"the images of {name!r} have to be of one size: row 0 has {size[0]}×{size[1]} pixels, "
-                    f"row {i} has {picture.size[0]}×{picture.size[1]}"
-                )
-            pixels[i] = np.asarray(picture.convert(mode)).reshape(pixels.shape[1:])
+        picture = _picture(name, cell, i)
+        if pixels is None:
+            size, mode = picture.size, picture.mode
+            pixels = np.empty((len(rows), size[1], size[0], len(mode)), dtype=np.uint8)
+        if picture.size != size:
+            raise BadRequest(
+                f"the images of {name!r} have to be of one size: row 0 has {size[0]}×{size[1]} pixels, "
+                f"row {i} has {picture.size[0]}×{picture.size[1]}"
+            )
+        if mode == "L" != picture.mode:
+            raise BadRequest(f"row {i} of {name!r} is in colour and row 0 is grey: convert all images to one mode")
+        pixels[i] = np.asarray(picture.convert(mode)).reshape(pixels.shape[1:])
     if pixels is None:
         raise BadRequest(f"the data set {name!r} has a split without rows")
+    labels = rows[label][:]
+    if None in labels:
+        raise BadRequest(f"row {labels.index(None)} of {name!r} has no label: leave it out")
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return inputs, torch.tensor(np.asarray(rows[label][:], dtype=np.int64))
+    return inputs, torch.tensor(np.asarray(labels, dtype=np.int64))
+
+
+def _picture(name: str, cell: Any, row: int) -> Any:
+    """An image as a viewer shows it, grey (``L``) or in colour (``RGB``).
+
+    Raises:
+        BadRequest: It is missing or broken, or 8 bits do not hold what it shows.
+    """
+    from PIL import Image, ImageOps
+
+    where = f"row {row} of {name!r}"
+    if cell is None:
+        raise BadRequest(f"{where} has no image: leave it out")
+    try:
+        with Image.open(_file_of(name, cell, row)) as found:
+            if found.mode[0] in "IF":
+                raise BadRequest(
+                    f"{where} has pixels of more than 8 bits (mode {found.mode}): convert the images, which says how "
+                    "their values map to 0 to 255"
+                )
+            picture = ImageOps.exif_transpose(found)
+            if picture.has_transparency_data and any(picture.convert("RGBA").getchannel("A").histogram()[:255]):
+                raise BadRequest(f"{where} is transparent in places: put the images on a background")
+            return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadRequest(f"{where} is no whole image: {_first_line(error)}") from error
 
 
 def _file_of(name: str, cell: Any, row: int) -> Any:
