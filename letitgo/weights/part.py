@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
 from letitgo.weights.layers import is_container, no_parameter, owner, parameter_names
+from letitgo.weights.roles import roles
 from letitgo.weights.select import Selection
 
 
@@ -105,15 +104,15 @@ def fraction(
         if not is_container(module.get_submodule(owning)) and (within is None or name in within):
             owned.setdefault(owning, []).append((name, module.get_parameter(name)))
     chosen: dict[str, Tensor] = {}
+    known = roles(module)
     for owning, tensors in owned.items():
-        transposed = isinstance(module.get_submodule(owning), _ConvTransposeNd)
         generator = torch.Generator().manual_seed(derive(seed, "fraction", owning))
         picked: dict[int, Tensor] = {}  # number of filters → the ones chosen, so that a bias goes with its weight
         for name, tensor in sorted(tensors, key=lambda item: -item[1].ndim):
-            if of == "weights" and tensor.ndim > 1:
+            if of == "weights" and known[name].weight:
                 chosen[name] = _some(tensor.numel(), share, generator).view(tensor.shape)
             elif of == "filters" and tensor.ndim:
-                dim = 1 if transposed and tensor.ndim > 1 else 0
+                dim = known[name].units
                 count = tensor.shape[dim]
                 if tensor.ndim > 1 and count not in picked:
                     picked[count] = _some(count, share, generator)
@@ -135,16 +134,17 @@ def _some(count: int, share: float, generator: torch.Generator) -> Tensor:
 def norms(module: nn.Module) -> Selection:
     """The scales and shifts of all normalization layers (Frankle, Schwab and Morcos, arXiv:2003.00152).
 
-    Layers of ``torch.nn``, and those of other packages whose class is called a norm.
+    Layers of ``torch.nn``; those of other packages that are called a norm or keep running statistics and hold no
+    weights; and vectors of other layers that are called a norm's.
 
     Raises:
         BadRequest: There is none.
     """
-    names = parameter_names(module)
-    chosen = tuple(name for name in names if is_norm(module.get_submodule(owner(module, name))))
+    found = roles(module)
+    chosen = tuple(name for name, role in found.items() if role.norm)
     if not chosen:
         raise BadRequest("the network has no normalization layers with weights")
-    return Selection(chosen, names)
+    return Selection(chosen, tuple(found))
 
 
 def biases(module: nn.Module) -> Selection:
@@ -153,19 +153,12 @@ def biases(module: nn.Module) -> Selection:
     Raises:
         BadRequest: There is none.
     """
-    names = parameter_names(module)
-    called = [name for name in names if "bias" in name.rpartition(".")[2] and module.get_parameter(name).ndim == 1]
-    normed = {name for name in names if is_norm(module.get_submodule(owner(module, name)))}
-    chosen = tuple(name for name in called if name not in normed)
+    found = roles(module)
+    called = [name for name in found if "bias" in name.rpartition(".")[2] and module.get_parameter(name).ndim == 1]
+    chosen = tuple(name for name in called if not found[name].norm)
     if not chosen:
         raise BadRequest("the network has no biases besides those of norms")
-    return Selection(chosen, names)
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalization layer."""
-    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-    return isinstance(module, kinds) or "Norm" in type(module).__name__
+    return Selection(chosen, tuple(found))
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, no_parameter, owner, parameter_names
-from letitgo.weights.part import is_norm
+from letitgo.weights.layers import no_parameter, parameter_names
+from letitgo.weights.roles import roles
 from letitgo.weights.select import Selection
 
 Masks = dict[str, Tensor]
@@ -23,21 +23,18 @@ Scope = Literal["layer", "global"]
 
 
 def prunable(module: nn.Module) -> Selection:
-    """The weights that pruning is about: tensors of two dimensions or more, those of norms and of containers left out.
+    """The weights that pruning is about: tensors of two dimensions or more over whose entries an output sums.
+
+    Norms, the gains of weight norm and parameters of containers are left out.
 
     Raises:
         BadRequest: There is none.
     """
-    names = parameter_names(module)
-    owners = {name: module.get_submodule(owner(module, name)) for name in names}
-    chosen = tuple(
-        name
-        for name in names
-        if module.get_parameter(name).ndim > 1 and not is_norm(owners[name]) and not is_container(owners[name])
-    )
+    found = roles(module)
+    chosen = tuple(name for name, role in found.items() if role.weight)
     if not chosen:
         raise BadRequest("the network has no weights to prune: parameters with two dimensions or more are needed")
-    return Selection(chosen, names)
+    return Selection(chosen, tuple(found))
 
 
 def magnitude_masks(
