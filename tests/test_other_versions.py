@@ -23,7 +23,7 @@ def older(tmp_path, monkeypatch):
     """A store with the results of another torch."""
     store = open_store(tmp_path / "store")
     with monkeypatch.context() as before:
-        before.setattr(torch, "__version__", "1.99.0")
+        before.setattr(torch, "__version__", "2.99.0")
         compute(STUDY, store)
     return store
 
@@ -36,16 +36,16 @@ def test_versions_that_round_differently_are_named_and_what_is_not_recorded_is_n
 
 def test_a_study_that_mixes_versions_says_so_in_the_report_and_the_catalogue(older):
     outcome = compute(STUDY, older)
-    assert list(outcome.usage.other_versions) == ["torch 1.99.0"]
-    assert "with torch 1.99.0: these may differ from those computed here" in took(outcome.usage)
-    assert [row["other_versions"] for row in run_rows(older, contents(older), {})] == ["torch 1.99.0"]
+    assert list(outcome.usage.other_versions) == ["torch 2.99.0"]
+    assert "with torch 2.99.0: these may differ from those computed here" in took(outcome.usage)
+    assert [row["other_versions"] for row in run_rows(older, contents(older), {})] == ["torch 2.99.0"]
 
 
 def test_the_command_names_them_and_how_to_replace_them(older, capsys):
     run_study(STUDY, RunningOptions(store=str(older.root), workers=0, report="none", format="json"))
     said = capsys.readouterr()
-    assert "with torch 1.99.0: these may differ from those computed here; --recompute-other-versions" in said.err
-    assert '"torch 1.99.0"' in said.out
+    assert "with torch 2.99.0: these may differ from those computed here; --recompute-other-versions" in said.err
+    assert '"torch 2.99.0"' in said.out
 
 
 @pytest.mark.parametrize("workers", [0, 1])
