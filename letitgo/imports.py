@@ -23,7 +23,7 @@ def import_object(path: str, what: str) -> Callable[..., Any]:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(
             f"the {what} {path!r} does not import: {module_name} raises {type(error).__name__}: {error}"
         ) from error

@@ -19,8 +19,11 @@ from letitgo.code import EditedSince, code_of, opened
 from letitgo.errors import BadRequest
 from letitgo.imports import import_object
 from letitgo.recipes import Recipe
+from letitgo.studies.check import check_recipe
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.train.study import Train
+from letitgo.weights import robustness
+from letitgo.weights.state import SameDraws
 
 LIB = """
 from functools import partial
@@ -236,3 +239,31 @@ def test_files_of_the_system_of_modules_and_those_written_are_not_among_the_open
         for path, mode in ((read, "r"), (wrote, "a"), (os.devnull, "r"), (numpy.__file__, "r"), (__file__, "r")):
             open(path, mode).close()
     assert files == [str(read)]
+
+
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(7)\n", "def make():\n    raise SystemExit(7)\n"])
+def test_a_module_or_factory_that_exits_is_refused_by_name(text, write):
+    write("nets.py", text)
+    with pytest.raises(BadRequest, match=r"the network 'nets:make' .*SystemExit: 7"):
+        Recipe(model="nets:make").network()
+
+
+CONSTANT = """
+import torch
+from torch import nn
+def make(num_classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    return net
+"""
+
+
+def test_a_factory_whose_seeds_all_give_the_same_weights_is_named(write):
+    write("nets.py", CONSTANT)
+    with pytest.warns(SameDraws, match=r"^the network 'nets:make' gives the same weights for every seed"):
+        check_recipe(Recipe(model="nets:make"))
+    network = Recipe(model="nets:make").network
+    with pytest.warns(SameDraws, match=r"^the factory given as donor gives the same weights for every seed"):
+        robustness(network(), lambda _: 0.0, donor=network, progress=False)

@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from letitgo.catalogue.contents import summary
 from letitgo.errors import WorkFailed
 from letitgo.store.addresses import is_address
 from letitgo.store.store import Store
+from letitgo.whole import replaced
 
 Row = dict[str, Any]
 
@@ -59,8 +60,7 @@ def export(store: Store, path: str | Path) -> int:
         The number of rows.
 
     Raises:
-        WorkFailed: The file cannot be written.
-        OSError: The store cannot be read.
+        WorkFailed: The file cannot be written, or the store cannot be read.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -68,24 +68,22 @@ def export(store: Store, path: str | Path) -> int:
     types = {**dict.fromkeys(_NUMBERS, pa.float64()), **dict.fromkeys(_WHOLE, pa.int64())}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
     target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
     count = 0
     try:
-        with _opened(partial, target) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            for rows in _batches(rows_of(store)):
+        with replaced(target) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for rows in _batches(_readable(store)):
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                 count += len(rows)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise WorkFailed(f"{target} cannot be written ({error.strerror or error})") from error
     return count
 
 
-def _opened(partial: Path, target: Path) -> BinaryIO:
+def _readable(store: Store) -> Iterator[Row]:
     try:
-        return partial.open("wb")
+        yield from rows_of(store)
     except OSError as error:
-        raise WorkFailed(f"{target} cannot be written ({error.strerror or error})") from error
+        raise WorkFailed(f"the store {store.root} cannot be read ({error.strerror or error})") from error
 
 
 def rows_of(store: Store) -> Iterator[Row]:

@@ -24,6 +24,7 @@ from letitgo.recipes.steps import Step, Vocabulary, brightest, described, moment
 from letitgo.recipes.tasks import TASKS, Task
 from letitgo.recipes.text import PYTHON, is_text, read_text
 from letitgo.value import Value, canonical, sha256
+from letitgo.whole import replaced
 
 HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
 """Short names and the hub's."""
@@ -185,14 +186,13 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def _write(path: Path, tensors: dict[str, Tensor], classes: int) -> None:
     mean, deviation = moments(tensors["train_inputs"])
     metadata = {"classes": classes, "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"content": json.dumps({**metadata, "digest": _digest(tensors)})})
-        partial.replace(path)
-    except OSError as error:
+        with replaced(path) as partial:
+            save_file(tensors, partial, {"content": json.dumps({**metadata, "digest": _digest(tensors)})})
+    except (OSError, SafetensorError) as error:
         raise BadRequest(
-            f"the decoded data cannot be written to {path.parent} ({error.strerror}): "
+            f"the decoded data cannot be written to {path.parent} ({getattr(error, 'strerror', None) or error}): "
             "set LETITGO_CACHE to another folder"
         ) from error
 

@@ -217,7 +217,7 @@ class Network(Value):
             module = find_factory(self.factory)(**args)
         except BadRequest:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadRequest(f"the network {self.factory!r} raises {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise BadRequest(

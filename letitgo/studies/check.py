@@ -9,6 +9,7 @@ from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 from letitgo.recipes.optimizers import find_schedule
 from letitgo.training import CPU, take_step
+from letitgo.weights.state import check_draws
 
 
 @CPU.entered()
@@ -21,6 +22,8 @@ def check_recipe(recipe: Recipe) -> None:
     module = weights.seeded(recipe.network, recipe.seed)
     if not weights.trainable(module):
         raise BadRequest(f"the network {recipe.model!r} has no parameters to train")
+    if recipe.network.code:
+        check_draws(recipe.network, f"the network {recipe.model!r}")
     split = recipe.dataset.split("train")
     inputs, labels = split.batch(slice(0, 2)), split.labels[:2]
     try:

@@ -18,7 +18,7 @@ from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, parameter_names
 from letitgo.weights.select import Selection, select
-from letitgo.weights.state import State, drawing_from, initial_state, seeded
+from letitgo.weights.state import State, check_draws, drawing_from, initial_state, seeded
 from letitgo.weights.statistics import re_estimate
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def robustness(
             _check_fit(donor, tensors, moved)
         if callable(donor):
             _check_fit(_built(donor, seed), tensors, moved)
+            check_draws(donor, "the factory given as donor")
         elif draws:
             _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
         rows = []

@@ -23,6 +23,7 @@ from letitgo.errors import BadRequest
 from letitgo.value import canonical, sha256
 from letitgo.version import versions
 from letitgo.weights.coding import raw
+from letitgo.whole import replaced
 
 Kind = Literal["letitgo", "letitgo-ticket", "letitgo-subspace"]
 
@@ -63,17 +64,14 @@ def write(path: str | os.PathLike[str], kind: Kind, about: Mapping[str, Any], te
     if path.exists() and not path.is_file():
         raise BadRequest(f"{path} is no ordinary file: name another")
     about = {**about, "format": FORMAT, "versions": own_versions()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.touch()
-        mode = partial.stat().st_mode  # some versions of safetensors make files that only their owner can read
-        save_file(dict(tensors), partial, metadata={kind: canonical([about, seal(about, tensors)])})
-        partial.chmod(mode)
-        partial.replace(path)
+        with replaced(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode  # some versions of safetensors make files that only their owner can read
+            save_file(dict(tensors), partial, metadata={kind: canonical([about, seal(about, tensors)])})
+            partial.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise BadRequest(f"{path} cannot be written ({error}): name another file") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,29 @@ def seeded(factory: Callable[[], nn.Module], *parts: object) -> nn.Module:
     """``factory()`` under a seed derived from ``parts``; the caller's random state is left as it was."""
     with drawing_from(*parts):
         return factory()
+
+
+class SameDraws(UserWarning):
+    """A factory gives the same weights for every seed."""
+
+
+def check_draws(factory: Callable[[], nn.Module], what: str) -> None:
+    """Warn where two seeds give the same weights, as where a factory loads a checkpoint; constant ones do not count.
+
+    Warns:
+        SameDraws: They do.
+    """
+    one, other = (list(seeded(factory, "draws", seed).parameters()) for seed in (0, 1))
+    pairs = [
+        (a, b) for a, b in zip(one, other, strict=False) if not a.is_meta and a.numel() and (a != a.flatten()[0]).any()
+    ]
+    if pairs and all(_same(a, b) for a, b in pairs):
+        warnings.warn(
+            f"{what} gives the same weights for every seed: a fresh draw of a layer is none, and seeds differ in "
+            "the order of the data alone",
+            SameDraws,
+            stacklevel=3,
+        )
 
 
 def initial_state(factory: Callable[[], nn.Module], seed: int) -> State:

@@ -16,6 +16,7 @@ from letitgo.store import Store
 from letitgo.studies.cell import CellStudy, Row
 from letitgo.studies.subject import Subject
 from letitgo.studies.train.options import TrainOptions
+from letitgo.whole import replaced
 
 COLUMNS = (
     Column("frozen", "frozen", "Patterns of what is frozen."),
@@ -125,7 +126,8 @@ class Train(TrainOptions, CellStudy):
 
         state = self.run(self.recipes[0]).final.load(store)
         try:
-            Path(self.save).write_bytes(packed(state))
+            with replaced(Path(self.save)) as partial:
+                partial.write_bytes(packed(state))
         except OSError as error:
             raise BadRequest(
                 f"the weights cannot be saved to {self.save} ({error.strerror}): name another file"
