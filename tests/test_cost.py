@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from helpers import NormNet, baseline, bits, freezing, small_recipe
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import behaviour, build, cases, inputs, portrait
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from letitgo import plan
 from letitgo.errors import BadRequest
 from letitgo.recipes.networks import fcn, lenet
-from letitgo.weights import copied, cost, everything, freeze, layers, select, step_cost, trainable
+from letitgo.weights import (
+    Selection,
+    copied,
+    cost,
+    everything,
+    freeze,
+    frozen,
+    layers,
+    select,
+    step_cost,
+    trainable,
+)
+from letitgo.weights.cost import spared_by_each
+from letitgo.weights.layers import parameter_names
 
 SIZES = [(20, 7), (7, 5), (5, 3), (3, 4)]
 FLOPS = [2 * inputs * outputs for inputs, outputs in SIZES]
@@ -450,3 +465,50 @@ def test_a_selection_of_another_network_or_none():
         cost(module, torch.randn(2, 20), "fc1")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="statistics is 'froze'"):
         cost(module, torch.randn(2, 20), everything(module), "froze")  # type: ignore[arg-type]
+
+
+def one_by_one(module: nn.Module, examples: Tensor, statistics: Any = "follow") -> int:
+    """Check what each part spares against a count of the network with that part frozen; how many there were."""
+    whole, spared = step_cost(module, examples), spared_by_each(module, examples)
+    for name, operations in spared.items():
+        alone = Selection(layers(module)[name], parameter_names(module))
+        with frozen(module, alone, statistics):
+            assert step_cost(module, examples) == replace(whole, backward=whole.backward - operations), name
+    return len(spared)
+
+
+class Twice(nn.Module):
+    """Calls a layer twice, uses the weight of another without calling it, and skips a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.used, self.skipped, self.last = (nn.Linear(6, 6) for _ in range(5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.again(self.again(self.first(inputs)))
+        hidden = self.used(hidden) + hidden @ self.used.weight
+        return self.last(hidden + self.skipped(inputs))
+
+
+@given(case=cases(), statistics=st.sampled_from(["follow", "frozen"]))
+@settings(max_examples=40)
+def test_what_each_layer_spares_is_what_a_count_with_it_frozen_gives(case, statistics):
+    one_by_one(case.module(), inputs(), statistics)
+
+
+def test_layers_of_which_more_hangs_on_than_their_own_gradient_are_left_out():
+    assert spared_by_each(Twice(), torch.randn(2, 6)).keys() == {"last"}
+    assert one_by_one(lenet((1, 28, 28), 10, norm=True), torch.randn(2, 1, 28, 28)) == 8
+    strided = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, stride=2, groups=4), nn.ConvTranspose2d(8, 4, 3))
+    assert one_by_one(strided, torch.randn(2, 4, 9, 9)) == 2
+
+
+def test_freezing_the_layers_one_by_one_takes_as_many_counts_however_many_there_are(monkeypatch):
+    counts: list[int] = []
+    monkeypatch.setattr(plan.cost.weights, "step_cost", lambda *args: counts.append(1) or step_cost(*args))
+    for depth in (5, 20):
+        run = baseline(small_recipe(depth=depth, widths="7"))
+        before = len(counts)
+        for layer in run.recipe.network.layers:
+            freezing(run, layer).cost()
+        assert len(counts) - before == 2  # the network as it is, and without its first layer

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+
+from torch import Tensor
 
 from letitgo import weights
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
+from letitgo.weights.cost import spared_by_each
 
 
 @lru_cache(maxsize=256)
 def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain: Data) -> weights.StepCost:
     """Operations for one example through one step of a run, counted once for each choice of what trains."""
+    names, trainable, whole, spared = _counted(network, plain)
+    chosen = set(trains)
+    if (left_out := tuple(name for name in trainable if name not in chosen)) in spared and chosen <= set(trainable):
+        return replace(whole, backward=whole.backward - spared[left_out])
     module = weights.seeded(network, 0)
-    names = weights.parameter_names(module)
     weights.train_only(module, weights.Selection(trains, names), statistics)
-    return weights.step_cost(module, plain.split("train").batch(slice(0, 2)))
+    return weights.step_cost(module, _examples(plain))
+
+
+@lru_cache(maxsize=16)
+def _counted(
+    network: Network, plain: Data
+) -> tuple[tuple[str, ...], tuple[str, ...], weights.StepCost, dict[tuple[str, ...], int]]:
+    """Names of all parameters and of those that train, what a step costs, and what leaving out one layer spares.
+
+    So the layers of a network, frozen one by one, take one count and not one each.
+    """
+    module = weights.seeded(network, 0)
+    trainable = weights.trainable_names(module)
+    there, wanted = spared_by_each(module, _examples(plain)), set(trainable)
+    layers = {layer: tuple(name for name in names if name in wanted) for layer, names in network.layers.items()}
+    spared = {layers[name]: operations for name, operations in there.items() if layers.get(name)}
+    return weights.parameter_names(module), trainable, weights.step_cost(module, _examples(plain)), spared
+
+
+def _examples(plain: Data) -> Tensor:
+    return plain.split("train").batch(slice(0, 2))

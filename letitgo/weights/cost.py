@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -109,6 +110,75 @@ def step_cost(module: nn.Module, inputs: Example) -> StepCost:
         return _counted(module, inputs)
 
 
+def spared_by_each(module: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """What freezing one part alone takes off the backward pass: the gradient of its weights; from one forward pass.
+
+    Left out are parts of which that may not be all: the first that train, those that are called or whose parameters are
+    used more than once, and all that are no plain linear layer, convolution, norm or embedding.
+
+    Args:
+        module: In training mode, its parameters frozen or not. It is left as it was.
+        inputs: Some examples, shape (N, ...).
+
+    Returns:
+        Name of a part → floating-point operations for one example.
+    """
+    calls: dict[str, list[int | None]] = {}
+    parts = {
+        name: part
+        for name, part in module.named_modules()
+        if type(part).__module__.startswith("torch.nn.modules.") and isinstance(part, _PLAIN)
+    }
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def called(part: nn.Module, args: Any, output: Any) -> None:
+            follows = len(args) == 1 and isinstance(args[0], Tensor) and args[0].requires_grad
+            calls.setdefault(name, []).append(_product(part, args[0], output) if follows else None)
+
+        return called
+
+    with _put_back(module):
+        handles = [part.register_forward_hook(note(name)) for name, part in parts.items()]
+        try:
+            outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
+        finally:
+            for handle in handles:
+                handle.remove()
+        uses = Counter(id(node.variable) for node in _nodes(outputs) if hasattr(node, "variable"))
+    return {
+        name: count[0] // len(inputs)
+        for name, count in calls.items()
+        if len(count) == 1
+        and count[0] is not None
+        and count[0] % len(inputs) == 0
+        and all(uses[id(parameter)] == 1 for parameter in parts[name].parameters() if parameter.requires_grad)
+    }
+
+
+_PLAIN = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+
+
+def _product(part: nn.Module, inputs: Tensor, output: Tensor) -> int:
+    """Operations of the product of a part's inputs and weights, which the gradient of its weights takes again."""
+    if isinstance(part, nn.Linear):
+        return 2 * inputs.numel() * part.out_features
+    if isinstance(part, nn.modules.conv._ConvNd):
+        return conv_flop_count(list(inputs.shape), list(part.weight.shape), list(output.shape), part.transposed)
+    return 0
+
+
+def _nodes(outputs: list[Tensor]) -> Iterator[Any]:
+    """The nodes of the backward pass, each as often as one before it leads there."""
+    seen, left = set(), [output.grad_fn for output in outputs]
+    while left:
+        node = left.pop()
+        if node is not None:
+            yield node
+            if node not in seen:
+                seen.add(node)
+                left += [before for before, _ in node.next_functions]
+
+
 def cost(
     module: nn.Module,
     example_input: Example,
@@ -193,15 +263,8 @@ def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) 
 
 def _refuse_reentrant(ends: list[Tensor]) -> None:
     """Asking for gradients leaves out what such a checkpoint would compute anew, and the count with it."""
-    seen, left = set(), [end.grad_fn for end in ends]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        if type(node).__name__ == "CheckpointFunctionBackward":
-            raise BadRequest("the backward pass of reentrant checkpoints cannot be counted: give use_reentrant=False")
-        seen.add(node)
-        left += [before for before, _ in node.next_functions]
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _nodes(ends)):
+        raise BadRequest("the backward pass of reentrant checkpoints cannot be counted: give use_reentrant=False")
 
 
 @contextmanager
