@@ -74,19 +74,28 @@ def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
     The coordinates of a subspace are called ``"subspace.z"``, its learned scales ``"subspace.scales"``.
     """
-    held = held_of(module)
-    moving, projected = (held.moving, held.projected) if held else ({}, None)
-    if projected:
-        yield from ((f"subspace.{name}", parameter) for name, parameter in projected.learned.items())
+    stand_ins: dict[int, nn.Parameter | None] = {}
+    for prefix, held in helds(module).items():
+        stand_ins |= {id(moving.parameter): moving.values for moving in held.moving.values()}
+        if held.projected:
+            stand_ins |= dict.fromkeys(map(id, held.projected.parameters.values()))
+            yield from ((f"{prefix}subspace.{name}", own) for name, own in held.projected.learned.items())
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and not (projected and name in projected.origin):
-            yield name, moving[name].values if name in moving else parameter
+        own = stand_ins.get(id(parameter), parameter)
+        if parameter.requires_grad and own is not None:
+            yield name, own
 
 
 def held_of(module: nn.Module) -> Held | None:
     """What holds a module, if anything does."""
     held = vars(module).get(HELD)
     return held if isinstance(held, Held) else None
+
+
+def helds(module: nn.Module) -> dict[str, Held]:
+    """Prefix of its parameters' names → what holds a module or one inside it."""
+    named = ((f"{name}." if name else "", held_of(part)) for name, part in module.named_modules())
+    return {prefix: held for prefix, held in named if held is not None}
 
 
 class Held:
@@ -143,6 +152,9 @@ class Held:
         if vars(self._module).get(HELD) is not self:
             return
         self(self._module)
+        for mover in self._movers:
+            for own in mover.own:
+                vars(own)[_RELEASED] = mover.name
         for hook in self._hooks:
             hook.remove()
         _alive.discard(self)
@@ -161,24 +173,43 @@ class Held:
     def __call__(self, *_: object) -> None:
         """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
         if not torch.compiler.is_compiling():
+            self._check_parameters()
             for mover in self._movers:
                 mover.meet()
+
+    def _check_parameters(self) -> None:
+        """Refuse to go on where a Parameter that moves was replaced: what the optimiser moves would reach nothing."""
+        for mover in self._movers:
+            for name, parameter in mover.parameters.items():
+                if self._module.get_parameter(name) is not parameter:
+                    raise WorkFailed(
+                        f"{name} is another Parameter than when the module was held: release() it, hold it again and "
+                        "make the optimiser anew"
+                    )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _let_go
 
-    def __reduce__(self) -> str:
-        return "_let_go"
+    def __reduce__(self) -> Any:
+        return _made_let_go, ()
 
     def before_step(self, given: set[int]) -> None:
-        """Refuse to go on where a gradient would be lost; ``given`` are the ids of the optimiser's parameters."""
-        for name, moving in self.moving.items():
-            if id(moving.parameter) in given and id(moving.values) not in given:
-                raise WorkFailed(
-                    f"the optimiser was given {name} itself, of which only some entries move: make it of "
-                    "held.parameters(), or of trainable(module), after hold()"
-                )
+        """Take in what changed since the forward pass. ``given`` are the ids of the optimiser's parameters.
+
+        Raises:
+            WorkFailed: What the optimiser does would not reach the network.
+        """
         for mover in self._movers:
+            for name, parameter in mover.parameters.items():
+                if id(parameter) in given and given.isdisjoint(map(id, mover.own)):
+                    raise WorkFailed(
+                        f"the optimiser was given {name} itself, which does not move as a whole: make it of "
+                        "held.parameters(), or of trainable(module), after hold()"
+                    )
+        self._check_parameters()
+        for mover in self._movers:
+            if not given.isdisjoint(map(id, mover.own)):
+                mover.meet()
             if (name := mover.late()) is not None:
                 raise WorkFailed(
                     f"a gradient of {name} came after what moves of it had its own, as under "
@@ -202,13 +233,13 @@ class Moving:
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
-        self.name, self.parameter = name, parameter
+        self.name, self.parameter, self.parameters = name, parameter, {name: parameter}
         rows = mask.reshape(len(mask), -1)
         self._by_rows = bool((rows == rows[:, :1]).all())
         self._mask = mask
         self._index = (rows[:, 0] if self._by_rows else mask.reshape(-1)).nonzero().squeeze(1).to(parameter.device)
         self.values = nn.Parameter(self._read(parameter.data))
-        self._seen = (parameter._version, self.values._version)
+        self._seen = self.values.detach().clone()
         parameter.grad = None
         self.hooks = [parameter.register_post_accumulate_grad_hook(self._collect)]
 
@@ -229,16 +260,21 @@ class Moving:
             gradient, values.grad = values.grad, None
             values.data = self._read(own.data)
             values.grad = None if gradient is None else gradient.to(own)
-        elif own._version != self._seen[0]:
-            with torch.no_grad():
-                values.copy_(self._read(own.data))
-        elif stepped or values._version != self._seen[1]:
+        elif stepped:
             self._write(own.data)
-        self._seen = (own._version, values._version)
+        elif not torch.equal(now := self._read(own.data), self._seen):
+            with torch.no_grad():
+                values.copy_(now)
+        elif not torch.equal(values, self._seen):
+            self._write(own.data)
+        else:
+            return
+        self._seen = values.detach().clone()
 
     def _collect(self, parameter: Tensor) -> None:
         """Cut the gradient down to the moving entries, and let the rest go."""
-        assert parameter.grad is not None
+        if parameter.grad is None:  # a function on the way gave none
+            return
         gradient, parameter.grad = self._read(parameter.grad), None
         if self.values.grad is None:
             self.values.grad = gradient
@@ -277,8 +313,17 @@ def _watch(held: Held) -> None:
 
 _hooked: list[Any] = []
 
+_RELEASED = "_letitgo_released"
+"""Attribute of what stood in for a parameter of a network that was released: the parameter's name."""
+
 
 def _before_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if name := vars(parameter).get(_RELEASED):
+                raise WorkFailed(
+                    f"the optimiser moves what stood in for {name} until the module was released: make it anew"
+                )
     for held in tuple(_alive):
         held.before_step(_ids(optimizer))
 
@@ -305,3 +350,7 @@ def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:
 
 def _let_go(*_: object) -> None:
     """What a copy of a held module has in place of its :class:`Held`."""
+
+
+def _made_let_go() -> Any:
+    return _let_go

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -100,20 +101,21 @@ class Projected:
 
     def __init__(self, module: nn.Module, part: Subspace) -> None:
         self.part = part
-        self._parameters = {name: module.get_parameter(name) for name in part.projected}
-        self._sizes = [parameter.numel() for parameter in self._parameters.values()]
+        self.parameters = {name: module.get_parameter(name) for name in part.projected}
+        self._sizes = [parameter.numel() for parameter in self.parameters.values()]
         owning = _layers(module, part.projected)
         place = {name: i for i, names in enumerate(owning) for name in names}
-        self._layer = torch.tensor([place[name] for name in self._parameters])
-        self.origin = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._layer = torch.tensor([place[name] for name in self.parameters])
+        self.origin = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.projection = draw(part.kind, sum(self._sizes), part.d - len(owning) * part.said, part.seed)
         self.z = nn.Parameter(torch.zeros(part.d - len(owning) * part.said))
         self.scales = nn.Parameter(torch.ones(len(owning))) if part.said else None
         self._image: Tensor | None = None  # P z as last written, where the gradient of the scales asks for it
         self._convert()
-        self._seen = self._versions()
+        self.name = next(iter(self.parameters))
+        self._seen = self._contents()
         self.hooks: list[Any] = []
-        for parameter in self._parameters.values():
+        for parameter in self.parameters.values():
             parameter.grad = None
             self.hooks.append(parameter.register_post_accumulate_grad_hook(self._when_all_are_there))
 
@@ -131,7 +133,7 @@ class Projected:
         """The name of a parameter with a gradient that came after z had its own."""
         if self.z.grad is None:
             return None
-        return next((name for name, parameter in self._parameters.items() if parameter.grad is not None), None)
+        return next((name for name, parameter in self.parameters.items() if parameter.grad is not None), None)
 
     @torch.no_grad()
     def meet(self, stepped: bool = False) -> None:
@@ -139,15 +141,16 @@ class Projected:
         converted = self._form != self._forms()
         if converted:
             self._convert()
-        weights, own = self._versions()
-        if weights != self._seen[0]:
-            for name, parameter in self._parameters.items():
+        if not stepped and not converted and not _same(self.parameters.values(), self._seen[0]):
+            for name, parameter in self.parameters.items():
                 self.origin[name] = parameter.detach().clone()
             self.z.zero_()
             self._image = None
-        elif converted or stepped or own != self._seen[1]:
+        elif converted or stepped or not _same(self.own, self._seen[1]):
             self._write()
-        self._seen = self._versions()
+        else:
+            return
+        self._seen = self._contents()
 
     def _write(self) -> None:
         with full_precision(self.z.device):
@@ -155,7 +158,7 @@ class Projected:
         if self.scales is not None:
             self._image = image
             image = image * self._spread()
-        for (name, parameter), piece in zip(self._parameters.items(), image.split(self._sizes), strict=True):
+        for (name, parameter), piece in zip(self.parameters.items(), image.split(self._sizes), strict=True):
             # Into ``data``, so that autograd takes it for the same weights that a graph may hold.
             torch.add(self.origin[name], piece.view(parameter.shape).to(parameter.device), out=parameter.data)
 
@@ -165,10 +168,10 @@ class Projected:
     @torch.no_grad()
     def _collect(self) -> None:
         """At the end of a backward pass: project the gradient onto the subspace, and let go of it."""
-        if all(parameter.grad is None for parameter in self._parameters.values()):
+        if all(parameter.grad is None for parameter in self.parameters.values()):
             return
         gradient = self.z.new_empty(sum(self._sizes))
-        for parameter, piece in zip(self._parameters.values(), gradient.split(self._sizes), strict=True):
+        for parameter, piece in zip(self.parameters.values(), gradient.split(self._sizes), strict=True):
             if parameter.grad is None:
                 piece.zero_()
             else:
@@ -188,7 +191,7 @@ class Projected:
         return self.scales.detach()[self._layer].repeat_interleave(torch.tensor(self._sizes, device=self.z.device))
 
     def _forms(self) -> list[tuple[torch.device, torch.dtype]]:
-        return [(parameter.device, parameter.dtype) for parameter in self._parameters.values()]
+        return [(parameter.device, parameter.dtype) for parameter in self.parameters.values()]
 
     def _convert(self) -> None:
         """Go to where the parameters are, with numbers as wide as theirs."""
@@ -199,14 +202,19 @@ class Projected:
             gradient, own.grad = own.grad, None
             own.data = own.data.to(device, dtype)
             own.grad = None if gradient is None else gradient.to(device, dtype)
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             self.origin[name] = self.origin[name].to(parameter.device)
         self.projection.to(device)
         self._layer = self._layer.to(device)
         self._image = None if self._image is None else self._image.to(device, dtype)
 
-    def _versions(self) -> tuple[list[int], list[int]]:
-        return [p._version for p in self._parameters.values()], [p._version for p in self.own]
+    def _contents(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Copies of the parameters and of what the optimiser has, as they were when both were last brought together."""
+        return [p.detach().clone() for p in self.parameters.values()], [p.detach().clone() for p in self.own]
+
+
+def _same(tensors: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    return all(torch.equal(tensor, other) for tensor, other in zip(tensors, others, strict=True))
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
