@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.select import Selection, chosen_of
 
@@ -23,7 +26,7 @@ HELD = "_letitgo_held"
 """Attribute of a module that :func:`letitgo.hold` holds."""
 
 _RECORD = "_letitgo_frozen"
-"""Attribute of a module with something frozen: parameter name → whether it asked for a gradient before."""
+"""Attribute of a module that owns something frozen: own name → whether it asked for a gradient before."""
 
 
 def freeze(
@@ -31,35 +34,36 @@ def freeze(
 ) -> None:
     """Keep the selected parameters as they are, to the bit.
 
-    They ask for no gradient and hold none, so an optimiser given ``trainable(module)`` never sees them, and one that
-    already holds them skips them. LBFGS alone does not: it moves all it holds at once, so make it anew.
+    They ask for no gradient and hold none, so an optimiser given ``trainable(module)`` never sees them. They are taken
+    out of the groups of one that already holds them for the time of each step. Where an optimiser moves them all the
+    same, as LBFGS does, which keeps a list of its own, its step raises :class:`WorkFailed`.
 
-    A module without parameters goes with the smallest module around it that has some.
+    A module without parameters goes with the smallest module around it that has some, a norm with the layer before it.
 
     Args:
         module: The network, changed in place.
         selection: What is frozen: a selection, or patterns for :func:`select`. What is outside it is left as it was.
         statistics: ``"follow"``: the running statistics of frozen normalization layers go on following the data, since
             they describe data and were not learned. ``"frozen"``: those layers stay in evaluation mode, whatever
-            ``module.train()`` says.
+            ``module.train()`` says, and so do other frozen modules with buffers of real numbers, as spectral norm has.
         dropout: ``"off"``: all other modules that are wholly frozen stay in evaluation mode too, which turns off their
             dropout, that inside of attention and recurrent layers included.
 
     Raises:
-        BadRequest: The selection is none, or of another network.
+        BadRequest: The selection is none, or of another network; or something in it would move all the same: it shares
+            its memory with what trains, or an embedding's ``max_norm`` changes it.
     """
     selection = _check(module, selection)
     for name, given, kind in (("statistics", statistics, Statistics), ("dropout", dropout, Dropout)):
         if given not in get_args(kind):
             raise BadRequest(f"{name} is {given!r}: it can be {' or '.join(map(repr, get_args(kind)))}")
-    record = vars(module).get(_RECORD, {})
+    _refuse_restless(module, selection)
+    watch_steps()
     for name in selection:
-        parameter = module.get_parameter(name)
-        record.setdefault(name, parameter.requires_grad)
+        parameter, (record, own_name) = module.get_parameter(name), _record(module, name)
+        record.setdefault(own_name, parameter.requires_grad)
         parameter.requires_grad_(False)
         parameter.grad = None
-    if record:
-        vars(module)[_RECORD] = record
     mode = module.training
     for part in _still(module, selection, statistics, dropout):
         if not _is_held(part):
@@ -72,18 +76,17 @@ def thaw(module: nn.Module, selection: Chosen | None = None) -> None:
     """Undo :func:`freeze` for the selected parameters; for all that it froze if none are given.
 
     They train again, except what did not before it was frozen, and whole numbers; the modules held in evaluation mode
-    with them follow ``module.train()`` again.
+    with them follow ``module.train()`` again. What :func:`freeze` did not freeze is left as it is.
     """
-    names = parameter_names(module)
-    frozen_here = vars(module).get(_RECORD, {})
-    selection = Selection(tuple(n for n in names if n in frozen_here), names) if selection is None else selection
+    if selection is None:
+        names = parameter_names(module)
+        selection = Selection(tuple(name for name in names if _recorded(module, name) is not None), names)
     selection = _check(module, selection)
-    record = vars(module).pop(_RECORD, {})
     for name in selection:
-        parameter = module.get_parameter(name)
-        parameter.requires_grad_(record.pop(name, True) and trains(parameter))
-    if record:
-        vars(module)[_RECORD] = record
+        if (before := _recorded(module, name)) is not None:
+            parameter = module.get_parameter(name)
+            parameter.requires_grad_(before and trains(parameter))
+            _forget(module, name)
     thawed = {id(module.get_parameter(name)) for name in selection}
     for name, part in module.named_modules():
         if _is_held(part) and thawed.intersection(map(id, _extent(module, name).parameters())):
@@ -94,8 +97,10 @@ def thaw(module: nn.Module, selection: Chosen | None = None) -> None:
 def train_only(
     module: nn.Module, selection: Chosen, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> None:
-    """Freeze everything but the selection."""
-    freeze(module, ~_check(module, selection), statistics, dropout)
+    """Freeze everything but the selection, and thaw what :func:`freeze` froze of it."""
+    selection = _check(module, selection)
+    freeze(module, ~selection, statistics, dropout)
+    thaw(module, selection)
 
 
 @contextmanager
@@ -104,8 +109,8 @@ def frozen(
 ) -> Iterator[nn.Module]:
     """The module with the selection frozen; on leaving, all is as it was before, but for the mode of the network."""
     selection = _check(module, selection)
-    flags = {name: module.get_parameter(name).requires_grad for name in selection}
-    record, mode = dict(vars(module).get(_RECORD, {})), module.training
+    before = {name: (module.get_parameter(name).requires_grad, _recorded(module, name)) for name in selection}
+    mode = module.training
     parts = [
         (part, _own_mode(part, module, mode), vars(part).get("train"))
         for part in _still(module, selection, statistics, dropout)
@@ -114,11 +119,10 @@ def frozen(
     try:
         yield module
     finally:
-        for name, trains in flags.items():
-            module.get_parameter(name).requires_grad_(trains)
-        vars(module).pop(_RECORD, None)
-        if record:
-            vars(module)[_RECORD] = record
+        for name, (flag, recorded) in before.items():
+            module.get_parameter(name).requires_grad_(flag)
+            if recorded is None:
+                _forget(module, name)
         for part, own, held in parts:
             vars(part).pop("train", None)
             part.training = module.training if own is None else own
@@ -132,13 +136,72 @@ def _check(module: nn.Module, selection: Chosen) -> Selection:
     return chosen_of(module, selection)
 
 
+def _record(module: nn.Module, name: str) -> tuple[dict[str, bool], str]:
+    """The record that a parameter is in, which its owner keeps, and its name there."""
+    owning, _, own_name = name.rpartition(".")
+    return vars(module.get_submodule(owning)).setdefault(_RECORD, {}), own_name
+
+
+def _recorded(module: nn.Module, name: str) -> bool | None:
+    """Whether a parameter asked for a gradient before it was frozen; None where it is not frozen."""
+    owning, _, own_name = name.rpartition(".")
+    return vars(module.get_submodule(owning)).get(_RECORD, {}).get(own_name)
+
+
+def _forget(module: nn.Module, name: str) -> None:
+    record, own_name = _record(module, name)
+    record.pop(own_name, None)
+    if not record:
+        del vars(module.get_submodule(name.rpartition(".")[0]))[_RECORD]
+
+
+def _refuse_restless(module: nn.Module, selection: Selection) -> None:
+    """Refuse to freeze what moves without an optimiser."""
+    chosen = {id(module.get_parameter(name)): name for name in selection}
+    for part in module.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None:
+            name, weight = chosen.get(id(part.weight)), part.weight.detach().clone()
+            torch.embedding_renorm_(
+                weight, torch.arange(len(weight), device=weight.device), part.max_norm, part.norm_type
+            )
+            if name and not torch.equal(weight, part.weight):
+                raise BadRequest(
+                    f"{name} cannot be frozen: its max_norm shortens rows in the forward pass. Shorten them and set "
+                    "max_norm to None"
+                )
+    moving = [(name, p) for name, p in module.named_parameters() if p.requires_grad and id(p) not in chosen]
+    places: dict[int, list[tuple[str, int, int]]] = {}
+    for name, parameter in moving:
+        if (place := _place(parameter)) is not None:
+            places.setdefault(place[0], []).append((name, *place[1:]))
+    for name in selection:
+        storage, begin, end = _place(module.get_parameter(name)) or (0, 0, 0)
+        for other, first, last in places.get(storage, ()):
+            if first < end and begin < last:
+                raise BadRequest(
+                    f"{name} cannot be frozen while {other} trains: two Parameters lie on the same memory. Make them "
+                    "one Parameter"
+                )
+
+
+def _place(parameter: nn.Parameter) -> tuple[int, int, int] | None:
+    """The memory a parameter lies on, its first byte there and the one after its last; None where there is none."""
+    if is_lazy(parameter) or parameter.layout != torch.strided or not parameter.numel() or parameter.is_meta:
+        return None
+    spread = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True)) + 1
+    begin = parameter.storage_offset()
+    width = parameter.element_size()
+    return parameter.untyped_storage().data_ptr(), begin * width, (begin + spread) * width
+
+
 def _still(module: nn.Module, selection: Selection, statistics: Statistics, dropout: Dropout) -> list[nn.Module]:
     """The modules to hold in evaluation mode, outer ones first."""
     chosen = {id(module.get_parameter(name)) for name in selection}
     found = []
     for name, part in module.named_modules():
         is_norm = isinstance(part, _NormBase)
-        if statistics == "follow" if is_norm else dropout == "follow":
+        follows = is_norm or any(buffer.is_floating_point() for buffer in part.buffers(recurse=False))
+        if statistics == "follow" if follows else dropout == "follow":
             continue
         own = [id(parameter) for parameter in part.parameters(recurse=False)]
         around = [id(parameter) for parameter in _extent(module, name).parameters()]
@@ -148,7 +211,14 @@ def _still(module: nn.Module, selection: Selection, statistics: Statistics, drop
 
 
 def _extent(module: nn.Module, name: str) -> nn.Module:
-    """The smallest module around a submodule, or itself, that has parameters; the root where none has."""
+    """What a submodule goes with: itself, if it has parameters; of a norm the layer before it; else what is around."""
+    part = module.get_submodule(name)
+    if isinstance(part, _NormBase) and not any(True for _ in part.parameters()):
+        siblings = list(module.get_submodule(name.rpartition(".")[0]).children())
+        before = siblings[: next(i for i, sibling in enumerate(siblings) if sibling is part)] if name else []
+        for sibling in reversed(before):
+            if any(True for _ in sibling.parameters()):
+                return sibling
     while name and not any(True for _ in module.get_submodule(name).parameters()):
         name = name.rpartition(".")[0]
     return module.get_submodule(name)
@@ -169,3 +239,44 @@ def _stay(part: nn.Module, own: bool | None, mode: bool = True) -> nn.Module:
     for child in part.children():
         child.train(mode)
     return part
+
+
+def watch_steps() -> None:
+    """From now on the step of an optimiser leaves out what asks for no gradient and has none.
+
+    An optimiser that fills in missing gradients, or keeps weights beside the network's, would move it.
+    """
+    if not _hooks:
+        _hooks.append(register_optimizer_step_pre_hook(_leave_out))
+        _hooks.append(register_optimizer_step_post_hook(_take_back))
+
+
+_hooks: list[Any] = []
+_LEFT_OUT = "_letitgo_left_out"
+"""Attribute of an optimiser during a step: the parameters of each group, and the versions of those left out."""
+
+
+def _leave_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    _put_back(optimizer)  # a step that raised did not get there
+    groups = [group["params"] for group in optimizer.param_groups]
+    still = [p for params in groups for p in params if not p.requires_grad and p.grad is None]
+    if still:
+        vars(optimizer)[_LEFT_OUT] = groups, [(parameter, parameter._version) for parameter in still]
+        ids = set(map(id, still))
+        for group, params in zip(optimizer.param_groups, groups, strict=True):
+            group["params"] = [parameter for parameter in params if id(parameter) not in ids]
+
+
+def _take_back(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    if any(parameter._version != version for parameter, version in _put_back(optimizer)):
+        raise WorkFailed(
+            f"{type(optimizer).__name__} moved frozen parameters: it keeps a list of them. Make it of "
+            "trainable(module) after freezing"
+        )
+
+
+def _put_back(optimizer: torch.optim.Optimizer) -> list[tuple[nn.Parameter, int]]:
+    groups, still = vars(optimizer).pop(_LEFT_OUT, ([], []))
+    for group, params in zip(optimizer.param_groups, groups, strict=False):
+        group["params"] = params
+    return still
