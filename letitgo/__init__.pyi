@@ -60,6 +60,7 @@ from letitgo.weights import load as load
 from letitgo.weights import load_subspace as load_subspace
 from letitgo.weights import load_ticket as load_ticket
 from letitgo.weights import magnitude_masks as magnitude_masks
+from letitgo.weights import moved as moved
 from letitgo.weights import named_trainable as named_trainable
 from letitgo.weights import norms as norms
 from letitgo.weights import prunable as prunable

@@ -16,7 +16,7 @@ from test_cli import letitgo  # noqa: F401
 
 from letitgo.cli.main import run
 
-ROW = ["layer", "type", "parameters", "trainable", "status", "statistics", "ties"]
+ROW = ["layer", "type", "parameters", "trainable", "status", "statistics", "ties", "happened"]
 
 
 def needs(library: str) -> None:

@@ -117,7 +117,16 @@ def test_a_frame_and_a_table_say_the_same():
     module = NormNet((4,), 2)
     freeze(module, select(module, "fc1"))
     told = status(module)
-    assert list(told.frame.columns) == ["layer", "type", "parameters", "trainable", "status", "statistics", "ties"]
+    assert list(told.frame.columns) == [
+        "layer",
+        "type",
+        "parameters",
+        "trainable",
+        "status",
+        "statistics",
+        "ties",
+        "happened",
+    ]
     assert told.frame["parameters"].sum() == told.parameters
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(told)

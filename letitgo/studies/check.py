@@ -8,6 +8,7 @@ from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 from letitgo.recipes.optimizers import find_schedule
+from letitgo.recipes.splits import Split
 from letitgo.training import CPU, take_step
 from letitgo.weights.state import check_draws
 
@@ -50,9 +51,23 @@ def check_recipe(recipe: Recipe) -> None:
             f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
+    _check_last_batch(recipe, split)
     try:
         factor = find_schedule(recipe.schedule)(0.0)
     except Exception as error:
         raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):
         raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")
+
+
+def _check_last_batch(recipe: Recipe, split: Split) -> None:
+    """Refuse a last batch of one example where a norm needs two."""
+    if len(split) % recipe.batch_size != 1 or recipe.batch_size == 1:
+        return
+    try:
+        weights.seeded(recipe.network, recipe.seed).train()(split.batch(slice(0, 1)))
+    except ValueError as error:
+        raise BadRequest(
+            f"the last batch of an epoch has one example, which {recipe.model!r} cannot be trained on ({error}): give "
+            f"another --batch-size, or another number of --examples than {len(split):,}"
+        ) from error

@@ -59,7 +59,7 @@ def train(
         A moment at each stop.
 
     Raises:
-        WorkFailed: The loss is no longer finite.
+        WorkFailed: The loss is no longer finite, or what is frozen moved.
     """
     module.train()
     optimizer = recipe.make_optimizer(trainable(module))
@@ -68,6 +68,7 @@ def train(
         optimizer.load_state_dict(optimizer_state)
     schedule = find_schedule(recipe.schedule)
     network, batches = _without_prefix(module, Batches(recipe))
+    still = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
     reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch
     task, total_steps, epoch_steps = recipe.task, recipe.steps, recipe.steps_per_epoch
@@ -86,6 +87,7 @@ def train(
                 on_step(step + 1)
         done = stop
         _check(total, recipe, stop)
+        _check_still(module, still, recipe)
         yield Moment(stop, optimizer.state_dict())
 
 
@@ -95,6 +97,15 @@ def _check(total: Tensor, recipe: Recipe, step: int) -> None:
             f"the loss is not finite by step {step} of {recipe.steps} ({recipe.model} on {recipe.data}, "
             f"{recipe.optimizer}, seed {recipe.seed}): a lower learning rate may help"
         )
+
+
+def _check_still(module: nn.Module, still: dict[str, Tensor], recipe: Recipe) -> None:
+    for name, before in still.items():
+        if not torch.equal(module.get_parameter(name), before):
+            raise WorkFailed(
+                f"{name} is frozen and moved all the same ({recipe.model}, {recipe.optimizer}): its forward pass or "
+                "the optimiser changes it"
+            )
 
 
 def _without_prefix(module: nn.Module, batches: Batches) -> tuple[nn.Module, Batches]:

@@ -44,6 +44,8 @@ from letitgo.weights.layers import owner as owner
 from letitgo.weights.layers import parameter_names as parameter_names
 from letitgo.weights.layers import ties as ties
 from letitgo.weights.layers import trainable_names as trainable_names
+from letitgo.weights.moved import Movement as Movement
+from letitgo.weights.moved import moved as moved
 from letitgo.weights.part import Part as Part
 from letitgo.weights.part import biases as biases
 from letitgo.weights.part import entries as entries

@@ -71,7 +71,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             written.
     """
     own, firsts = plain_tensors(model)
-    pristine = _resolved(base, firsts)
+    pristine = resolved(base, firsts)
     old = {name: tensor for name, tensor in pristine.items() if tensor.shape == own[name].shape}
     if own and not old:
         raise BadRequest(f"the base shares no tensor with the model: it has no {next(iter(own))!r} of the same shape")
@@ -127,7 +127,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
             if about.base.seed is None:
                 raise BadRequest(f"{path} was saved against given weights, not a factory and seed: give those weights")
             base = (base, about.base.seed)
-        old = _resolved(base, firsts)
+        old = resolved(base, firsts)
     new = set(about.new)
     old = {name: tensor for name, tensor in old.items() if name not in new}
     for name in own:
@@ -160,7 +160,7 @@ def plain_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
     return own, firsts
 
 
-def _resolved(base: Base, firsts: dict[str, str]) -> State:
+def resolved(base: Base, firsts: dict[str, str]) -> State:
     """The tensors of the base that have a name in the model, under the first name that the tensor has there."""
     if isinstance(base, nn.Module):
         state: Mapping[str, Any] = {plain(base, name): x for name, x in base.state_dict(keep_vars=True).items()}

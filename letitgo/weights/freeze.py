@@ -189,7 +189,7 @@ def _place(parameter: nn.Parameter) -> tuple[int, int, int] | None:
     if is_lazy(parameter) or parameter.layout != torch.strided or not parameter.numel() or parameter.is_meta:
         return None
     spread = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True)) + 1
-    begin = parameter.storage_offset()
+    begin = int(parameter.storage_offset())
     width = parameter.element_size()
     return parameter.untyped_storage().data_ptr(), begin * width, (begin + spread) * width
 

@@ -206,10 +206,11 @@ class Held:
                         f"the optimiser was given {name} itself, which does not move as a whole: make it of "
                         "held.parameters(), or of trainable(module), after hold()"
                     )
-        self._check_parameters()
-        for mover in self._movers:
-            if not given.isdisjoint(map(id, mover.own)):
-                mover.meet()
+        concerned = [mover for mover in self._movers if not given.isdisjoint(map(id, mover.own))]
+        if concerned:
+            self._check_parameters()
+        for mover in concerned:
+            mover.meet()
             if (name := mover.late()) is not None:
                 raise WorkFailed(
                     f"a gradient of {name} came after what moves of it had its own, as under "
@@ -228,6 +229,7 @@ class Moving:
 
     Attributes:
         parameter: The network's.
+        mask: Where it moves, shape of the parameter, on the CPU.
         values: The moving entries, for the optimiser: shape (rows, ...) where whole rows of dimension 0 move, else
             (entries,).
     """
@@ -236,7 +238,7 @@ class Moving:
         self.name, self.parameter, self.parameters = name, parameter, {name: parameter}
         rows = mask.reshape(len(mask), -1)
         self._by_rows = bool((rows == rows[:, :1]).all())
-        self._mask = mask
+        self.mask = mask
         self._index = (rows[:, 0] if self._by_rows else mask.reshape(-1)).nonzero().squeeze(1).to(parameter.device)
         self.values = nn.Parameter(self._read(parameter.data))
         self._seen = self.values.detach().clone()
@@ -293,7 +295,7 @@ class Moving:
         elif tensor.is_contiguous():
             tensor.view(-1).scatter_(0, self._index, values)
         else:
-            tensor.masked_scatter_(self._mask.to(tensor.device), values)
+            tensor.masked_scatter_(self.mask.to(tensor.device), values)
 
 
 _alive: weakref.WeakSet[Held] = weakref.WeakSet()

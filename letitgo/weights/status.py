@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from letitgo.weights.hold import held_of, named_trainable
+from letitgo.weights.delta import Base
+from letitgo.weights.hold import helds, named_trainable
 from letitgo.weights.layers import layers, owner, plain, ties
+from letitgo.weights.moved import Movement, moved
 
 if TYPE_CHECKING:
     import pandas
@@ -31,6 +33,8 @@ class LayerStatus:
         status: ``irregular`` where some train and some do not.
         statistics: ``followed`` or ``frozen`` running statistics of a normalization layer, or ``none``.
         ties: Other names of its parameters, as in ``"lm_head.weight is wte.weight"``.
+        happened: What happened to its parameters, where a base is given: ``moved``, ``did not move``, or what is not as
+            declared, as in ``frozen but moved: weight``.
     """
 
     layer: str
@@ -40,6 +44,7 @@ class LayerStatus:
     status: Literal["trainable", "frozen", "irregular"]
     statistics: Literal["followed", "frozen", "none"]
     ties: tuple[str, ...]
+    happened: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class Status:
         from rich.table import Table
 
         table = Table(pad_edge=False)
-        for name in ("layer", "type", "parameters", "trainable", "status", "statistics"):
+        compared = any(row.happened for row in self.rows)
+        for name in ("layer", "type", "parameters", "trainable", "status", "statistics", *["happened"] * compared):
             table.add_column(name, justify="right" if name in ("parameters", "trainable") else "left")
         for row in self.rows:
             table.add_row(
@@ -103,6 +109,7 @@ class Status:
                 f"{row.trainable:,}",
                 f"[{_COLOURS[row.status]}]{row.status}[/]",
                 "" if row.statistics == "none" else row.statistics,
+                *[escape(row.happened)] * compared,
             )
         return Group(table, escape(self.summary))
 
@@ -116,27 +123,46 @@ class Status:
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def status(module: nn.Module) -> Status:
-    """Tell of each layer whether it trains, and whether its running statistics follow the data.
+def status(module: nn.Module, base: Base | None = None) -> Status:
+    """Of each layer, whether it trains, and whether its running statistics follow the data.
 
     Running statistics count as frozen where the layer is held by ``freeze(statistics="frozen")``, or is in evaluation
-    mode while the network is in training mode.
+    mode while the network is in training mode. A norm without weights has a row too.
+
+    Args:
+        module: The network.
+        base: What it was before training, as for :func:`letitgo.moved`: then each row says what happened.
+
+    Raises:
+        BadRequest: The base shares no tensor with the network.
     """
     told: dict[str, list[str]] = {}
     owned = layers(module)  # refuses what is lazy
     for name, first in ties(module).items():
         told.setdefault(first, []).append(f"{name} is {first}")
     moving = {name: parameter.numel() for name, parameter in named_trainable(module)}
-    held = held_of(module)
-    projected = held.projected if held else None
-    if projected:
-        moving |= {name: parameter.numel() for name, parameter in projected.origin.items()}
-    rows = tuple(_row(module, layer, names, moving, told) for layer, names in owned.items())
-    return Status(rows, projected.part.d if projected else None)
+    learned = [(prefix, held.projected) for prefix, held in helds(module).items() if held.projected]
+    for prefix, projected in learned:
+        moving |= {f"{prefix}{name}": parameter.numel() for name, parameter in projected.origin.items()}
+    movements = () if base is None else moved(module, base)
+    happened = {movement.name: movement for movement in movements}
+    rows = [_row(module, layer, names, moving, told, happened) for layer, names in owned.items()]
+    order = {name: place for place, (name, _) in enumerate(module.named_modules())}
+    for name, part in module.named_modules():
+        if isinstance(part, _NormBase) and not any(True for _ in part.parameters()):
+            row = LayerStatus(name, type(part).__name__, 0, 0, "frozen", _statistics(module, part), ())
+            before = [place for place, own in enumerate(rows) if order.get(own.layer, -1) < order[name]]
+            rows.insert(before[-1] + 1 if before else 0, row)
+    return Status(tuple(rows), sum(projected.part.d for _, projected in learned) if learned else None)
 
 
 def _row(
-    module: nn.Module, layer: str, names: tuple[str, ...], moving: dict[str, int], told: dict[str, list[str]]
+    module: nn.Module,
+    layer: str,
+    names: tuple[str, ...],
+    moving: dict[str, int],
+    told: dict[str, list[str]],
+    happened: dict[str, Movement],
 ) -> LayerStatus:
     part: Any = module.get_submodule(owner(module, names[0]))
     parameters = sum(module.get_parameter(name).numel() for name in names)
@@ -149,7 +175,18 @@ def _row(
         "frozen" if trainable == 0 else "trainable" if trainable == parameters else "irregular",
         _statistics(module, part),
         tuple(tie for name in names for tie in told.get(name, ())),
+        _happened([happened[plain(module, name)] for name in names if plain(module, name) in happened]),
     )
+
+
+def _happened(movements: list[Movement]) -> str:
+    wrong: dict[str, list[str]] = {}
+    for movement in movements:
+        if movement.surprise:
+            wrong.setdefault(movement.surprise, []).append(movement.name.rpartition(".")[2])
+    if wrong:
+        return "; ".join(f"{surprise}: {', '.join(names)}" for surprise, names in wrong.items())
+    return "" if not movements else "moved" if any(movement.moved for movement in movements) else "did not move"
 
 
 def _statistics(module: nn.Module, part: nn.Module) -> Literal["followed", "frozen", "none"]:

@@ -1,0 +1,81 @@
+"""What happened to each tensor of a network, bit for bit, beside what was declared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from letitgo.errors import BadRequest
+from letitgo.weights.delta import Base, plain_tensors, resolved
+from letitgo.weights.hold import helds, named_trainable
+from letitgo.weights.layers import plain
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One tensor of a network beside the same of its base.
+
+    Attributes:
+        name: The tensor's.
+        declared: ``trainable``, ``frozen``, ``irregular`` where only some entries train, or ``buffer``.
+        moved: Whether any bit differs.
+        surprise: ``frozen but moved``, ``trainable but did not move``, or nothing.
+    """
+
+    name: str
+    declared: Literal["trainable", "frozen", "irregular", "buffer"]
+    moved: bool
+    surprise: str = ""
+
+
+def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
+    """Compare a network with what it was, tensor by tensor.
+
+    A tensor that is declared trainable may not have moved because it is in no optimiser, has no gradient, or its update
+    is below the last bit of its dtype. Running statistics are buffers, which are not declared.
+
+    Args:
+        model: The network as it is now, with its declarations as they are now.
+        base: What it was: as for :func:`letitgo.save`.
+
+    Returns:
+        Every parameter and persistent buffer that the base has in the same shape, in the model's order.
+
+    Raises:
+        BadRequest: The base shares no tensor with the model.
+    """
+    own, firsts = plain_tensors(model)
+    before = {name: tensor for name, tensor in resolved(base, firsts).items() if tensor.shape == own[name].shape}
+    if own and not before:
+        raise BadRequest(f"the base shares no tensor with the model: it has no {next(iter(own))!r} of the same shape")
+    masks = {id(part.parameter): part.mask for held in helds(model).values() for part in held.moving.values()}
+    projected = {id(p) for held in helds(model).values() if held.projected for p in held.projected.parameters.values()}
+    trains = {plain(model, name) for name, _ in named_trainable(model)}
+    found = []
+    for name, tensor in before.items():
+        now, then = own[name].detach().cpu(), tensor.detach().cpu()
+        differs = _differing(now, then)
+        if not isinstance(own[name], nn.Parameter):
+            found.append(Movement(name, "buffer", bool(differs.any())))
+        elif (mask := masks.get(id(own[name]))) is not None:
+            wrong = "frozen but moved" if differs[~mask].any() else ""
+            wrong = wrong or ("" if differs[mask].any() else "trainable but did not move")
+            found.append(Movement(name, "irregular", bool(differs.any()), wrong))
+        else:
+            does = bool(differs.any())
+            if name in trains or id(own[name]) in projected:
+                found.append(Movement(name, "trainable", does, "" if does else "trainable but did not move"))
+            else:
+                found.append(Movement(name, "frozen", does, "frozen but moved" if does else ""))
+    return tuple(found)
+
+
+def _differing(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors of one shape differ in any bit; everywhere if their dtypes do."""
+    if a.dtype != b.dtype:
+        return torch.ones(a.shape, dtype=torch.bool)
+    words = [tensor.contiguous().reshape(-1).view(torch.uint8).view(a.numel(), -1) for tensor in (a, b)]
+    return (words[0] != words[1]).any(1).view(a.shape) if a.numel() else torch.zeros(a.shape, dtype=torch.bool)
