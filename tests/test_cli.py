@@ -16,6 +16,8 @@ import pytest
 
 from letitgo import __version__
 from letitgo.cli.main import run
+from letitgo.cli.options import json_object
+from letitgo.errors import BadRequest
 
 COLUMNS = {
     "layer",
@@ -335,3 +337,8 @@ def test_help_takes_less_than_half_a_second():
         subprocess.run([program, "--help"], capture_output=True, check=True)
         took.append(time.perf_counter() - begin)
     assert sorted(took)[2] < 0.5
+
+
+def test_json_with_a_name_twice_is_refused():
+    with pytest.raises(BadRequest, match=r"^model-args is .*: a name stands there twice"):
+        json_object("model-args", '{"widths": [8], "widths": [9]}')

@@ -462,7 +462,7 @@ def test_a_selection_of_another_network_or_none():
     with pytest.raises(BadRequest, match="of another network"):
         cost(module, torch.randn(2, 20), everything(fcn((20,), 4, (7, 5))))
     with pytest.raises(BadRequest, match="choose with select"):
-        cost(module, torch.randn(2, 20), "fc1")  # type: ignore[arg-type]
+        cost(module, torch.randn(2, 20), None)  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="statistics is 'froze'"):
         cost(module, torch.randn(2, 20), everything(module), "froze")  # type: ignore[arg-type]
 

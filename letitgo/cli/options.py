@@ -172,10 +172,19 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     """A dictionary from the command line.
 
     Raises:
-        BadRequest: The text is no JSON object.
+        BadRequest: The text is no JSON object, or has a name twice.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise BadRequest(f"{flag} is {text!r}: a name stands there twice")
+        return found
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
+    except BadRequest:
+        raise
     except ValueError:
         value = None
     if not isinstance(value, dict):
