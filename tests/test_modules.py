@@ -35,6 +35,8 @@ from letitgo import (
 )
 from letitgo.callbacks import Schedule
 from letitgo.checked import STRICT, checked
+from letitgo.cli.options import json_object
+from letitgo.imports import import_object
 from letitgo.weights import load_state, read_weights
 
 
@@ -255,3 +257,56 @@ def test_a_file_without_weights_is_refused(tmp_path):
     torch.save(net(), tmp_path / "pickle.pt")
     with pytest.raises(BadRequest, match="cannot be read"):
         read_weights(tmp_path / "pickle.pt")
+
+
+class Running(nn.Module):
+    """A normalization layer that is not torch's own, under a name that does not say so."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("running_mean", torch.zeros(4))
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean.lerp_(x.mean(0).detach(), 0.1)
+        return (x - self.running_mean) * self.weight
+
+
+def test_running_statistics_of_other_norms_are_frozen():
+    module = nn.Sequential(Running(), nn.Linear(4, 2))
+    freeze(module, "0", statistics="frozen")
+    module.train()(torch.ones(8, 4))
+    assert not module[0].running_mean.any()
+    assert status(module).rows[0].statistics == "frozen"
+
+
+def from_meta(module):
+    with torch.device("meta"):
+        return FixedClassifier(4, 2, "orthogonal").to_empty(device="cpu")
+
+
+def assigned(module):
+    with torch.device("meta"):
+        other = FixedClassifier(4, 2, "orthogonal")
+    other.load_state_dict(module.state_dict(), assign=True)
+    return other
+
+
+@pytest.mark.parametrize("way", [from_meta, assigned, lambda module: module.to("meta").to_empty(device="cpu")])
+def test_a_fixed_classifier_has_its_matrix_however_it_came_to_be(way):
+    module = FixedClassifier(4, 2, "orthogonal")
+    matrix, state = module.matrix.clone(), copied(module)
+    other = way(module)
+    other.load_state_dict(state)
+    assert torch.equal(other.matrix, matrix)
+    assert "matrix" not in " ".join(other.state_dict())
+
+
+def test_a_name_twice_in_json_and_a_module_that_exits_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(BadRequest, match="a name stands there twice"):
+        json_object("model-args", '{"width": 8, "width": 9}')
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(7)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadRequest, match="exits raises SystemExit: 7"):
+        import_object("exits:make", "network")

@@ -1,8 +1,8 @@
 """A classifier that is not learned (HHS18, arXiv:1801.04540): a fixed matrix, one learned scale and a learned bias.
 
-The matrix is a function of its description (kind, sizes, seed) and never stored: it is a buffer that moves with the
-module and is not in its ``state_dict``. The description is, so that weights learned with one matrix are refused by a
-module with another.
+The matrix is a function of its description (kind, sizes, seed) and never stored: it is made where the module is moved,
+converted or loaded, and is not in its ``state_dict``. The description is, so that weights learned with one matrix are
+refused by a module with another.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ class FixedClassifier(nn.Module):
         BadRequest: There is no such kind, or the seed is no whole number from 0 on.
     """
 
-    matrix: Tensor
     description: Tensor
 
     def __init__(
@@ -122,17 +121,15 @@ class FixedClassifier(nn.Module):
         self._saves = kind == "hadamard" and out_features * in_features >= _SAVED * transformed
         self.scale = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        matrix = torch.empty(out_features, in_features, device=device, dtype=dtype)
-        self.register_buffer("matrix", matrix, persistent=False)
+        self._matrix: Tensor | None = None
         self.register_buffer("description", torch.empty(4, device=device, dtype=torch.int64))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin anew, and make the matrix again, which ``to_empty()`` loses."""
+        """Begin anew."""
         with torch.no_grad():
             self.description.copy_(torch.tensor(self._described, device="cpu"))
-            if not self.matrix.is_meta:
-                self.matrix.copy_(fixed_matrix(self.out_features, self.in_features, self.kind, self.seed))
+            self._made()
             bound = 1 / sqrt(self.out_features)
             if self.kind == "hadamard":
                 self.scale.fill_(bound)
@@ -140,6 +137,29 @@ class FixedClassifier(nn.Module):
             else:
                 self.scale.fill_(_ORTHOGONAL_SCALE)
                 self.bias.zero_()
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix, shape (out_features, in_features), where and in the type that the scale is."""
+        made = self._matrix
+        if made is None or made.device != self.scale.device or made.dtype != self.scale.dtype:
+            return self._made()
+        return made
+
+    def _made(self) -> Tensor:
+        """The matrix, made for the scale and kept; on the meta device there is none to keep."""
+        if self.scale.is_meta:
+            self._matrix = None
+            return self.scale.new_empty(self.out_features, self.in_features)
+        made = fixed_matrix(self.out_features, self.in_features, self.kind, self.seed)
+        self._matrix = made.to(self.scale.device, self.scale.dtype)
+        return self._matrix
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
+        """Moved or converted, it has its matrix before it is called, which a compiler asks for."""
+        module = super()._apply(fn, recurse)
+        _ = self.matrix
+        return module
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of shape (..., out_features) from features of shape (..., in_features)."""

@@ -190,7 +190,7 @@ def _happened(movements: list[Movement]) -> str:
 
 
 def _statistics(module: nn.Module, part: nn.Module) -> Literal["followed", "frozen", "none"]:
-    if not isinstance(part, _NormBase) or part.running_mean is None:
+    if not any("running" in name and buffer is not None for name, buffer in part._buffers.items()):
         return "none"
     held = "train" in vars(part)
     return "frozen" if held or (module.training and not part.training) else "followed"
