@@ -579,18 +579,3 @@ class TestProgram:
             assert done.returncode == 2
             assert done.stderr.count("\n") == 1
             assert sentence in done.stderr
-
-
-TEXT = " ".join(f"the cat{i % 7} saw a dog{i * i % 11}." for i in range(1500))
-
-
-def test_the_classifier_of_a_language_model_is_judged_by_perplexity_too(tmp_path, store):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    recipe = Recipe(data=str(path), model="lstm", widths="8", epochs=1, batch_size=16)
-    rows = {row["classifier"]: row for row in compute(Classifier(recipe, seeds=2), store).rows}
-    assert rows["learned"]["perplexity_ratio_mean"] == 1
-    for kind in ("hadamard", "orthogonal"):
-        assert rows[kind]["perplexity_mean"] > 1
-        assert rows[kind]["perplexity_ratio_mean"] != 1
-        assert rows[kind]["n"] == 2

@@ -60,3 +60,21 @@ def test_a_network_is_a_function(copy):
     done = call(copy, *shlex.split(command)[1:])
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
+
+
+def test_a_task_is_a_class(copy):
+    [command] = re.findall(r"```sh\n(letitgo map --task mytasks.*?)\n```", TEXT)
+    done = call(copy, *shlex.split(command)[1:], "--workers", "0", "--format", "json", "--report", "task")
+    assert done.returncode == 0, done.stderr
+    base, *others = json.loads(done.stdout)["rows"]
+    assert 0 < base["rmse_mean"] < 10
+    assert base["drop_mean"] == 0
+    for row in others:
+        assert row["n"] == 2
+        assert (row["drop_mean"] > 0) == (row["rmse_mean"] > base["rmse_mean"]) or abs(row["drop_mean"]) < row[
+            "drop_ci95"
+        ]
+    page = (copy / "task" / "map.html").read_text()
+    assert "test rmse" in page
+    assert "rise in test rmse, per cent" in page
+    assert "accuracy" not in page.partition("<h2>Method")[0].partition("All numbers")[0]

@@ -20,11 +20,14 @@ from letitgo.plan import Evaluation
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import open_data
 from letitgo.recipes.steps import Half, HoldOut, Vocabulary
-from letitgo.recipes.tasks import Classification, NextWord
+from letitgo.recipes.tasks import Classification, Metric, NextWord
+from letitgo.report.numbers import decimal
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
+from letitgo.studies.statistics import verdict
+from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state
 
 TEXT = " ".join(f"the cat{i % 7} saw a dog{i * i % 11}." for i in range(1500))
@@ -95,10 +98,10 @@ def test_a_text_is_what_its_file_holds_now(tmp_path, monkeypatch):
 
 
 def test_the_data_decide_the_task(recipe):
-    assert type(recipe.task) is NextWord
-    assert type(Recipe().task) is Classification
-    assert not recipe.task.more_is_better
-    assert Recipe().task.more_is_better
+    assert type(recipe.dataset.task) is NextWord
+    assert type(Recipe().dataset.task) is Classification
+    assert recipe.dataset.task.metric == Metric("perplexity", more_is_better=False, share=False)
+    assert Recipe().dataset.task.metric == Metric("accuracy")
 
 
 def test_perplexity_is_of_every_word_of_the_split(recipe, store):
@@ -112,7 +115,7 @@ def test_perplexity_is_of_every_word_of_the_split(recipe, store):
     assert found["perplexity"] == pytest.approx(exp(loss), rel=1e-5)
     assert found["n"] == split.labels.numel()
     assert found["accuracy"] == float((outputs.argmax(1) == split.labels.flatten()).double().mean())
-    assert found[recipe.task.metric] == found["perplexity"]
+    assert found[recipe.dataset.task.metric.name] == found["perplexity"]
 
 
 def test_a_language_model_learns_and_resumes_to_the_same_bits(recipe, store, tmp_path):
@@ -203,14 +206,26 @@ def test_the_study_of_classifiers_compares_perplexities(recipe, store):
             for one in (kind, "learned")
         )
         assert row["perplexity_mean"] == pytest.approx(fmean(found))
-        assert row["perplexity_ratio_mean"] == pytest.approx(
-            fmean(own / base for own, base in zip(found, learned, strict=True))
-        )
+        rises = [own / base - 1 for own, base in zip(found, learned, strict=True)]
+        assert row["drop_mean"] == pytest.approx(fmean(rises))
+        assert row["verdict"] == (None if kind == "learned" else verdict(rises, study.tolerance / 100))
         assert row["n"] == 2
-    assert rows["learned"]["perplexity_ratio_mean"] == 1
     assert rows["hadamard"]["scale"][0] == pytest.approx(1 / sqrt(24))
     [answer, *_] = outcome.answers
-    ratio = rows["hadamard"]
-    said = f"{ratio['perplexity_ratio_mean']:.2f} ± {ratio['perplexity_ratio_ci95']:.2f} with a fixed Hadamard matrix"
-    assert answer.startswith("Test perplexity, relative to a learned classifier: ")
-    assert said in answer
+    assert answer.endswith(("within 0.3 per cent.", "more than 0.3 per cent.", "optimiser state is saved."))
+    [table, _] = outcome.said.sections[0].tables
+    assert [column.head for column in table.columns[:3]] == ["classifier", "test perplexity", "drop"]
+    assert table.columns[1].cell(rows["frozen"]) == decimal(
+        *(rows["frozen"][f"perplexity_{of}"] for of in ("mean", "ci95"))
+    )
+    assert any(line.startswith("Test perplexity: ") for line in outcome.answers)
+
+
+def test_the_study_of_one_run_shows_perplexities_on_text(recipe, store):
+    found = compute(Train([recipe, dataclasses.replace(recipe, lr=0.003)]), store)
+    best = min(found.rows, key=lambda row: row["perplexity"])
+    assert [row["perplexity"] for row in found.rows] == pytest.approx([exp(row["loss"]) for row in found.rows])
+    assert found.answers == [f"The best is {best['perplexity']:.2f} test perplexity, at lr {best['lr']}."]
+    heads = [column.head for column in found.said.sections[0].tables[0].columns]
+    assert {"test perplexity", "training perplexity"} <= set(heads)
+    assert not {"test, %", "gap"} & set(heads)

@@ -262,7 +262,7 @@ def test_the_table():
 
 def accuracy_on(recipe):
     split = recipe.dataset.split("test")
-    return lambda model: recipe.task.evaluate(model, split)["accuracy"]
+    return lambda model: recipe.dataset.task.evaluate(model, split)["accuracy"]
 
 
 @pytest.mark.parametrize("model", ["fcn", "helpers:NormNet"])

@@ -60,6 +60,7 @@ def other_fields(folder: str) -> dict[str, Any]:
         "depth": 2,
         "model_args": {"widths": [5]},
         "data": folder,
+        "task": "letitgo.recipes.tasks:NextWord",
         "shift": "invert",
         "examples": 5,
         "half": "a",

@@ -127,7 +127,7 @@ def _looks(run: Run, begin: int, end: int) -> range:
 
 def _look(run: Run, module: nn.Module, step: int, curve: list[Point]) -> Point:
     """Evaluate on the held-out examples; and on the test split, where their loss was never lower."""
-    task, dataset = run.recipe.task, run.recipe.dataset
+    task, dataset = run.recipe.dataset.task, run.recipe.dataset
     found = task.evaluate(module, dataset.split("validation"))
     least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
     best = not curve or (found["loss"] is not None and found["loss"] < least)

@@ -174,7 +174,7 @@ class Gradients(Measure):
         for step in range(self._steps):
             inputs, labels = batches.at(step)
             with drawing_from(recipe.seed, "step", step):
-                loss = recipe.task.loss(module, inputs, labels)
+                loss = recipe.dataset.task.loss(module(inputs), labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):
                 squares[name].append(0.0 if gradient is None else _squares(gradient))

@@ -21,7 +21,7 @@ from torch import Tensor
 from letitgo.errors import BadRequest, nearest
 from letitgo.recipes.splits import Content, Kind, Split
 from letitgo.recipes.steps import Step, Vocabulary, brightest, described, moments
-from letitgo.recipes.tasks import TASKS, Task
+from letitgo.recipes.tasks import TASKS, Task, find_task
 from letitgo.recipes.text import PYTHON, is_text, read_text
 from letitgo.value import Value, canonical, sha256
 from letitgo.whole import replaced
@@ -38,14 +38,17 @@ class Data(Value):
         name: ``digits``, a short name, a hub id, a folder or a text file.
         digest: SHA-256 over all inputs and labels as they were decoded.
         steps: What is done to it, in this order.
+        other_task: What a network is trained to do with it, where that is not what data of this kind ask for.
     """
 
     name: str
     digest: str
     steps: tuple[Step, ...] = ()
+    other_task: Task | None = None
 
     def identity(self) -> dict[str, Any]:
-        return {"digest": self.digest, **described(self.steps)}
+        task = {"task": self.other_task} if self.other_task else {}
+        return {"digest": self.digest, **described(self.steps), **task}
 
     @property
     def plain(self) -> Data:
@@ -60,7 +63,7 @@ class Data(Value):
     @property
     def task(self) -> Task:
         """What a network is trained to do with them."""
-        return TASKS[self.kind]
+        return self.other_task or TASKS[self.kind]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,14 +72,20 @@ class Data(Value):
 
     @property
     def classes(self) -> int:
+        """Number of classes, or of words."""
         return _after(self.name, self.digest, self.steps).classes
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that a network needs for each answer."""
+        return self.task.outputs(self.classes)
 
     def split(self, name: str) -> Split:
         """``"train"``, ``"test"``, or what is held out for ``"validation"``."""
         return _after(self.name, self.digest, self.steps).splits[name]
 
 
-def open_data(name: str, *steps: Step) -> Data:
+def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
     """The data set of a name; decoded on its first use on this machine.
 
     A folder is looked through each time, so that files of another size or time are another data set.
@@ -88,6 +97,7 @@ def open_data(name: str, *steps: Step) -> Data:
             Python, or a text file.
         steps: What is done to it, in this order; see :mod:`letitgo.recipes.steps`. A text has :class:`Vocabulary`
             first if it is not among them.
+        task: Import path of the task, where it is not what data of this kind ask for.
 
     Raises:
         BadRequest: There is no such data set, it is none of images with labels in a training and a test split, it has
@@ -107,7 +117,9 @@ def open_data(name: str, *steps: Step) -> Data:
         there = step.left(there, name)
     if content.kind == "text" and not any(isinstance(step, Vocabulary) for step in steps):
         steps = (Vocabulary(), *steps)
-    return Data(name, content.digest, tuple(step for step in steps if step.changes(content)))
+    changes = tuple(step for step in steps if step.changes(content))
+    other = None if task is None else find_task(task)
+    return Data(name, content.digest, changes, None if other == TASKS[content.kind] else other)
 
 
 def _content(name: str) -> Content:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from letitgo.code import Code
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
-    from letitgo.recipes.tasks import Task
 
 
 @checked
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 class Recipe(Value):
     """A network, data, and how the one is trained on the other.
 
-    The data decide the task: to classify images, or to predict the next word of a text. The loss is the cross-entropy.
+    By default the data decide the task: to classify images, or to predict the next word of a text.
 
     Raises:
         BadRequest: A field is wrong: one sentence on each.
@@ -40,6 +39,7 @@ class Recipe(Value):
 
     SHAPES: ClassVar[dict[str, str]] = {
         "fit": "write channels (1 or 3), height and width, as in 1x28x28",
+        "task": "write package.module:Class",
         "widths": "write 256, or 300x100 for the layers one by one",
     }
 
@@ -64,6 +64,14 @@ class Recipe(Value):
             "or a text file"
         ),
     ] = "digits"
+    task: Annotated[
+        str | None,
+        Field(
+            pattern=":",
+            description="import path package.module:Class of what is learned [default: to classify images, or to "
+            "predict the next word]",
+        ),
+    ] = None
     shift: Annotated[
         Literal["none", "invert", "noise", "permute-labels", "permute-pixels"],
         Field(description="what is done to the data: none, invert, noise, permute-labels, permute-pixels"),
@@ -171,12 +179,7 @@ class Recipe(Value):
             None if self.examples is None else steps.Examples(self.examples, self.seed),
             None if self.pixels == "standard" else steps.Pixels(self.pixels),
         )
-        return open_data(self.data, *(step for step in chain if step is not None))
-
-    @property
-    def task(self) -> Task:
-        """What the network is trained to do."""
-        return self.dataset.task
+        return open_data(self.data, *(step for step in chain if step is not None), task=self.task)
 
     @cached_property
     def network(self) -> Network:
@@ -187,7 +190,7 @@ class Recipe(Value):
             args["widths"] = [int(width) for width in self.widths.split("x")]
         if self.depth is not None:
             args["depth"] = self.depth
-        return find_network(self.model, self.dataset.shape, self.dataset.classes, args)
+        return find_network(self.model, self.dataset.shape, self.dataset.outputs, args)
 
     @cached_property
     def all_optimizer_args(self) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""What a network is trained to do: its loss, and the numbers it is judged by."""
+"""What a network is trained to do: its outputs, its loss, and the metric that judges it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import exp, isfinite
 from typing import ClassVar
 
@@ -9,80 +11,139 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from letitgo.errors import BadRequest
+from letitgo.imports import import_object
 from letitgo.recipes.splits import Split
+from letitgo.value import Value
 
 BATCH = 1000
 """Answers evaluated at once."""
 
 
-class Task:
-    """Base of all tasks.
+@dataclass(frozen=True)
+class Metric:
+    """The number that decides between two networks.
 
     Attributes:
-        metric: Name of the number that counts, among those of :meth:`evaluate`.
-        more_is_better: Whether a larger one is better.
+        name: Its key in an evaluation.
+        more_is_better: Whether the larger number is the better one.
+        share: Whether it is a fraction: then it is shown in per cent and drops are differences, in points. Else drops
+            are relative, in per cent.
     """
 
-    metric: ClassVar[str]
-    more_is_better: ClassVar[bool]
+    name: str
+    more_is_better: bool = True
+    share: bool = True
 
-    def output_shape(self, labels: Tensor, classes: int) -> tuple[int, ...]:
-        """Shape of a network's outputs for examples with these labels."""
-        raise NotImplementedError
+    @property
+    def unit(self) -> str:
+        """Unit of a drop, once it is multiplied by 100."""
+        return "points" if self.share else "per cent"
 
-    def loss(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """What training makes small on a batch: a scalar."""
-        raise NotImplementedError
+    def drop(self, base: dict[str, float | None], own: dict[str, float | None]) -> float | None:
+        """How much worse one evaluation is than another, a fraction; None where either has no number."""
+        before, after = base[self.name], own[self.name]
+        if before is None or after is None:
+            return None
+        worse = before - after if self.more_is_better else after - before
+        return worse if self.share else worse / before if before else None
 
-    def evaluate(self, module: nn.Module, split: Split) -> dict[str, float | None]:
-        """Named numbers of a split; the module is put into evaluation mode.
+    def worth(self, values: Sequence[float], base: Sequence[float]) -> list[float]:
+        """Numbers of which more is better, and whose means differ by the drop from those of a baseline.
 
-        ``accuracy``, ``loss`` and ``n`` are among them. None stands for what is not finite: JSON has no word for it.
+        Args:
+            values: Of some runs.
+            base: Of the baseline's runs.
+        """
+        unit = (1 if self.more_is_better else -1) / (1 if self.share or not sum(base) else sum(base) / len(base))
+        return [unit * value for value in values]
+
+
+@dataclass(frozen=True, eq=False)
+class Task(Value):
+    """Base of all tasks. A subclass says what the loss is; the rest has defaults that fit classification.
+
+    Attributes:
+        metric: Judges networks; its name is a key of :meth:`evaluate`.
+    """
+
+    metric: ClassVar[Metric] = Metric("accuracy")
+
+    def outputs(self, classes: int) -> int:
+        """Number of outputs for each answer, which a network gets as ``num_classes``; by default the classes."""
+        return classes
+
+    def loss(self, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """What training makes small.
+
+        Args:
+            outputs: Of the network, shape (*labels.shape, outputs).
+            labels: Of a batch, shape (N, ...).
+            reduction: ``"mean"`` or ``"sum"`` over all answers.
+
+        Returns:
+            A scalar.
         """
         raise NotImplementedError
 
+    def right(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Which answers count as right, shape of the labels, for the accuracy. By default the largest output."""
+        return outputs.argmax(-1) == labels
 
-class Classification(Task):
-    """One class for each input, learned by cross-entropy."""
-
-    metric = "accuracy"
-    more_is_better = True
-
-    def output_shape(self, labels: Tensor, classes: int) -> tuple[int, ...]:
-        return (*labels.shape, classes)
-
-    def loss(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(module(inputs).flatten(0, -2), labels.flatten())
+    def score(self, accuracy: float, loss: float) -> float | None:
+        """The metric, from the accuracy and the mean loss; None where it cannot be told."""
+        return accuracy
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float | None]:
-        """``accuracy`` (fraction), ``loss`` (mean cross-entropy, nats) and ``n`` (answers)."""
+        """``accuracy`` (fraction), ``loss`` (mean), ``n`` (answers) and the metric on a split.
+
+        The module is put into evaluation mode. None stands for what is not finite: JSON has no word for it.
+        """
         module.eval()
-        correct, loss, n = 0, torch.zeros((), dtype=torch.float64), 0
-        for inputs, given in split.batches(max(1, BATCH // split.labels[0].numel())):
-            outputs, labels = module(inputs).flatten(0, -2), given.flatten()
-            correct += int((outputs.argmax(1) == labels).sum())
-            loss += cross_entropy(outputs, labels, reduction="sum")
-            n += len(labels)
-        return {"accuracy": correct / n, "loss": _finite(float(loss / n)), "n": n}
+        right, total, n = 0, torch.zeros((), dtype=torch.float64), 0
+        for inputs, labels in split.batches(max(1, BATCH // split.labels[0].numel())):
+            outputs = module(inputs)
+            right += int(self.right(outputs, labels).sum())
+            total += self.loss(outputs, labels, "sum")
+            n += labels.numel()
+        accuracy, loss = right / n, float(total / n)
+        found = {"accuracy": accuracy, "loss": loss, "n": n, self.metric.name: self.score(accuracy, loss)}
+        return {name: value if value is not None and isfinite(value) else None for name, value in found.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class Classification(Task):
+    """One class for each input, learned by cross-entropy."""
+
+    def loss(self, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction=reduction)
+
+
+@dataclass(frozen=True, eq=False)
 class NextWord(Classification):
-    """The next word at each place of a text. Inputs and labels are word numbers, shape (N, words)."""
+    """The next word at each place of a text, judged by perplexity, the exponential of the loss.
 
-    metric = "perplexity"
-    more_is_better = False
+    Inputs and labels are word numbers, shape (N, words).
+    """
 
-    def evaluate(self, module: nn.Module, split: Split) -> dict[str, float | None]:
-        """As for :class:`Classification`, and ``perplexity``, the exponential of the loss."""
-        found = super().evaluate(module, split)
-        loss = found["loss"]
-        return {**found, "perplexity": None if loss is None or loss > 700 else exp(loss)}
+    metric: ClassVar[Metric] = Metric("perplexity", more_is_better=False, share=False)
 
-
-def _finite(number: float) -> float | None:
-    return number if isfinite(number) else None
+    def score(self, accuracy: float, loss: float) -> float | None:
+        return exp(loss) if loss <= 700 else None
 
 
 TASKS: dict[str, Task] = {"images": Classification(), "text": NextWord()}
 """The task that data ask for, by what the data hold."""
+
+
+def find_task(path: str) -> Task:
+    """The task at ``package.module:Class``.
+
+    Raises:
+        BadRequest: It does not import, or is no task.
+    """
+    found = import_object(path, "task")
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise BadRequest(f"the task {path!r} is no subclass of letitgo.recipes.tasks.Task")
+    return found()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from letitgo.plan import Absent, Measure, Stored
 from letitgo.recipes import Recipe
+from letitgo.recipes.tasks import Metric
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.options import StudyOptions
@@ -80,7 +81,10 @@ class CellStudy(StudyOptions):
     """Base of studies whose rows are cells; what else they have are the options of their room."""
 
     quantities: ClassVar[tuple[str, ...]]
-    """Names of the numbers that each seed gives; each is summarised in columns such as ``drop_mean``."""
+    """Names of the numbers that each seed gives; each is summarised in columns such as ``drop_mean``.
+
+    Those that :func:`judged` finds need not be among :meth:`numbers`.
+    """
     summaries: ClassVar[tuple[str, ...]] = ("mean", "ci95")
     """How they are summarised over seeds, keys of ``STATISTICS``."""
 
@@ -89,8 +93,8 @@ class CellStudy(StudyOptions):
         raise NotImplementedError
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, Any]:
-        """The quantities of a cell under one seed; None where one does not apply."""
-        raise NotImplementedError
+        """The other quantities of a cell under one seed; None where one does not apply."""
+        return {}
 
     def report(self, rows: Sequence[Row]) -> Report:
         """What the rows say; ``report`` of the module ``report`` beside the study's own says it."""
@@ -174,19 +178,26 @@ class CellStudy(StudyOptions):
 
     def found(self, cell: Cell, of: Subject, store: Store) -> dict[int, Mapping[str, Any]]:
         """The quantities of a cell by seed, of the seeds that the store holds."""
-        numbers = {}
+        names, metric, numbers = self.names(of), of.metric, {}
         for recipe in of.seeds[: cell.count]:
             try:
-                numbers[recipe.seed] = self.numbers(cell, cell.results(recipe, store))
+                results = cell.results(recipe, store)
             except Absent:
                 continue
+            own = {name: value for name, value in judged(metric, results).items() if name in names}
+            numbers[recipe.seed] = {**own, **self.numbers(cell, results)}
         return numbers
+
+    def names(self, of: Subject) -> list[str]:
+        """The quantities, and beside each accuracy what the task is judged by instead."""
+        beside = {"accuracy": of.metric.name, "train_accuracy": f"train_{of.metric.name}"}
+        return list(dict.fromkeys(name for own in self.quantities for name in (own, beside.get(own, own))))
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row: labels, each quantity over the seeds, their number, and the verdict."""
         found = list(self.found(cell, of, store).values())
         row: Row = dict(cell.labels)
-        for name in self.quantities:
+        for name in self.names(of):
             values = [number for one in found if (number := one.get(name)) is not None]
             row |= self.summary(name, values)
         row["n"] = len(found)
@@ -202,6 +213,22 @@ class CellStudy(StudyOptions):
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""
         return {f"{name}_{statistic}": STATISTICS[statistic](values) for statistic in self.summaries}
+
+
+def judged(metric: Metric, results: Results) -> Row:
+    """What evaluations named ``test`` and ``train`` say of a cell, and its drops from the cell ``base``.
+
+    Accuracies and the metric of the task; how much worse it is; the gap between training and test accuracy. A cell
+    without a ``base`` is its own.
+    """
+    base, found = results.get("base", results), {}
+    for split, prefix in (("test", ""), ("train", "train_")):
+        if split in results:
+            found |= {f"{prefix}{name}": results[split][name] for name in ("accuracy", metric.name)}
+            found[f"{prefix}drop"] = metric.drop(base[split], results[split]) if split in base else None
+    if "train_accuracy" in found and "accuracy" in found:
+        found["gap"] = found["train_accuracy"] - found["accuracy"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -252,22 +279,28 @@ class Looks:
         """Whether more seeds may decide: nothing failed, and the verdict is not there."""
         assert cell.drop is not None
         undecided = cell.drop.verdict(self.study.tolerance / 100) == "undecided"  # type: ignore[attr-defined]
-        return undecided and len(self._accuracies(cell)) == cell.count
+        return undecided and len(self._values(cell)) == cell.count
 
     def _look(self, followed: Sequence[Cell], alpha: float) -> None:
         """The drops so far; those of cells that stopped are as at their last look, but count for the variance."""
         floor = 1 / self.of.recipe.dataset.split("test").labels.numel()
         for cell in followed:
             if cell.paired:
-                cell.drop = paired([one["drop"] for one in self._numbers(cell)], floor, alpha)
+                cell.drop = paired(
+                    [one["drop"] for one in self._numbers(cell) if one["drop"] is not None], floor, alpha
+                )
         for base in {cell.against["base"]: None for cell in followed if not cell.paired}:
             group = [cell for cell in self.cells if cell.judged and not cell.paired and cell.against["base"] is base]
-            drops = unpaired(self._accuracies(base), [self._accuracies(cell) for cell in group], floor, alpha)
+            before = self._values(base)
+            worth = [self.of.metric.worth(self._values(cell), before) for cell in (base, *group)]
+            drops = unpaired(worth[0], worth[1:], floor, alpha)
             for cell, drop in zip(group, drops, strict=True):
                 cell.drop = drop if cell in followed else cell.drop
 
-    def _accuracies(self, cell: Cell) -> list[float]:
-        return [one["accuracy"] for one in self._numbers(cell)]
+    def _values(self, cell: Cell) -> list[float]:
+        """The metric under each seed; none where it is not finite."""
+        name = self.of.metric.name
+        return [one[name] for one in self._numbers(cell) if one[name] is not None]
 
     def _numbers(self, cell: Cell) -> list[Mapping[str, Any]]:
         return list(self.study.found(cell, self.of, self.store).values())

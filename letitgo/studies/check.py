@@ -37,7 +37,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{hint}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-    due = recipe.task.output_shape(labels, recipe.dataset.classes)
+    due = (*labels.shape, recipe.dataset.outputs)
     if shape != due:
         raise BadRequest(
             f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
@@ -45,7 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     optimizer = recipe.make_optimizer(weights.trainable(module))
     try:
-        take_step(module, optimizer, recipe.task, inputs, labels, recipe.clip)
+        take_step(module, optimizer, recipe.dataset.task, inputs, labels, recipe.clip)
     except Exception as error:
         raise BadRequest(
             f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: "

@@ -12,6 +12,7 @@ from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Initial, Run, State
 from letitgo.recipes import Recipe
+from letitgo.recipes.tasks import Metric
 from letitgo.studies.sweep import with_seeds
 
 
@@ -46,6 +47,11 @@ class Subject:
     def seeds(self) -> list[Recipe]:
         """The recipe under each seed."""
         return with_seeds(self.recipe, self.count)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What the recipe's task is judged by."""
+        return self.recipe.dataset.task.metric
 
     @cached_property
     def module(self) -> nn.Module:

@@ -71,7 +71,7 @@ def train(
     still = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
     reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch
-    task, total_steps, epoch_steps = recipe.task, recipe.steps, recipe.steps_per_epoch
+    task, total_steps, epoch_steps = recipe.dataset.task, recipe.steps, recipe.steps_per_epoch
     total, done = torch.zeros(()), begin
     for stop in stops:
         for step in range(done, stop):

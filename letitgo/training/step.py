@@ -32,7 +32,7 @@ def take_step(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = task.loss(module, inputs, labels)
+        loss = task.loss(module(inputs), labels)
         if loss.requires_grad:  # not where nothing that is used trains
             loss.backward()
             if clip is not None:

@@ -59,7 +59,7 @@ class Align(AlignOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         spectra, place = results["spectra"], cell.context
         kept = {name: spectra[name][place] if place < len(spectra[name]) else None for name in ("floor", *OF_LAYER)}
-        return kept | {"train_loss": results["train"]["loss"], "accuracy": results["test"]["accuracy"]}
+        return kept | {"train_loss": results["train"]["loss"]}
 
 
 def dense_layers(of: Subject) -> list[str]:

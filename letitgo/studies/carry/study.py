@@ -185,7 +185,7 @@ class Carry(CarryOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         test = results["test"]["accuracy"]
         above = {name: test - results[name]["test"]["accuracy"] for name in cell.against}
-        return {"accuracy": test} | {f"above_{name}": value for name, value in above.items()}
+        return {f"above_{name}": value for name, value in above.items()}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row, with the number of weights that the first seed in the store has left."""

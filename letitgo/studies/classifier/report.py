@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
-from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
+from letitgo.report.words import (
+    cost,
+    groups,
+    heading,
+    judged_by,
+    listed,
+    lost,
+    metric_of,
+    over_seeds,
+    reached,
+    resolved,
+    still_undecided,
+    verdicts,
+    within,
+)
 
 if TYPE_CHECKING:
+    from letitgo.recipes.tasks import Metric
     from letitgo.studies.classifier.study import Classifier
 
 Row = dict[str, Any]
@@ -38,8 +53,6 @@ ALL_NUMBERS = (
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
     *SAVED,
-    Column("perplexity", "perplexity", "Exponential of the test loss; for text.", numbers.decimal),
-    Column("perplexity_ratio", "ratio", "Perplexity over that with a learned classifier, paired.", numbers.decimal),
     Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
     N,
 )
@@ -62,19 +75,23 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
         counts = [f"{sum(row['verdict'] == kind for row in replaced)} {kind}" for kind in VERDICTS]
         answer = f"{len(replaced)} replacements of the classifier: {', '.join(counts)}."
         sections.insert(0, Section("All together", answer, pictures={"drops": _drops(study, replaced)}))
+    metric = metric_of(study)
+    drop = "accuracy minus this one's" if metric.share else f"{metric.name} against this one's, in {metric.unit}"
+    limit = within(study.tolerance, metric.unit)
     note = (
-        f"{over_seeds(study)} A drop is the learned classifier's accuracy minus this one's. "
-        f"Robust: the whole interval is within "
-        f"{within(study.tolerance)}. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, "
-        "relative to training with the learned classifier. The scale multiplies features of norm one; rows of an "
-        "orthogonal matrix have norm one, those of a Hadamard matrix √features."
+        f"{over_seeds(study)} A drop is the learned classifier's {drop}. Robust: the whole interval is within {limit}. "
+        "Critical: the whole interval is beyond. Undecided: neither. Savings are counted, relative to training with "
+        "the learned classifier. The scale multiplies features of norm one. Rows of an orthogonal matrix have norm "
+        "one, those of a Hadamard matrix √features."
     )
     return Report("classifier", TITLE, sections, note, SOURCE)
 
 
 def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequence[Row]) -> Section:
     numbered = [row | {"growth": _growth(row["scale"])} for row in rows if row["n"]]
-    tables = [Table([NAME, TEST, DROP, TRAIN_DROP, *SAVED], fixed), Table(ALL_NUMBERS, numbered, "All numbers")]
+    metric = metric_of(study)
+    main, everything = (judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], ALL_NUMBERS))
+    tables = [Table(main, fixed), Table(everything, numbered, "All numbers")]
     pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
     if scaled := [row for row in fixed if row["scale"]]:
         pictures["scale"] = _scale(scaled)
@@ -87,52 +104,48 @@ def _growth(scale: list[float] | None) -> str:
 
 
 def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
-    """The replacement that costs least, if it is surely within the tolerance; of text, what perplexity becomes."""
-    if fixed and all(row.get("perplexity_ratio_mean") for row in fixed):
-        ratios = [
-            f"{numbers.decimal(row['perplexity_ratio_mean'], row['perplexity_ratio_ci95'])} with "
-            f"{NAMES[row['classifier']]}"
-            for row in fixed
-        ]
-        return f"Test perplexity, relative to a learned classifier: {listed(ratios)}."
+    """The replacement that costs least, if it is surely within the tolerance."""
+    metric = metric_of(study)
+    limit, worse = within(study.tolerance, metric.unit), lost(metric).partition(",")[0]
     robust = [row for row in fixed if row["verdict"] == "robust"]
     best = min(robust, key=lambda row: row["drop_mean"], default=None)
     if best is not None:
         saved = numbers.percent(best["memory_saved"])
         return (
-            f"The classifier need not be learned: with {NAMES[best['classifier']]} the drop in test accuracy is "
-            f"{cost(best)}, and {saved} of gradients and optimiser state is saved."
+            f"The classifier need not be learned: with {NAMES[best['classifier']]} the {worse} is "
+            f"{cost(best, metric.unit)}, and {saved} of gradients and optimiser state is saved."
         )
     if fixed and all(row["verdict"] == "critical" for row in fixed):
-        return f"The classifier is worth training: every replacement costs more than {within(study.tolerance)}."
-    return f"Undecided: no replacement of the classifier is surely within {within(study.tolerance)}."
+        return f"The classifier is worth training: every replacement costs more than {limit}."
+    return f"Undecided: no replacement of the classifier is surely within {limit}."
 
 
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
-    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
-    said = [f"Learned classifier: {accuracy} % test accuracy, {base['parameters']:,} weights, n = {base['n']}."]
+    metric = metric_of(study)
+    said = [f"Learned classifier: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}."]
     if fixed:
-        said.append(f"Test accuracy: {verdicts(fixed, 'classifier')}.")
-        sides = {side: [row["classifier"] for row in fixed if _side(row) == side] for side in SIDES}
+        said.append(f"Test {metric.name}: {verdicts(fixed, 'classifier')}.")
+        sides = {side: [row["classifier"] for row in fixed if _side(metric, row) == side] for side in SIDES}
         found = [f"{side} with {listed(names)}" for side, names in sides.items() if names]
-        said.append(f"Training accuracy: {', '.join(found)}.")
+        said.append(f"Training {metric.name}: {', '.join(found)}.")
     return said + still_undecided(study, fixed, lambda row: row["classifier"])
 
 
-def _side(row: Row) -> str:
-    """Whether training accuracy is surely lower or higher than with the learned classifier."""
+def _side(metric: Metric, row: Row) -> str:
+    """Whether the training metric is surely lower or higher than with the learned classifier."""
     drop, half = row["train_drop_mean"], row["train_drop_ci95"]
-    return SIDES[2] if half is None or abs(drop) <= half else SIDES[0] if drop > 0 else SIDES[1]
+    return SIDES[2] if half is None or abs(drop) <= half else SIDES[0 if (drop > 0) is metric.more_is_better else 1]
 
 
 def _drops(study: Classifier, rows: Sequence[Row]) -> Picture:
-    names = [row["what"] for row in rows]
+    names, metric = [row["what"] for row in rows], metric_of(study)
+    axis = lost(metric).replace(f" in test {metric.name}", "")
     band = Band(0, study.tolerance, label="within the tolerance")
-    test = Panel([band, Rule(0, upright=True, line="-"), *judged(rows)], "test accuracy", "drop, points", places=names)
+    test = Panel([band, Rule(0, upright=True, line="-"), *judged(rows)], f"test {metric.name}", axis, places=names)
     halves = [None if row["train_drop_ci95"] is None else 100 * row["train_drop_ci95"] for row in rows]
     means = [100 * row["train_drop_mean"] for row in rows]
     train = Points(means, range(len(rows)), halves, sideways=True)
-    panels = [test, Panel([Rule(0, upright=True, line="-"), train], "training accuracy", "drop, points", places=names)]
+    panels = [test, Panel([Rule(0, upright=True, line="-"), train], f"training {metric.name}", axis, places=names)]
     return Picture([panels], "Cost of replacing the learned classifier: mean drops with 95 % intervals over seeds.")
 
 

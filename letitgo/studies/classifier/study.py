@@ -34,14 +34,7 @@ FIXED = ("hadamard", "orthogonal")
 class Classifier(ClassifierOptions, CellStudy):
     """Does the classifier need training? See :class:`ClassifierOptions` for the options."""
 
-    quantities: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "train_accuracy",
-        "drop",
-        "train_drop",
-        "perplexity",
-        "perplexity_ratio",
-    )
+    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "train_accuracy", "drop", "train_drop")
 
     def check_subject(self, of: Subject) -> None:
         if of.recipe.model == "fixed-classifier":
@@ -97,28 +90,13 @@ class Classifier(ClassifierOptions, CellStudy):
         return found
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, Any]:
-        base = results.get("base", results)
-        return {
-            "accuracy": results["test"]["accuracy"],
-            "train_accuracy": results["train"]["accuracy"],
-            "drop": base["test"]["accuracy"] - results["test"]["accuracy"],
-            "train_drop": base["train"]["accuracy"] - results["train"]["accuracy"],
-            "scale": results["scale"]["values"] if "scale" in results else None,
-            **_perplexity(results["test"], base["test"]),
-        }
+        return {"scale": results["scale"]["values"] if "scale" in results else None}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row, with the scale at the beginning and after each epoch: means over seeds."""
         scales = [one["scale"] for one in self.found(cell, of, store).values() if one["scale"]]
         scale = [mean(at) for at in zip(*scales, strict=True)] or None
         return super().row(cell, of, store) | {"scale": scale}
-
-
-def _perplexity(own: Row, learned: Row) -> dict[str, float | None]:
-    """Perplexity on the test text, and as a ratio to that with a learned classifier; nothing for images."""
-    if own.get("perplexity") is None or not learned.get("perplexity"):
-        return {}
-    return {"perplexity": own["perplexity"], "perplexity_ratio": own["perplexity"] / learned["perplexity"]}
 
 
 @lru_cache(maxsize=64)
@@ -134,7 +112,7 @@ def _memory(run: Run) -> int:
     optimizer = run.recipe.make_optimizer(weights.trainable(module))
     split = run.recipe.dataset.split("train")
     with torch.random.fork_rng(devices=[]):
-        take_step(module, optimizer, run.recipe.task, split.batch(slice(0, 2)), split.labels[:2])
+        take_step(module, optimizer, run.recipe.dataset.task, split.batch(slice(0, 2)), split.labels[:2])
     kept = [weight.grad for weight in module.parameters()]
     kept += [item for state in optimizer.state.values() for item in state.values()]
     return sum(item.nbytes for item in tree_leaves(kept) if isinstance(item, Tensor))

@@ -152,8 +152,6 @@ class Finetune(FinetuneOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         accuracy = results["test"]["accuracy"]
         return {
-            "accuracy": accuracy,
-            "drop": results.get("base", results)["test"]["accuracy"] - accuracy,
             "gain": accuracy - results["scratch"]["test"]["accuracy"] if "scratch" in results else None,
             "gradient": _relative(results["gradients"], cell.context[0]) if "gradients" in results else None,
         }

@@ -6,9 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, points, series
-from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
+from letitgo.report.words import (
+    cost,
+    groups,
+    heading,
+    judged_by,
+    listed,
+    lost,
+    metric_of,
+    over_seeds,
+    reached,
+    resolved,
+    still_undecided,
+    verdicts,
+    within,
+)
 
 if TYPE_CHECKING:
     from letitgo.studies.fraction.study import Fraction
@@ -46,7 +60,7 @@ ALL_NUMBERS = (
     VALUES,
     Column("moved_max", "moved", "Values that differ afterwards, in the seed with the most.", numbers.count),
     TEST,
-    Column("train_accuracy_mean", "training, %", "Training accuracy.", numbers.points),
+    TRAINING,
     DROP,
     ABOVE,
     STORED,
@@ -63,12 +77,13 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
     ]
     sections = [_section(study, recipe, part) for recipe, part in measured]
     sections += [_tasks_section(tasks) for tasks in on_one_base(measured)]
+    limit = within(study.tolerance, metric_of(study).unit)
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
         f"{over_seeds(study)} A drop is everything learned, minus this. "
         "Random values are as many as a policy learns, chosen from the whole network. "
-        f"Robust: the whole interval of the drop is within {within(study.tolerance)}. Critical: the whole interval is "
-        "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
+        f"Robust: the whole interval of the drop is within {limit}. Critical: the whole interval is beyond. "
+        "Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
         f"Running statistics of frozen norms {statistics}."
     )
     return Report("fraction", TITLE, sections, note, SOURCE)
@@ -98,16 +113,19 @@ def _kinds(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     shares, alone = _kinds(rows)
+    metric = metric_of(study)
+    [drop] = judged_by(metric, [DROP])
     varied = [column for column in CONDITIONS if len({row[column.name] for row in shares}) > 1]
     tables = []
     if shares:
         title = "a share of each layer" + ("" if varied else f" ({conditions(shares[0])})")
-        tables.append(Table([NAME, *varied, VALUES, DROP, ABOVE, STORED][:WIDEST], shares, title))
+        tables.append(Table([NAME, *varied, VALUES, drop, ABOVE, STORED][:WIDEST], shares, title))
     if alone:
-        tables.append(Table([NAME, VALUES, DROP, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
+        tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
     shown = len(tables)
-    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
-    pictures = {"accuracy": _accuracy(rows), "storage": _storage(rows)}
+    tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    pictures = {"accuracy": _accuracy(rows)} if metric.share else {}
+    pictures["storage"] = _storage(rows)
     if alone:
         pictures["alone"] = _alone(study, alone)
     return Section(
@@ -123,33 +141,31 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
 
 def _answer(study: Fraction, rows: Sequence[Row]) -> str:
     """The fewest values that are surely within the tolerance."""
+    unit = metric_of(study).unit
     robust = [row for row in rows if row["verdict"] == "robust"]
     best = min(robust, key=lambda row: row["learned"], default=None)
     if best is None:
         least = min(rows, key=lambda row: row["drop_mean"], default=None)
-        among = "" if least is None else f"; the least drop is {cost(least)}, with {least['what']}"
-        return f"No part is surely within {within(study.tolerance)} of everything learned{among}."
+        among = "" if least is None else f"; the least drop is {cost(least, unit)}, with {least['what']}"
+        return f"No part is surely within {within(study.tolerance, unit)} of everything learned{among}."
     share = numbers.percent(best["learned"] / best["parameters"])
     how = "" if best["share"] is None else f" ({conditions(best)})"
-    return (
-        f"Learn {best['what']}{how}: {best['learned']:,} of {best['parameters']:,} values ({share}) cost {cost(best)}."
-    )
+    values = f"{best['learned']:,} of {best['parameters']:,} values ({share})"
+    return f"Learn {best['what']}{how}: {values} cost {cost(best, unit)}."
 
 
 def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     shares, alone = _kinds(rows)
-    base = rows[0]
-    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
-    said = [f"Everything learned: {accuracy} % test accuracy, {base['learned']:,} values, n = {base['n']}."]
+    base, metric = rows[0], metric_of(study)
+    said = [f"Everything learned: {reached(base, metric)}, {base['learned']:,} values, n = {base['n']}."]
     for name, own in (("Shares", shares), ("One part alone", alone)):
         if own:
             said.append(f"{name}: {verdicts(own, 'what')}.")
     if against := [row for row in shares + alone if row["above_random_ci95"] is not None]:
         said.append(_against_random(against))
     if alone:
-        best = max(alone, key=lambda row: row["accuracy_mean"])
-        reached = numbers.points(best["accuracy_mean"], best["accuracy_ci95"])
-        said.append(f"Highest alone: {best['what']}, {reached} % with {best['learned']:,} values.")
+        best = min(alone, key=lambda row: row["drop_mean"])
+        said.append(f"Best alone: {best['what']}, {reached(best, metric)} with {best['learned']:,} values.")
     if kept := [row for row in shares if row["share"] < 1]:
         said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
     return said + still_undecided(study, rows, lambda row: f"{row['what']} ({row['learned']:,} values)")
@@ -236,7 +252,7 @@ def _alone(study: Fraction, rows: Sequence[Row]) -> Picture:
     """A line for each part, which stays readable where a network has many layers."""
     names = [row["policy"].removesuffix(" only") for row in rows]
     marks = [Band(0, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(rows)]
-    panels = [Panel(marks, x="drop in test accuracy, points", places=names)]
+    panels = [Panel(marks, x=lost(metric_of(study)), places=names)]
     if study.controls:
         above = points(rows, range(len(rows)), "above_random", 100, sideways=True)
         panels.append(Panel([Rule(0, upright=True, line="-"), above], x="above random values, points", places=names))

@@ -112,13 +112,8 @@ class Fraction(FractionOptions, CellStudy):
         return Cell({"policy": policy.name, **labels, **sizes}, measures, against, judged="base" in against)
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        test, train = results["test"]["accuracy"], results["train"]["accuracy"]
-        delta, control = results["delta"], results.get("control")
+        test, delta, control = results["test"]["accuracy"], results["delta"], results.get("control")
         return {
-            "accuracy": test,
-            "train_accuracy": train,
-            "gap": train - test,
-            "drop": results.get("base", results)["test"]["accuracy"] - test,
             "above_random": None if control is None else test - control["test"]["accuracy"],
             "delta_bytes": delta["bytes"],
             "whole_bytes": delta["whole"],

@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING, Any
 from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
-from letitgo.report.words import cost, groups, heading, listed, over_seeds, resolved, still_undecided, verdicts, within
+from letitgo.report.words import (
+    cost,
+    groups,
+    heading,
+    judged_by,
+    listed,
+    lost,
+    metric_of,
+    over_seeds,
+    reached,
+    resolved,
+    still_undecided,
+    verdicts,
+    within,
+)
 
 if TYPE_CHECKING:
+    from letitgo.recipes.tasks import Metric
     from letitgo.studies.map.study import Map
 
 Row = dict[str, Any]
@@ -46,11 +61,12 @@ def report(study: Map, rows: Sequence[Row]) -> Report:
     ]
     if len(study.swept) == 1 and len(sections) > 1:
         sections.insert(0, _over_sweep(study, [row for row in rows if row["n"]]))
+    metric = metric_of(study)
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
         f"{over_seeds(study)} A drop is the baseline minus the network in question. "
-        f"Robust: the whole interval is within {within(study.tolerance)}. Critical: the "
-        "whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
+        f"Robust: the whole interval is within {within(study.tolerance, metric.unit)}. "
+        "Critical: the whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
         f"{statistics}."
     )
     return Report("map", TITLE, sections, note, SOURCE)
@@ -60,14 +76,16 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     base = rows[0]
     layers = [row for row in rows if row["scope"] == "layer"]
     sets = [row for row in rows if row["scope"] not in ("all", "layer")]
-    tables = [_verdicts(layers)]
-    tables += [_by_epoch(layers)] if len(study.freeze_at) > 1 else []
-    tables += [_verdicts(sets)] if sets else []
-    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
-    pictures = {"heatmap": _heatmap(base, layers), "cost": _cost(study, layers)}
+    metric = metric_of(study)
+    tables = [_verdicts(metric, layers)]
+    tables += [_by_epoch(metric, layers)] if len(study.freeze_at) > 1 else []
+    tables += [_verdicts(metric, sets)] if sets else []
+    tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
     if sets:
-        pictures |= {"heatmap-sets": _heatmap(base, sets), "cost-sets": _cost(study, sets)}
-    pictures["generalization"] = _generalization(rows)
+        pictures |= {"heatmap-sets": _heatmap(metric, base, sets), "cost-sets": _cost(study, sets)}
+    if metric.share:
+        pictures["generalization"] = _generalization(rows)
     if moved := [row for row in layers if row["intervention"] == "reinitialised"]:
         pictures["distances"] = _distances(moved)
     return Section(
@@ -90,7 +108,7 @@ def question(row: Row) -> str:
     return "re-randomised"
 
 
-def _verdicts(rows: Sequence[Row]) -> Table:
+def _verdicts(metric: Metric, rows: Sequence[Row]) -> Table:
     """Layers down, questions across; of the epochs of each question, the first."""
     first = min(row["epoch"] for row in rows if row["intervention"] == "frozen")
     shown = [row for row in rows if row["epoch"] == {"frozen": first, "reinitialised": 0}.get(row["intervention"])]
@@ -100,31 +118,31 @@ def _verdicts(rows: Sequence[Row]) -> Table:
     for name in dict.fromkeys(map(question, shown)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
     columns.append(Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent))
-    return Table(columns, [row | {"saved": saved.get(row["layer"])} for row in wide], "drop in test accuracy, points")
+    return Table(columns, [row | {"saved": saved.get(row["layer"])} for row in wide], lost(metric))
 
 
-def _by_epoch(rows: Sequence[Row]) -> Table:
+def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
     """Layers down, the epochs from which they are frozen across."""
     frozen = [row for row in rows if row["intervention"] == "frozen"]
     wide = pivot(frozen, ("layer",), question, ("drop", "verdict"))
     columns = [Column("layer", "layer")]
     for name in dict.fromkeys(map(question, frozen)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
-    return Table(columns, wide, "frozen from an epoch on: drop in test accuracy, points")
+    return Table(columns, wide, f"frozen from an epoch on: {lost(metric)}")
 
 
 def _answer(study: Map, rows: Sequence[Row]) -> str:
     """The freeze that saves most and is surely within the tolerance."""
+    unit = metric_of(study).unit
     frozen = [row for row in rows if row["intervention"] == "frozen"]
     robust = [row for row in frozen if row["verdict"] == "robust"]
     best = max(robust, key=lambda row: row["saved"], default=None)
     if best is None:
-        return (
-            f"No freeze is surely within {within(study.tolerance)}: {verdicts(_singles(rows, 'frozen')) or 'no runs'}."
-        )
+        limit = within(study.tolerance, unit)
+        return f"No freeze is surely within {limit}: {verdicts(_singles(rows, 'frozen')) or 'no runs'}."
     since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
     saved = numbers.percent(best["saved"])
-    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {cost(best)}."
+    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {cost(best, unit)}."
 
 
 def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -132,22 +150,28 @@ def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
 
 
 def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
-    base = rows[0]
-    accuracy = numbers.points(base["accuracy_mean"], base["accuracy_ci95"])
-    said = [f"Baseline: {accuracy} % test accuracy, {base['parameters']:,} weights, n = {base['n']}."]
+    base, metric = rows[0], metric_of(study)
+    said = [f"Baseline: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}."]
     said += [f"{text}: {verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
     for row in rows:
         if row["scope"] == "robust":
             names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
-            said.append(f"{listed(names)}, each robust alone, together {how}: {cost(row)}, {row['verdict']}.")
+            said.append(
+                f"{listed(names)}, each robust alone, together {how}: {cost(row, metric.unit)}, {row['verdict']}."
+            )
     asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
     return said + still_undecided(study, asked, lambda row: f"{row['layer']} {question(row)}")
 
 
-def _heatmap(base: Row, rows: Sequence[Row]) -> Picture:
-    """Test error by layer and intervention, as ZBS19 draws it, with freezing beside it."""
+def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
+    """Test error by layer and intervention, as ZBS19 draws it, with freezing beside it; for others their metric."""
+
+    def error(row: Row) -> float:
+        value = row[f"{metric.name}_mean"]
+        return 100 * (1 - value) if metric.share else value
+
+    what, unit = ("test error", " %") if metric.share else (f"test {metric.name}", "")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    error, highest = 1 - base["accuracy_mean"], max(1 - row["accuracy_mean"] for row in rows)
     titles = {"frozen": "frozen from epoch", "rerandomised": "fresh draw", "reinitialised": "put back to epoch"}
     panels = []
     for kind, title in titles.items():
@@ -158,21 +182,23 @@ def _heatmap(base: Row, rows: Sequence[Row]) -> Picture:
                 own,
                 "layer",
                 "epoch",
-                lambda row: 100 * (1 - row["accuracy_mean"]),
+                error,
                 "",
                 layers,
                 steps,
                 shown="{:.1f}",
-                low=max(100 * error, 0.01),
-                high=100 * highest,
+                low=max(error(base), 0.01),
+                high=max(map(error, rows)),
                 log=True,
             )
             names = ["" if step is None else str(step) for step in steps]
             panels.append(Panel([cells], title, places=layers, steps=names))
     last = panels[-1].marks[0]
-    panels[-1] = Panel([_labelled(last, "test error, %")], panels[-1].title, places=layers, steps=panels[-1].steps)
+    panels[-1] = Panel(
+        [_labelled(last, f"{what},{unit}".removesuffix(","))], panels[-1].title, places=layers, steps=panels[-1].steps
+    )
     caption = (
-        f"Test error in per cent, mean over seeds. The colours begin at the baseline's {100 * error:.2f} %. Left: a "
+        f"{what.capitalize()}, mean over seeds. The colours begin at the baseline's {error(base):.2f}{unit}. Left: a "
         "layer is frozen from an epoch on. Middle and right: a layer of the trained network is drawn afresh "
         "or put back."
     )
@@ -191,7 +217,7 @@ def _cost(study: Map, rows: Sequence[Row]) -> Picture:
     saves = Panel([Bars([100 * row["saved"] for row in frozen])], x="training arithmetic saved, %", places=names)
     low = min([0.0, *(100 * (row["drop_mean"] - (row["drop_ci95"] or 0)) for row in frozen)])
     marks = [Band(low, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(frozen)]
-    drops = Panel(marks, x="drop in test accuracy, points", places=names)
+    drops = Panel(marks, x=lost(metric_of(study)), places=names)
     return Picture([[saves, drops]], "What freezing saves, and what it costs: mean drops with 95 % intervals.")
 
 
@@ -262,7 +288,9 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
         own = [row | {"step": values.index(row[field])} for row in _singles(rows, kind)]
         if own:
             marks = [Rule(study.tolerance), *series(own, "step", "drop", "layer", factor=100)]
-            panels.append(Panel(marks, text, field.replace("_", " "), "drop, points", steps=list(map(str, values))))
+            panels.append(
+                Panel(marks, text, field.replace("_", " "), lost(metric_of(study)), steps=list(map(str, values)))
+            )
     counts = [
         {field: value}
         | {kind: _count([row for row in _singles(rows, kind) if row[field] == value]) for kind in QUESTIONS}
@@ -270,7 +298,9 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
     ]
     heads = {"frozen": "frozen", "reinitialised": "re-initialised", "rerandomised": "re-randomised"}
     columns = [Column(field, field.replace("_", " ")), *(Column(kind, head) for kind, head in heads.items())]
-    pictures = {"sweep": Picture([panels], "Drop in test accuracy along the sweep. Dashed: the tolerance.")}
+    pictures = {
+        "sweep": Picture([panels], f"{lost(metric_of(study)).capitalize()}, along the sweep. Dashed: the tolerance.")
+    }
     robust = [sum(row["verdict"] == "robust" for row in _singles(rows, "frozen") if row[field] == v) for v in values]
     said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
     answer = f"Layers that are robust when frozen at initialization, along {field.replace('_', '-')}: {said}."

@@ -153,14 +153,9 @@ class Map(MapOptions, CellStudy):
         return measures
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        test, train = results["test"]["accuracy"], results["train"]["accuracy"]
         moved = [results["distance"][layer] for layer in cell.context]
         count = sum(part["count"] for part in moved)
         return {
-            "accuracy": test,
-            "train_accuracy": train,
-            "gap": train - test,
-            "drop": results.get("base", results)["test"]["accuracy"] - test,
             "distance_l2": sqrt(sum(part["squares"] for part in moved) / count),
             "distance_linf": max(part["largest"] for part in moved),
         }

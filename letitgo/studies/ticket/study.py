@@ -104,8 +104,6 @@ class Ticket(TicketOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         test, base, ticket = results["test"]["accuracy"], results.get("base", results), results.get("ticket")
         found: dict[str, float | None] = {
-            "accuracy": test,
-            "train_accuracy": results["train"]["accuracy"],
             "drop": base["test"]["accuracy"] - test,
             "below_ticket": ticket["test"]["accuracy"] - test if ticket else None,
         }

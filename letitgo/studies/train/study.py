@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
-from letitgo.report.words import heading, resolved
+from letitgo.report.words import heading, judged_by, metric_of, reached, resolved
 from letitgo.store import Store
 from letitgo.studies.cell import CellStudy, Row
 from letitgo.studies.subject import Subject
@@ -27,6 +27,7 @@ COLUMNS = (
     TRAINING,
     Column("gap", "gap", "Training minus test accuracy, in points.", numbers.points),
 )
+"""For a task that is judged by accuracy; the gap is left out for others."""
 
 
 class Train(TrainOptions, CellStudy):
@@ -94,6 +95,8 @@ class Train(TrainOptions, CellStudy):
         return self.rows(store)
 
     def _row(self, of: Subject, test: Row, train: Row, store: Store) -> Row:
+        metric = of.metric.name
+        other = {} if metric == "accuracy" else {metric: test[metric], f"train_{metric}": train[metric]}
         return {
             **({"ticket": self.ticket} if self.ticket else {}),
             "frozen": " ".join(self.freeze),
@@ -105,6 +108,7 @@ class Train(TrainOptions, CellStudy):
             "train_accuracy": train["accuracy"],
             "train_loss": train["loss"],
             "gap": train["accuracy"] - test["accuracy"],
+            **other,
             "seed": of.recipe.seed,
         }
 
@@ -136,12 +140,16 @@ class Train(TrainOptions, CellStudy):
 
     def report(self, rows: Sequence[Row]) -> Report:
         swept = [Column(name, name.replace("_", " ")) for name in self.swept]
-        recipe: Any = self.recipes[0]
-        table = Table((*swept, *COLUMNS), rows)
-        best = max(rows, key=lambda row: row["accuracy"], default=None)
-        answer = f"{numbers.points(best['accuracy'])} % test accuracy." if best else ""
+        recipe, metric = self.recipes[0], metric_of(self)
+        columns = [column for column in COLUMNS if column.name != "gap" or metric.share]
+        table = Table((*swept, *judged_by(metric, columns)), rows)
+        choose = max if metric.more_is_better else min
+        best = choose(
+            (row for row in rows if row[metric.name] is not None), key=lambda row: row[metric.name], default=None
+        )
+        answer = f"{reached(best, metric)}." if best else ""
         if best and len(rows) > 1:
             at = ", ".join(f"{name.replace('_', '-')} {best[name]}" for name in self.swept)
-            answer = f"The highest test accuracy is {numbers.points(best['accuracy'])} %, at {at}."
+            answer = f"The best is {reached(best, metric)}, at {at}."
         section = Section(heading(recipe), answer, tables=[table], details=resolved(recipe))
         return Report("train", self.QUESTION, [section], "One run for each recipe; accuracies in per cent.")
