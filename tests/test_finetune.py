@@ -158,7 +158,7 @@ def test_a_head_for_other_classes_is_drawn_anew_and_nothing_else(tmp_path, store
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda s: s.pop("fc1.bias"), "the start lacks 'fc1.bias' of 'fcn': it may lack the last layer, fc3"),
+        (lambda s: s.pop("fc1.bias"), "the start lacks 'fc1.bias' of 'fcn': it may lack the output layer, fc3"),
         (lambda s: s.update({"fc1.wieght": s["fc1.bias"].clone()}), "has 'fc1.wieght', which 'fcn' has not: did you"),
         (lambda s: s.update({"fc1.bias": torch.zeros(9)}), r"'fc1.bias' has shape \(9,\), that of 'fcn' here \(8,\)"),
     ],
@@ -188,7 +188,7 @@ def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
     outcome = compute(study, store)
     assert outcome.failures == []
     assert study.new_head(study.subjects[0]) == "fc4"
-    assert "The last layer, fc4, is drawn anew: the pretrained one is for other classes." in outcome.answers
+    assert "The output layer, fc4, is drawn anew: the pretrained one is for other classes." in outcome.answers
 
 
 # The study

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from helpers import NormNet, small_recipe
+from safetensors.torch import save_file
+from torch import nn
 
+from letitgo import weights
 from letitgo.errors import BadRequest
+from letitgo.plan import Graft, fitted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import NETWORKS, find_network
 from letitgo.recipes.optimizers import find_optimizer, find_schedule
 from letitgo.studies.check import check_recipe
+from letitgo.studies.subject import Subject
+from letitgo.studies.ticket.study import Ticket, Tickets
 from letitgo.weights import everything, layers, parameter_names, seeded, select
 
 MNIST, DIGITS, CIFAR = (1, 28, 28), (1, 8, 8), (3, 32, 32)
@@ -253,3 +261,19 @@ def test_a_parametrized_weight_belongs_to_its_layer():
     module = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 3)))
     assert list(layers(module)) == ["0"]
     assert len(layers(module)["0"]) == 3
+
+
+def test_a_network_has_one_output_layer_for_every_study(monkeypatch, tmp_path):
+    def make():
+        return nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=nn.Linear(64, 10), norm=nn.BatchNorm1d(10)))
+
+    monkeypatch.setitem(NETWORKS, "ends in a norm", make)
+    recipe = small_recipe(model="ends in a norm", widths=None)
+    of = Subject(recipe)
+    assert weights.head(of.module) == recipe.network.head == of.head.name == "fc"
+    assert Tickets(Ticket(recipe, rate=0.2), of).rates == {"fc.weight": 0.1}
+    tensors = {**weights.initial_state(recipe.network, 1), "fc.weight": torch.zeros(7, 64), "fc.bias": torch.zeros(7)}
+    save_file(tensors, tmp_path / "seven.safetensors")
+    start = fitted(open_weights(str(tmp_path / "seven.safetensors"), recipe.network), recipe.network, 0)
+    assert isinstance(start, Graft)
+    assert start.parameters == tuple(name for name in tensors if name.startswith("norm"))

@@ -76,19 +76,19 @@ def _loaded(value: Loaded) -> weights.State:
 
 
 def fitted(donor: State, network: Network, seed: int) -> State:
-    """The donor's weights as a state of a network, whose last layer is drawn anew where the donor's does not fit.
+    """The donor's weights as a state of a network, whose output layer is drawn anew where the donor's does not fit.
 
     Args:
         donor: Weights of a network with the same names.
         network: The network that they are to be weights of.
-        seed: Of the new last layer.
+        seed: Of the new output layer.
 
     Raises:
-        BadRequest: Names differ, or shapes do elsewhere than in the last layer.
+        BadRequest: Names differ, or shapes do elsewhere than in the output layer.
     """
     own = _shapes(weights.seeded(network, 0))
     shapes = _shapes(_loaded(donor) if isinstance(donor, Loaded) else weights.seeded(donor.network, 0))
-    last, head = list(network.layers.items())[-1]
+    head = network.layers[network.head]
     for name in shapes:
         if name not in own:
             raise BadRequest(f"the start has {name!r}, which {network.factory!r} has not: {nearest(name, tuple(own))}")
@@ -97,12 +97,12 @@ def fitted(donor: State, network: Network, seed: int) -> State:
             continue
         if name not in shapes:
             raise BadRequest(
-                f"the start lacks {name!r} of {network.factory!r}: it may lack the last layer, {last}, only"
+                f"the start lacks {name!r} of {network.factory!r}: it may lack the output layer, {network.head}, only"
             )
         if shapes[name] != shape:
             raise BadRequest(
                 f"the start's {name!r} has shape {shapes[name]}, that of {network.factory!r} here "
-                f"{shape}: only the last layer, {last}, may differ, and is then drawn anew"
+                f"{shape}: only the output layer, {network.head}, may differ, and is then drawn anew"
             )
     if all(shapes.get(name) == own[name] for name in head):
         return donor

@@ -16,7 +16,7 @@ from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments, import_object
 from letitgo.recipes.lstm import LSTM
 from letitgo.value import Value, canonical
-from letitgo.weights import Matrix, fix_classifier, last_linear, seeded
+from letitgo.weights import Matrix, fix_classifier, head, last_linear, layers, seeded
 
 Init = Literal["torch", "glorot", "he"]
 """How initial weights are drawn: as PyTorch does, from Glorot's normal law, or normal for ReLU (arXiv:1502.01852)."""
@@ -228,9 +228,12 @@ class Network(Value):
     @cached_property
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Layer name → names of its parameters."""
-        from letitgo.weights import layers
-
         return layers(self())
+
+    @cached_property
+    def head(self) -> str:
+        """Name of the output layer: see :func:`letitgo.weights.head`."""
+        return head(self())
 
 
 def find_factory(name: str) -> Callable[..., nn.Module]:

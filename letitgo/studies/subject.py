@@ -87,9 +87,8 @@ class Subject:
 
     @cached_property
     def head(self) -> Unit:
-        """The output layer: the last one that trains and is no norm."""
-        owner = {name: layer for layer, names in self.recipe.network.layers.items() for name in names}
-        layer = [owner[name] for name in self.trainable if name not in self.norms][-1]
+        """The output layer, as far as it trains."""
+        layer = self.recipe.network.head
         return Unit(layer, "layer", self.ordered(self.recipe.network.layers[layer]))
 
     @cached_property

@@ -50,6 +50,7 @@ from letitgo.weights.part import Part as Part
 from letitgo.weights.part import biases as biases
 from letitgo.weights.part import entries as entries
 from letitgo.weights.part import fraction as fraction
+from letitgo.weights.part import head as head
 from letitgo.weights.part import norms as norms
 from letitgo.weights.part import zero_out as zero_out
 from letitgo.weights.prefix import frozen_prefix as frozen_prefix

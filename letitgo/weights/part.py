@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, no_parameter, owner, parameter_names
+from letitgo.weights.layers import is_container, layers, no_parameter, owner, parameter_names
 from letitgo.weights.roles import roles
 from letitgo.weights.select import Selection
 
@@ -159,6 +159,18 @@ def biases(module: nn.Module) -> Selection:
     if not chosen:
         raise BadRequest("the network has no biases besides those of norms")
     return Selection(chosen, tuple(found))
+
+
+def head(module: nn.Module) -> str:
+    """Name of the output layer: the last layer that is no norm.
+
+    Raises:
+        BadRequest: There is none.
+    """
+    names = [name for name, role in roles(module).items() if not role.norm]
+    if not names:
+        raise BadRequest("the network has no layer but norms, so no output layer")
+    return next(layer for layer, own in layers(module).items() if names[-1] in own)
 
 
 @torch.no_grad()

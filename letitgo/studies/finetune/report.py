@@ -73,7 +73,7 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     before = Path(str(study.file)).name if source is None else f"{length(source)} on {source.data}"
     sentences = _sentences(study, rows)
     if head:
-        sentences.append(f"The last layer, {head}, is drawn anew: the pretrained one is for other classes.")
+        sentences.append(f"The output layer, {head}, is drawn anew: the pretrained one is for other classes.")
     return Section(
         f"{heading(of.recipe, study.swept)}, pretrained: {before}",
         _answer(study, rows),

@@ -81,9 +81,9 @@ class Finetune(FinetuneOptions, CellStudy):
         return fitted(pretraining.baseline(pretraining.recipe).final, recipe.network, recipe.seed)
 
     def new_head(self, of: Subject) -> str | None:
-        """The last layer, where the pretrained one is for other classes and it is drawn anew."""
+        """The output layer, where the pretrained one is for other classes and it is drawn anew."""
         base = getattr(self.start(of, of.recipe), "base", None)
-        return list(of.recipe.network.layers)[-1] if isinstance(base, Initial) else None
+        return of.recipe.network.head if isinstance(base, Initial) else None
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         scratch = self._ways(of, "initialization")

@@ -174,9 +174,9 @@ class Tickets:
         study, module = self.study, self.of.module
         names = self.of.ordered(weights.prunable(module))
         rates = dict.fromkeys(names, study.rate)
-        if names:
-            default = 0.0 if study.scope == "global" else study.rate / 2
-            rates[names[-1]] = default if study.output_rate is None else study.output_rate
+        default = 0.0 if study.scope == "global" else study.rate / 2
+        output = default if study.output_rate is None else study.output_rate
+        rates |= {name: output for name in names if name in self.of.head.parameters}
         for pattern, rate in study.rates:
             chosen = weights.select(module, pattern)
             if not any(name in chosen for name in names):
