@@ -22,26 +22,30 @@ def checked(cls: T) -> T:
 
     @wraps(construct)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = {name: _frozen(value) for name, value in kwargs.items()}
         try:
-            construct(self, *map(_frozen, args), **{name: _frozen(value) for name, value in kwargs.items()})
+            construct(self, *map(_frozen, args), **given)
         except ValidationError as error:
-            raise BadRequest(explained(cls, error)) from None
+            raise BadRequest(explained(cls, error, given)) from None
 
     cls.__init__ = __init__
     return cls
 
 
-def explained(cls: type, error: ValidationError, field: str = "") -> str:
+def explained(cls: type, error: ValidationError, given: dict[str, Any], on_command_line: bool = False) -> str:
     """A sentence on each thing that is wrong with the fields of a class.
 
     Args:
         cls: A pydantic dataclass.
         error: What pydantic found.
-        field: The field, where the error is that of a single one.
+        given: The fields as they were given.
+        on_command_line: Whether there was a single field, and choices of several words are spelled with hyphens.
     """
+    before = tuple(given) if on_command_line else ()
     wanted: dict[str, list[str]] = {}
     for detail in error.errors():
-        head, mark, rest = _sentence(cls, detail, field).partition(": ")
+        place = (*before, *detail["loc"])
+        head, mark, rest = _sentence(cls, detail, place, given, on_command_line).partition(": ")
         wanted.setdefault(head + mark, []).append(rest)
     return "; ".join(head + ", or ".join(dict.fromkeys(rest)) for head, rest in wanted.items())
 
@@ -55,10 +59,14 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-def _sentence(cls: type, detail: Any, field: str) -> str:
+def _sentence(cls: type, detail: Any, place: tuple[Any, ...], fields: dict[str, Any], on_command_line: bool) -> str:
     given, kind, bounds = detail["input"], detail["type"], detail.get("ctx", {})
-    field = field or (str(detail["loc"][0]) if detail["loc"] else "")
+    field = str(place[0]) if place else ""
     name = field.replace("_", "-")
+    if (
+        len(place) == 3 and isinstance(place[1], int) and field in fields
+    ):  # the second of a pair, such as a pattern and its rate
+        name += f" {fields[field][place[1]][0]}"
     if isinstance(bounds.get("error"), BadRequest):
         return str(bounds["error"])
     if kind == "unexpected_keyword_argument":
@@ -67,7 +75,7 @@ def _sentence(cls: type, detail: Any, field: str) -> str:
         hint = getattr(cls, "SHAPES", {}).get(field)
         return f"{name} is missing" + (f": {hint}" if hint else "")
     if kind == "literal_error":
-        known = choices(cls, field)
+        known = [choice.replace(" ", "-") if on_command_line else choice for choice in choices(cls, field)]
         return f"{name} is {given!r}: {nearest(str(given), known) if len(known) > 1 else f'give {known[0]}'}"
     return f"{name} is {given!r}: {_wanted(cls, field, kind, bounds, detail['msg'])}"
 

@@ -353,7 +353,7 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     [
         ({"rate": 1.0}, "rate is 1.0: give less than 1"),
         ({"rate": 0.0}, "rate is 0.0: give more than 0"),
-        ({"rates": (("fc1", 1.5),)}, "rates is 1.5: give less than 1"),
+        ({"rates": (("fc1", 1.5),)}, "rates fc1 is 1.5: give less than 1"),
         ({"rates": (("*", 0.0),)}, "nothing of 'fcn' would be pruned: set output-rate, or rates above 0"),
         ({"rates": (("fc1.bias", 0.5),)}, "rates names 'fc1.bias', which nothing pruned matches: give fc1.weight"),
         ({"rates": (("fc9", 0.5),)}, "fc9"),
@@ -362,7 +362,7 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         ({"scope": "global", "rates": (("fc1", 0.5),)}, "one scope for all weights has one rate"),
         ({"rewind": "half"}, "rewind is 'half': give 0, or steps as in 500it"),
         ({"rewind": "9ep"}, "training ends at step"),
-        ({"variants": ("fresh wieghts",)}, "did you mean fresh weights"),
+        ({"variants": ("fresh wieghts",)}, "did you mean fresh-weights"),
         ({"variants": ("ticket",)}, "variants is 'ticket': there is fresh weights, random mask"),
         ({"variants": ("frozen", "frozen")}, "variants has a value twice: frozen, frozen"),
         ({"at": (3,)}, "at names level 3: give levels of 1 to 2"),
@@ -670,11 +670,12 @@ def test_the_figure_has_a_line_for_each_variant_and_reaches_the_rows_beyond_the_
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("ticket --variants random_mask", "variants is 'random_mask': did you mean random mask or"),
+        ("ticket --rates conv1=0.1,fc1=1.5", "rates fc1 is '1.5': give less than 1"),
+        ("ticket --variants random_mask", "variants is 'random_mask': did you mean random-mask or"),
         ("ticket --variants none,frozen", "variants is 'none': "),
         ("ticket --data nothing --variants 'fresh-weights, frozen'", "unknown data 'nothing'"),
         ("ticket --stability --examples 100", "leave out examples and label-noise, or stability"),
-        ("carry --data digits --half a,b --controls fresh-wieghts", "did you mean fresh weights"),
+        ("carry --data digits --half a,b --controls fresh-wieghts", "did you mean fresh-weights"),
         ("carry --data digits --half a,b --controls fresh-weights,fresh-weights", "controls has a value twice"),
     ],
 )

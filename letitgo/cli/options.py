@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -30,15 +31,35 @@ def _option(cls: Any, name: str, group: Group) -> tuple[str, Any, Any]:
     about = cls.__pydantic_fields__[name]
     if about.annotation is bool:
         negative = "" if not about.default else None
-        kind, spelled = bool | None, ""
+        kind, shown = bool | None, ""
     else:
-        negative, kind, spelled = "", list[str] | None, _spelled(about.default)
-    default = f" [default: {spelled}]" if spelled and "[default" not in about.description else ""
-    parameter = Parameter(help=f"{about.description}{default}", group=group, show_default=False, negative=negative)
+        negative, kind, shown = "", list[str] | None, spelled(about.default)
+    default = f" [default: {shown}]" if shown and "[default" not in about.description else ""
+    parameter = Parameter(
+        help=f"{about.description}{default}",
+        group=group,
+        show_default=False,
+        negative=negative,
+        metavar=None if kind == bool | None else metavar(about.annotation),
+    )
     return name, Annotated[kind, parameter], None
 
 
-def _spelled(default: Any) -> str:
+def metavar(annotation: Any) -> str:
+    """What stands for a value in the help and the documents: ``INTEGER``, ``CHOICE,…``, ``PATTERN=NUMBER,…``."""
+    kind = str(annotation)
+    if "tuple[tuple" in kind:
+        return "PATTERN=NUMBER,…"
+    names = {"dict": "JSON", "Literal": "CHOICE", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
+    first = re.search(rf"\b({'|'.join(names)})\b", kind)
+    assert first is not None, kind
+    return f"{names[first[0]]},…" if "tuple" in kind else names[first[0]]
+
+
+def spelled(default: Any) -> str:
+    """A default as the command line spells it; nothing where none is named."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
     if isinstance(default, tuple):
         return ",".join(str(item).replace(" ", "-") for item in default)
     return f"{default}" if isinstance(default, (str, int, float)) else ""
@@ -68,7 +89,7 @@ def _value(cls: Any, name: str, tokens: list[str]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise BadRequest(explained(cls, error, name)) from None
+        raise BadRequest(explained(cls, error, {name: value}, on_command_line=True)) from None
 
 
 def _parts(flag: str, tokens: list[str]) -> list[str]:
@@ -104,7 +125,9 @@ class StoreOptions:
     store: Annotated[
         str | None,
         Parameter(
-            group=RUNNING, help="folder or URL (s3://, gs://, …) of the results; else $LETITGO_STORE, else .letitgo"
+            group=RUNNING,
+            metavar="FOLDER",
+            help="folder or URL (s3://, gs://, …) of the results; else $LETITGO_STORE, else .letitgo",
         ),
     ] = None
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
@@ -122,23 +145,31 @@ class RunningOptions(StoreOptions):
 
     workers: Annotated[
         int | None,
-        Parameter(group=RUNNING, converter=whole, help="worker processes; 0: this process [default: one per core]"),
+        Parameter(
+            group=RUNNING,
+            metavar="INTEGER",
+            converter=whole,
+            help="worker processes; 0: this process [default: one per core]",
+        ),
     ] = None
     on: Annotated[
         Literal["processes", "ray"], Parameter(group=RUNNING, help="worker processes of this machine, or a Ray cluster")
     ] = "processes"
     ray_address: Annotated[
-        str | None, Parameter(group=RUNNING, help="of the cluster; else $RAY_ADDRESS, else Ray is started here")
+        str | None,
+        Parameter(group=RUNNING, metavar="ADDRESS", help="of the cluster; else $RAY_ADDRESS, else Ray is started here"),
     ] = None
-    report: Annotated[str, Parameter(group=RUNNING, help="folder for the HTML report and its figures, or none")] = (
-        "letitgo-report"
-    )
+    report: Annotated[
+        str, Parameter(group=RUNNING, metavar="FOLDER", help="folder for the HTML report and its figures, or none")
+    ] = "letitgo-report"
     dry_run: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="only tell what would run, and how long")
     ] = False
     timeout: Annotated[
         float | None,
-        Parameter(group=RUNNING, help="seconds after which a run is ended and has failed; the others go on"),
+        Parameter(
+            group=RUNNING, metavar="NUMBER", help="seconds after which a run is ended and has failed; the others go on"
+        ),
     ] = None
     recompute_other_versions: Annotated[
         bool,

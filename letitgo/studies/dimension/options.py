@@ -45,7 +45,9 @@ class DimensionOptions(StudyOptions):
             "[default: the paper's: 1 for mnist, 0.5 for cifar10]",
         ),
     ] = None
-    kind: Annotated[Literal["dense", "sparse", "fastfood"], Field(description="kind of random projection")] = "fastfood"
+    kind: Annotated[
+        Literal["dense", "sparse", "fastfood"], Field(description="random projection: dense, sparse or fastfood")
+    ] = "fastfood"
     resolution: Annotated[
         float, Field(gt=0, le=1, description="the search ends where the interval is this share of its lower end wide")
     ] = 0.1
@@ -63,7 +65,9 @@ class DimensionOptions(StudyOptions):
         Literal["frozen", "trained"],
         Field(description="what the other layers do: frozen at their initialization, or trained in full"),
     ] = "frozen"
-    split: Annotated[Literal["train", "test"], Field(description="split on which accuracy is measured")] = "test"
+    split: Annotated[
+        Literal["train", "test"], Field(description="split on which accuracy is measured: train or test")
+    ] = "test"
     stop_every: Annotated[
         int,
         Field(
