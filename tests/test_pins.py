@@ -44,6 +44,7 @@ from letitgo.plan.states import Partial
 from letitgo.recipes import Recipe, steps
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
+from letitgo.recipes.tasks import Classification, NextWord
 from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
@@ -114,6 +115,9 @@ def _described() -> dict[str, Value]:
         "data, another name": Data("elsewhere/digits", ONES),
         **{f"data, {name}": Data("digits", ONES, (step,)) for name, step in STEPS.items()},
         **{f"step, {name}": step for name, step in STEPS.items()},
+        "task, classification": Classification(),
+        "task, next word": NextWord(),
+        "data, another task": Data("digits", ONES, (), NextWord()),
         "data, all fields": Data(
             "digits",
             ONES,

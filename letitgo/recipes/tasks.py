@@ -59,9 +59,8 @@ class Metric:
         return [unit * value for value in values]
 
 
-@dataclass(frozen=True, eq=False)
 class Task(Value):
-    """Base of all tasks. A subclass says what the loss is; the rest has defaults that fit classification.
+    """Base of all tasks. A subclass is a frozen dataclass with a loss; the defaults of the rest fit classification.
 
     Attributes:
         metric: Judges networks; its name is a key of :meth:`evaluate`.
