@@ -17,6 +17,7 @@ from letitgo.execute import plan_jobs
 from letitgo.plan import Graft, Run, State
 from letitgo.recipes import Recipe
 from letitgo.recipes.splits import noisy
+from letitgo.report import by_block
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.map.study import Map
@@ -456,3 +457,18 @@ def test_one_value_gives_no_interval_and_no_verdict():
     assert ci95([0.5]) is None
     assert mean([]) is None
     assert verdict([0.0], 0.01) == verdict([0.9], 0.01) == verdict([], 0.01) == "undecided"
+
+
+def test_a_table_names_each_block_once_above_its_layers():
+    names = ("conv1", "layer1.0.conv1", "layer1.0.bn1", "layer1.1.conv1", "fc")
+    rows = by_block({"layer": name, "scope": "layer", "n": 1} for name in names)
+    assert [(row["layer"], "n" in row) for row in rows] == [
+        ("conv1", True),
+        ("layer1.0", False),
+        ("\xa0\xa0conv1", True),
+        ("\xa0\xa0bn1", True),
+        ("layer1.1.conv1", True),
+        ("fc", True),
+    ]
+    sets = [{"layer": "prefix layer1.0.conv1…layer1.0.bn1", "scope": "prefix"}] * 2
+    assert by_block(sets) == sets

@@ -7,4 +7,5 @@ from letitgo.report.grammar import N as N
 from letitgo.report.grammar import Report as Report
 from letitgo.report.grammar import Section as Section
 from letitgo.report.grammar import Table as Table
+from letitgo.report.grammar import by_block as by_block
 from letitgo.report.grammar import pivot as pivot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from letitgo.report import numbers
@@ -141,6 +142,22 @@ class Report:
             for number, part in enumerate(self.sections, start=1)
             for name, picture in part.pictures.items()
         }
+
+
+def by_block(rows: Iterable[Row]) -> list[Row]:
+    """Rows with the name of each block once, above its layers: ``layer1.0``, then ``conv1`` and ``bn1`` indented.
+
+    Args:
+        rows: With ``layer``, in the network's order, and ``scope``; where that is not ``layer``, rows stay as they are.
+    """
+    found: list[Row] = []
+    for block, members in groupby(rows, lambda row: row["scope"] == "layer" and row["layer"].rpartition(".")[0]):
+        own = list(members)
+        if block and len(own) > 1:
+            found.append({"layer": block})
+            own = [row | {"layer": "\xa0\xa0" + row["layer"].rpartition(".")[2]} for row in own]
+        found += own
+    return found
 
 
 def pivot(rows: Iterable[Row], down: Sequence[str], across: Callable[[Row], str], values: Sequence[str]) -> list[Row]:

@@ -119,7 +119,14 @@ class Outcome:
                 layout = "".join("l" if column.left else "r" for column in table.columns)
                 parts.append(f"% {section.heading}\n" + frame.to_latex(index=False, escape=True, column_format=layout))
         text = "\n".join(parts)
-        for sign, code in {"±": r"$\pm$", "✓": r"$\checkmark$", "✗": r"$\times$", "∞": r"$\infty$", "–": "--"}.items():
+        for sign, code in {
+            "±": r"$\pm$",
+            "✓": r"$\checkmark$",
+            "✗": r"$\times$",
+            "∞": r"$\infty$",
+            "–": "--",
+            "\xa0": "~",
+        }.items():
             text = text.replace(sign, code)
         return text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, Column, N, Report, Section, Table, numbers, pivot
+from letitgo.report import TEST, Column, N, Report, Section, Table, by_block, numbers, pivot
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
 from letitgo.report.words import groups, heading, length, over_seeds, resolved, still_undecided, verdicts, within
 from letitgo.studies.finetune.study import phrase
@@ -209,13 +209,13 @@ def _accuracy(row: Row) -> str:
 def _verdicts(rows: Sequence[Row]) -> Table:
     """Layers down; trained alone and frozen across."""
     own = [row for row in rows if row["start"] == "pretrained"]
-    wide = pivot(own, ("layer", "parameters"), lambda row: row["intervention"], ("drop", "verdict", "share"))
+    wide = pivot(own, ("layer", "scope", "parameters"), lambda row: row["intervention"], ("drop", "verdict", "share"))
     columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
     for kind, head in (("only", "trained alone"), ("frozen", "frozen")):
         if any(row["intervention"] == kind for row in own):
             columns.append(Column(f"{kind} drop", head, "", numbers.points, f"{kind} verdict"))
             columns.append(Column(f"{kind} share", "takes", "", numbers.percent))
-    return Table(columns, wide, "drop from training everything, points; share of its arithmetic")
+    return Table(columns, by_block(wide), "drop from training everything, points; share of its arithmetic")
 
 
 def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, pivot
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, by_block, numbers, pivot
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
 from letitgo.report.words import (
@@ -112,23 +112,24 @@ def _verdicts(metric: Metric, rows: Sequence[Row]) -> Table:
     """Layers down, questions across; of the epochs of each question, the first."""
     first = min(row["epoch"] for row in rows if row["intervention"] == "frozen")
     shown = [row for row in rows if row["epoch"] == {"frozen": first, "reinitialised": 0}.get(row["intervention"])]
-    wide = pivot(shown, ("layer", "parameters"), question, ("drop", "verdict"))
+    wide = pivot(shown, ("layer", "scope", "parameters"), question, ("drop", "verdict"))
     saved = {row["layer"]: row["saved"] for row in reversed(rows) if row["intervention"] == "frozen"}
     columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
     for name in dict.fromkeys(map(question, shown)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
     columns.append(Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent))
-    return Table(columns, [row | {"saved": saved.get(row["layer"])} for row in wide], lost(metric))
+    wide = by_block(row | {"saved": saved.get(row["layer"])} for row in wide)
+    return Table(columns, wide, lost(metric))
 
 
 def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
     """Layers down, the epochs from which they are frozen across."""
     frozen = [row for row in rows if row["intervention"] == "frozen"]
-    wide = pivot(frozen, ("layer",), question, ("drop", "verdict"))
+    wide = pivot(frozen, ("layer", "scope"), question, ("drop", "verdict"))
     columns = [Column("layer", "layer")]
     for name in dict.fromkeys(map(question, frozen)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
-    return Table(columns, wide, f"frozen from an epoch on: {lost(metric)}")
+    return Table(columns, by_block(wide), f"frozen from an epoch on: {lost(metric)}")
 
 
 def _answer(study: Map, rows: Sequence[Row]) -> str:
