@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import baseline, small_recipe
+from torch import nn
 
 import letitgo
 from letitgo import Evaluation, Executor, Place
@@ -14,6 +15,7 @@ from letitgo.execute.cluster import RayExecutor
 from letitgo.execute.jobs import measure, plan_jobs
 from letitgo.execute.training import carry_out
 from letitgo.plan import Measure
+from letitgo.recipes.batches import Batches
 from letitgo.store import Store
 from letitgo.studies.train.study import Train
 from letitgo.training import CPU
@@ -78,3 +80,21 @@ def test_a_job_on_a_cluster_reserves_the_threads_of_its_place_and_is_sent_there(
     (job,) = plan_jobs([baseline(small_recipe()).final], store)
     assert executor.needs_of(job)["num_cpus"] == 2
     assert executor.request(job)["place"] == asdict(TWO)
+
+
+def test_a_place_allows_deterministic_algorithms_alone_and_gives_the_mode_back():
+    def put():
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+    with pytest.raises(RuntimeError, match="does not have a deterministic implementation"), CPU.entered():
+        put()
+    put()
+    assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_batches_are_on_the_device_they_are_made_for():
+    batches = Batches(small_recipe(label_noise=0.5), "meta")
+    after = batches.after(nn.Flatten(), 2**30)
+    assert after is not None
+    for item in (*batches.at(1), *after.at(1)):
+        assert item.device.type == "meta"

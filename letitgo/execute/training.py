@@ -74,10 +74,10 @@ def _train(
     looks = _looks(run, begin, max(wanted))
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
-    for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step):
+    for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step, place):
         now = time.monotonic()
         if moment.step in looks:
-            curve = [*curve, _look(run, module, moment.step, curve)]
+            curve = [*curve, _look(run, module, place, moment.step, curve)]
         if moment.step not in wanted and now - saved < checkpoint_every:
             continue
         old = list(store.under(run.partial_folder))
@@ -125,12 +125,12 @@ def _looks(run: Run, begin: int, end: int) -> range:
     return range((begin // every + 1) * every, end + 1, every) if run.recipe.validation else range(0)
 
 
-def _look(run: Run, module: nn.Module, step: int, curve: list[Point]) -> Point:
+def _look(run: Run, module: nn.Module, place: Place, step: int, curve: list[Point]) -> Point:
     """Evaluate on the held-out examples; and on the test split, where their loss was never lower."""
     task, dataset = run.recipe.dataset.task, run.recipe.dataset
-    found = task.evaluate(module, dataset.split("validation"))
+    found = task.evaluate(module, place.bring(dataset.split("validation")))
     least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
     best = not curve or (found["loss"] is not None and found["loss"] < least)
-    test = task.evaluate(module, dataset.split("test"))["accuracy"] if best else None
+    test = task.evaluate(module, place.bring(dataset.split("test")))["accuracy"] if best else None
     module.train()
     return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}

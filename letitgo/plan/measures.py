@@ -91,10 +91,11 @@ class Evaluation(Measure):
         """``accuracy`` (fraction), ``loss`` (nats), ``n`` (answers), and what else the task gives."""
         module = place.bring(self.state.module(store))
         if self.statistics == "re-estimated":
-            weights.re_estimate(module, (inputs for inputs, _ in self.dataset.split("train").batches(BATCH)))
+            train = place.bring(self.dataset.split("train"))
+            weights.re_estimate(module, (inputs for inputs, _ in train.batches(BATCH)))
         split = self.dataset.split(self.split)
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
-        return self.dataset.task.evaluate(module, replace(split, labels=labels))
+        return self.dataset.task.evaluate(module, place.bring(replace(split, labels=labels)))
 
     def cost(self) -> int:
         """Floating-point operations, counted."""
@@ -167,8 +168,8 @@ class Gradients(Measure):
 
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Parameter name → ``weights``: sum of squares; ``gradients``: the same of each batch's gradient."""
-        recipe, module = self.recipe, self.state.module(store).train()
-        batches = Batches(recipe)
+        recipe, module = self.recipe, place.bring(self.state.module(store).train())
+        batches = Batches(recipe, place.device)
         named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         squares: dict[str, list[float]] = {name: [] for name in named}
         for step in range(self._steps):

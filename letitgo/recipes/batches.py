@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from letitgo.value import derive
 class Batches:
     """The batch of each step: a function of the recipe and the step alone.
 
+    Args:
+        recipe: What is trained on.
+        device: Where batches are.
+
     Attributes:
         varies: Whether an example's input differs from one epoch to the next. It must be true of whatever augments
             inputs: what a frozen prefix makes of them is then no constant.
@@ -23,17 +28,18 @@ class Batches:
 
     varies = False
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self._split = recipe.dataset.split("train")
-        self._labels = noisy(self._split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
+    def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
+        self.recipe, self._device = recipe, device
+        split = recipe.dataset.split("train")
+        labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
+        self._split = replace(split, labels=labels).to(device)
         self._inputs: Callable[[Tensor], Tensor] = self._split.batch
         self._epoch, self._order = -1, torch.empty(0)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a step; the last batch of an epoch may be smaller."""
-        rows = self.rows(step)
-        return self._inputs(rows), self._labels.index_select(0, rows)
+        rows = self.rows(step).to(self._device)
+        return self._inputs(rows), self._split.labels.index_select(0, rows)
 
     def rows(self, step: int) -> Tensor:
         """Numbers of the training examples of a step."""
@@ -66,7 +72,7 @@ class Batches:
             sample = prefix(split.batch(slice(0, 1)))
             if sample.nbytes * len(split) > limit:
                 return None
-            outputs = torch.empty((len(split), *sample.shape[1:]), dtype=sample.dtype)
+            outputs = sample.new_empty((len(split), *sample.shape[1:]))
             for begin in range(0, len(split), size):
                 rows = slice(begin, begin + size)
                 outputs[rows] = prefix(split.batch(rows))

@@ -49,6 +49,11 @@ class Split:
             rows = slice(begin, begin + size)
             yield self.batch(rows), self.labels[rows]
 
+    def to(self, device: str) -> Split:
+        """The same on a device; the very tensors where they are there already."""
+        moved = {name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()}
+        return Split(**moved)  # type: ignore[arg-type]
+
     def only(self, rows: Tensor) -> Split:
         """A split of these rows alone."""
         return replace(self, inputs=self.inputs[rows], labels=self.labels[rows])

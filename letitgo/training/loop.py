@@ -13,6 +13,7 @@ from letitgo.errors import WorkFailed
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.optimizers import find_schedule
+from letitgo.training.place import CPU, Place
 from letitgo.training.step import take_step
 from letitgo.weights import frozen_prefix, trainable
 from letitgo.weights.state import seed_generators
@@ -41,6 +42,7 @@ def train(
     begin: int = 0,
     optimizer_state: dict[str, Any] | None = None,
     on_step: Callable[[int], None] | None = None,
+    place: Place = CPU,
 ) -> Iterator[Moment]:
     """Train what is trainable in the module, pausing at each stop.
 
@@ -54,6 +56,7 @@ def train(
         begin: The step on the recipe's clock to go on from.
         optimizer_state: The optimiser's state at ``begin``; a fresh one if not given.
         on_step: Called with the step after each step.
+        place: Where the module is; batches are brought there.
 
     Yields:
         A moment at each stop.
@@ -67,7 +70,7 @@ def train(
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     schedule = find_schedule(recipe.schedule)
-    network, batches = _without_prefix(module, Batches(recipe))
+    network, batches = _without_prefix(module, Batches(recipe, place.device))
     still = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
     reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch

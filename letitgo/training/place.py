@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as modules
+from torch.utils import deterministic
 
 from letitgo.errors import BadRequest
+from letitgo.recipes.splits import Split
 from letitgo.weights.state import drawing_from
 
 _ALONE = RLock()
-Brought = TypeVar("Brought", nn.Module, Tensor)
+Brought = TypeVar("Brought", nn.Module, Split)
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,25 @@ class Place:
     def entered(self) -> Iterator[None]:
         """Compute here inside, one at a time in a process, whatever the caller has set; then all is as it was.
 
-        On a CPU the number of threads is all that the order of additions depends on.
+        On a CPU the number of threads is all that the order of additions depends on. Only deterministic algorithms run:
+        an operation that has none raises ``RuntimeError``. Unwritten memory is not filled, which would cost time.
         """
-        threads = torch.get_num_threads()
+        # torch.use_deterministic_algorithms does the same, but imports the compiler, which takes seconds
+        memory: Any = deterministic
         with _ALONE, drawing_from("place"), _undisturbed():
+            before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
             torch.set_num_threads(self.threads)
+            torch.set_deterministic_debug_mode("error")
+            memory.fill_uninitialized_memory = False
             try:
                 yield
             finally:
+                threads, mode, memory.fill_uninitialized_memory = before
                 torch.set_num_threads(threads)
+                torch.set_deterministic_debug_mode(mode)
 
     def bring(self, item: Brought) -> Brought:
-        """Move a module or a tensor here; a module is moved in place."""
+        """Move a network, in place, or the data it runs on here."""
         return item.to(self.device)
 
 
