@@ -189,6 +189,15 @@ def of_kind(rows, kind):
     return [row for row in rows if row["row"] == kind]
 
 
+def test_each_seed_has_its_accuracy(done):
+    store, rows = done
+    seeds = STUDY.seed_rows(store)
+    for row in of_kind(rows, "baseline") + of_kind(rows, "d"):
+        own = [one for one in seeds if (one["row"], one["d"]) == (row["row"], row["d"])]
+        assert [one["accuracy"] for one in own] == row["accuracies"]
+        assert [one["seed"] for one in own] == [0, 1]
+
+
 def test_the_answer_is_read_off_the_points(done):
     _, rows = done
     [base] = of_kind(rows, "baseline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from letitgo.deep_linear.descent import Rule
@@ -124,28 +125,36 @@ class DeepLinear(DeepLinearOptions):
         """For each case and recorded step a row for the network and one for each layer; over the seeds in the store."""
         return [row for case in self.cases for row in self._rows(case, store)]
 
+    def seed_rows(self, store: Store) -> list[Row]:
+        """For each case, seed and recorded step a row for the network and one for each layer."""
+        rows = []
+        for case, (place, seed) in product(self.cases, enumerate(self._seeds)):
+            for result in _there([self.descent(case, place)], store):
+                for point in result["points"]:
+                    where = {**_labels(case), "step": point["step"], "seed": seed}
+                    rows.append({**where, "layer": "network", **{name: point[name] for name in OF_NETWORK}})
+                    for layer in range(self._depth(case)):
+                        own = {name: _at(point[name], layer) for name in OF_LAYER}
+                        rows.append({**where, "layer": str(layer + 1), **own})
+        return rows
+
+    def _depth(self, case: Case) -> int:
+        return 1 if case.kind == "one layer" else self.depth
+
     def _rows(self, case: Case, store: Store) -> Iterator[Row]:
         descents = [self.descent(case, place) for place in range(self.seeds)]
         results = list(_there(descents, store))
-        depth = 1 if case.kind == "one layer" else self.depth
-        about = {
-            "case": case.kind,
-            "start": case.law,
-            "frozen": None if case.frozen is None else case.frozen + 1,
-            "rule": case.rule,
-            "rate": case.rate,
-        }
         imbalance = mean([result["imbalance"] for result in results])
         for step in descents[0].marks:
             points = [point for result in results for point in result["points"] if point["step"] == step]
             if results and not points:  # all have ended, their risk below what float64 holds
                 return
-            where = {**about, "step": step, "layer": "network", "n": len(points), "imbalance_mean": imbalance}
+            where = {**_labels(case), "step": step, "layer": "network", "n": len(points), "imbalance_mean": imbalance}
             nothing = {key: None for name in (*OF_NETWORK, *OF_LAYER) for key in (f"{name}_mean", f"{name}_ci95")}
             whole = _over_seeds({name: [point[name] for point in points] for name in OF_NETWORK})
             worst = {f"{name}_max": _largest(p[name] for p in points) for name in ("rank_excess", "adjacent_excess")}
             yield {**where, **nothing, **whole, **worst}
-            for layer in range(depth):
+            for layer in range(self._depth(case)):
                 kept = {name: [_at(point[name], layer) for point in points] for name in OF_LAYER}
                 yield {
                     **{**where, "layer": str(layer + 1), "imbalance_mean": None},
@@ -153,6 +162,16 @@ class DeepLinear(DeepLinearOptions):
                     **_over_seeds(kept),
                     **dict.fromkeys(worst),
                 }
+
+
+def _labels(case: Case) -> Row:
+    return {
+        "case": case.kind,
+        "start": case.law,
+        "frozen": None if case.frozen is None else case.frozen + 1,
+        "rule": case.rule,
+        "rate": case.rate,
+    }
 
 
 def _there(values: Iterable[Any], store: Store) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from letitgo.papers import Paper, shortened
 from letitgo.report import Column, N, Report, Section, Table, numbers
+from letitgo.store import Store
 from letitgo.studies.outcome import Outcome
 
 Row = dict[str, Any]
@@ -52,6 +53,10 @@ class Comparison:
         if shortened(self.study, self.whole)[0] < ENOUGH:
             claims = [claim | {"within": None} for claim in claims]
         return dataclasses.replace(outcome, rows=claims, study=self)  # type: ignore[arg-type]
+
+    def seed_rows(self, store: Store) -> list[Row]:
+        """The values of each seed of the study."""
+        return self.study.seed_rows(store)
 
     def report(self, rows: Sequence[Row]) -> Report:
         """The claims, and how many are borne out."""

@@ -51,11 +51,10 @@ class Outcome:
 
     @property
     def seeds(self) -> pandas.DataFrame:
-        """The values of each seed as a DataFrame, read from the store; empty for a study that has none."""
+        """The values of each seed as a DataFrame, read from the store; empty without one."""
         import pandas
 
-        read = getattr(self.study, "seed_rows", None)
-        return pandas.DataFrame(read(self.store) if read else [])
+        return pandas.DataFrame([] if self.study is None or self.store is None else self.study.seed_rows(self.store))
 
     @cached_property
     def said(self) -> Report:

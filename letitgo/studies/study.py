@@ -14,8 +14,8 @@ from letitgo.store import Store
 class Study(Protocol):
     """What every study has: it is a dataclass, whose fields identify it.
 
-    It may also have ``searches``, true if results decide what else is computed; ``seed_rows(store)``, the rows of each
-    seed; and ``finish(store)``, which writes files once all is computed and returns a line about each.
+    It may also have ``searches``, true if results decide what else is computed; and ``finish(store)``, which writes
+    files once all is computed and returns a line about each.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -35,6 +35,10 @@ class Study(Protocol):
 
     def rows(self, store: Store) -> list[dict[str, Any]]:
         """The answer, from what the store holds."""
+        ...
+
+    def seed_rows(self, store: Store) -> list[dict[str, Any]]:
+        """The values of each seed, from what the store holds."""
         ...
 
     def report(self, rows: Sequence[dict[str, Any]]) -> Report:

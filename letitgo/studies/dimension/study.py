@@ -71,6 +71,16 @@ class Dimension(DimensionOptions):
             for row in _rows(search, store)
         ]
 
+    def seed_rows(self, store: Store) -> list[Row]:
+        """Of each search the accuracy of the baseline and of each d under each seed, where all seeds are there."""
+        labels = (*self.swept, "row", "layer", "D", "d", "epoch")
+        return [
+            {**{name: row[name] for name in labels}, "seed": seed, "accuracy": accuracy}
+            for row in self.rows(store)
+            if row["row"] != "answer" and row["n"] == self.seeds
+            for seed, accuracy in enumerate(row["accuracies"], row.get("seed", self.recipes[0].seed))
+        ]
+
 
 def _rows(search: Search, store: Store) -> Iterator[Row]:
     """The baseline, each d, and an answer for each accuracy to exceed."""
