@@ -63,9 +63,7 @@ def _sentence(cls: type, detail: Any, place: tuple[Any, ...], fields: dict[str, 
     given, kind, bounds = detail["input"], detail["type"], detail.get("ctx", {})
     field = str(place[0]) if place else ""
     name = field.replace("_", "-")
-    if (
-        len(place) == 3 and isinstance(place[1], int) and field in fields
-    ):  # the second of a pair, such as a pattern and its rate
+    if len(place) == 3 and isinstance(place[1], int) and field in fields:  # of a pair: a pattern and its rate
         name += f" {fields[field][place[1]][0]}"
     if isinstance(bounds.get("error"), BadRequest):
         return str(bounds["error"])

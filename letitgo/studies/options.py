@@ -42,7 +42,13 @@ Statistics = Annotated[
     Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
 ]
 Tolerance = Annotated[
-    float, Field(ge=0, lt=100, description="largest drop in test accuracy that does no harm, in points")
+    float,
+    Field(
+        ge=0,
+        lt=100,
+        description="largest drop in test accuracy that does no harm, in points; of text, largest rise in perplexity, "
+        "in per cent",
+    ),
 ]
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, Column, N, Report, Section, Table, by_block, numbers, pivot
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
-from letitgo.report.words import groups, heading, length, over_seeds, resolved, still_undecided, verdicts, within
+from letitgo.report.words import (
+    groups,
+    heading,
+    judged_by,
+    length,
+    metric_of,
+    over_seeds,
+    resolved,
+    still_undecided,
+    verdicts,
+    within,
+)
 from letitgo.studies.finetune.study import phrase
 
 if TYPE_CHECKING:
@@ -49,11 +60,13 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
         for of, part in zip(study.subjects, parts, strict=True)
         if any(row["recommended"] for row in part)
     ]
+    metric = metric_of(study)
+    drop = "minus this" if metric.share else f"against this, in {metric.unit} of {metric.name}"
     note = (
         f"{over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from the same "
-        f"start, minus this. Robust: the whole interval is within {within(study.tolerance)}. Critical: the whole "
-        "interval is beyond. Undecided: neither. The recommendation is the way with the highest mean test accuracy "
-        "within the budget. It is chosen by the accuracies shown, which flatters it a little."
+        f"start, {drop}. Robust: the whole interval is within {within(study.tolerance, metric.unit)}. Critical: the "
+        "whole interval is beyond. Undecided: neither. The recommendation is the way with the highest mean test "
+        "accuracy within the budget. It is chosen by the accuracies shown, which flatters it a little."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)
 
@@ -64,7 +77,9 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     marked = [
         row | {"mark": ", ".join(name for name in ("recommended", "advised") if row[name]) or None} for row in rows
     ]
-    tables = [_verdicts(part) for part in (single, sets) if part] + [Table(ALL_NUMBERS, marked, "All numbers")]
+    metric = metric_of(study)
+    tables = [_verdicts(part, metric.unit) for part in (single, sets) if part]
+    tables.append(Table(judged_by(metric, ALL_NUMBERS), marked, "All numbers"))
     pictures = {"layers": _layers(rows, single)} if single else {}
     if sets:
         pictures["sets"] = _sets(rows, sets)
@@ -102,7 +117,8 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
         frozen = f"freeze {best['layer']} and train the rest"
         what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
         saved = numbers.percent(1 - best["share"])
-        said = f"{budget}{what}: saves {saved} of the training arithmetic, {_effect(best)} ({best['verdict']})"
+        effect = _effect(best, metric_of(study).unit)
+        said = f"{budget}{what}: saves {saved} of the training arithmetic, {effect} ({best['verdict']})"
     if best["n"] < 2:
         return f"Nothing is decided at one seed. So far: {said}."
     return f"{said[0].upper()}{said[1:]}."
@@ -158,19 +174,20 @@ def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
 
 
 def _cheapest(study: Finetune, rows: Sequence[Row]) -> list[str]:
+    unit = metric_of(study).unit
     robust = [row for row in rows if row["start"] == "pretrained" and row["verdict"] == "robust" and row["trained"]]
     row = min(robust, key=lambda row: row["share"], default=None)
     if row is None or row["share"] > NO_SAVING:
-        return [f"No cheaper way is surely within {within(study.tolerance)} of training everything."]
+        return [f"No cheaper way is surely within {within(study.tolerance, unit)} of training everything."]
     share = numbers.percent(row["share"])
-    near = f"within {within(study.tolerance)} of training everything"
-    return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, {_effect(row)}."]
+    near = f"within {within(study.tolerance, unit)} of training everything"
+    return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, {_effect(row, unit)}."]
 
 
-def _effect(row: Row) -> str:
+def _effect(row: Row, unit: str) -> str:
     """What a way costs or gains against training everything."""
     mean, half = row["drop_mean"], row["drop_ci95"]
-    return f"{'gains' if mean < 0 else 'costs'} {numbers.points(abs(mean), half)} points"
+    return f"{'gains' if mean < 0 else 'costs'} {numbers.points(abs(mean), half)} {unit}"
 
 
 def _lead(row: Row) -> str:
@@ -206,7 +223,7 @@ def _accuracy(row: Row) -> str:
     return f"{numbers.points(row['accuracy_mean'], row['accuracy_ci95'])} %"
 
 
-def _verdicts(rows: Sequence[Row]) -> Table:
+def _verdicts(rows: Sequence[Row], unit: str) -> Table:
     """Layers down; trained alone and frozen across."""
     own = [row for row in rows if row["start"] == "pretrained"]
     wide = pivot(own, ("layer", "scope", "parameters"), lambda row: row["intervention"], ("drop", "verdict", "share"))
@@ -215,7 +232,7 @@ def _verdicts(rows: Sequence[Row]) -> Table:
         if any(row["intervention"] == kind for row in own):
             columns.append(Column(f"{kind} drop", head, "", numbers.points, f"{kind} verdict"))
             columns.append(Column(f"{kind} share", "takes", "", numbers.percent))
-    return Table(columns, by_block(wide), "drop from training everything, points; share of its arithmetic")
+    return Table(columns, by_block(wide), f"drop from training everything, {unit}; share of its arithmetic")
 
 
 def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:
