@@ -18,7 +18,7 @@ from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute import plan_jobs
 from letitgo.execute.training import carry_out
 from letitgo.papers import lee23
-from letitgo.plan import Gradients, Graft, Initial, Run, fitted, open_weights
+from letitgo.plan import Gradients, Graft, Initial, Run, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import open_data
@@ -135,7 +135,7 @@ def test_weights_from_a_file_are_what_was_written_wherever_it_lies(tmp_path, sto
 def test_weights_of_another_precision_are_taken_in_the_networks_own(tmp_path, store):
     half = {name: tensor.half() for name, tensor in initial_state(TARGET.network, 0).items()}
     save_file(half, tmp_path / "half.safetensors")
-    state = fitted(open_weights(str(tmp_path / "half.safetensors"), TARGET.network), TARGET.network, 0)
+    state = adapted(open_weights(str(tmp_path / "half.safetensors"), TARGET.network), TARGET.network, 0)
     assert {tensor.dtype for tensor in state.load(store).values()} == {torch.float32}
     run_of = Run(state, ("fc3.weight", "fc3.bias"), TARGET)
     carry_out(run_of, store, [1])
@@ -149,7 +149,7 @@ def test_a_head_for_other_classes_is_drawn_anew_and_nothing_else(tmp_path, store
     headless = {name: tensor for name, tensor in donor.items() if not name.startswith("fc3")}
     for name, tensors in (("wider", wider), ("headless", headless)):
         save_file(tensors, tmp_path / f"{name}.safetensors")
-        state = fitted(open_weights(str(tmp_path / f"{name}.safetensors"), network), network, 0)
+        state = adapted(open_weights(str(tmp_path / f"{name}.safetensors"), network), network, 0)
         assert isinstance(state, Graft)
         expected = {n: (own if n.startswith("fc3") else donor)[n] for n in own}
         assert bits(copied(state.module(store))) == bits(expected)

@@ -12,7 +12,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Graft, fitted, open_weights
+from letitgo.plan import Graft, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import NETWORKS, find_network
 from letitgo.recipes.optimizers import find_optimizer, find_schedule
@@ -274,6 +274,6 @@ def test_a_network_has_one_output_layer_for_every_study(monkeypatch, tmp_path):
     assert Tickets(Ticket(recipe, rate=0.2), of).rates == {"fc.weight": 0.1}
     tensors = {**weights.initial_state(recipe.network, 1), "fc.weight": torch.zeros(7, 64), "fc.bias": torch.zeros(7)}
     save_file(tensors, tmp_path / "seven.safetensors")
-    start = fitted(open_weights(str(tmp_path / "seven.safetensors"), recipe.network), recipe.network, 0)
+    start = adapted(open_weights(str(tmp_path / "seven.safetensors"), recipe.network), recipe.network, 0)
     assert isinstance(start, Graft)
     assert start.parameters == tuple(name for name in tensors if name.startswith("norm"))

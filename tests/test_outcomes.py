@@ -12,7 +12,7 @@ from rich.console import Console
 
 from letitgo.deep_linear.study import DeepLinear
 from letitgo.recipes import Recipe
-from letitgo.report.terminal import drawn
+from letitgo.report.terminal import to_rich
 from letitgo.store import open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
@@ -79,7 +79,7 @@ def test_an_outcome_shows_the_answer_first_and_tables_of_80_columns(computed):
         assert "\n" not in section.answer
         assert text.index(" ".join(section.heading.split())) < text.index(" ".join(section.answer.split()))
         wide = Console(width=500, file=io.StringIO(), record=True)
-        wide.print(drawn(section.tables[0]))
+        wide.print(to_rich(section.tables[0]))
         assert max(len(line.rstrip()) for line in wide.export_text().splitlines()) <= 80
 
 

@@ -15,7 +15,7 @@ from helpers import baseline, small_recipe
 from letitgo.code import EditedSince
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor
-from letitgo.plan import Evaluation, Initial, Measure, Run, State, told
+from letitgo.plan import Evaluation, Initial, Measure, Run, State, spelled_out
 from letitgo.store import open_store
 from letitgo.value import Value, dump, load
 
@@ -124,7 +124,7 @@ def test_one_with_the_name_of_ours_stands_beside_it(mine):
     ours, theirs = Evaluation(baseline(recipe).final, recipe.dataset, "test"), mine.Evaluation(baseline(recipe).final)
     assert [type(value) for value in load(dump([ours, theirs]))] == [Evaluation, mine.Evaluation]
     assert (ours.description["kind"], theirs.description["kind"]) == ("Evaluation", "mine:Evaluation")
-    assert told(theirs)["kind"] == "mine:Evaluation"
+    assert spelled_out(theirs)["kind"] == "mine:Evaluation"
     assert (ours.address.split("/")[0], theirs.address.split("/")[0]) == ("evaluations", "mine.evaluations")
 
 

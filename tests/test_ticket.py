@@ -362,7 +362,7 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         ({"scope": "global", "rates": (("fc1", 0.5),)}, "one scope for all weights has one rate"),
         ({"rewind": "half"}, "rewind is 'half': give 0, or steps as in 500it"),
         ({"rewind": "9ep"}, "training ends at step"),
-        ({"variants": ("fresh wieghts",)}, "did you mean fresh-weights"),
+        ({"variants": ("fresh wieghts",)}, "did you mean fresh weights"),
         ({"variants": ("ticket",)}, "variants is 'ticket': there is fresh weights, random mask"),
         ({"variants": ("frozen", "frozen")}, "variants has a value twice: frozen, frozen"),
         ({"at": (3,)}, "at names level 3: give levels of 1 to 2"),

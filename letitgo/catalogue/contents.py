@@ -264,14 +264,14 @@ def shown(store: Store, prefix: str) -> Row:
     body = record["body"]
     sizes = {"tensor_bytes": record["tensors"]["bytes"]} if "tensors" in record else {}
     hidden = ("value", "summary", "optimizer", "frozen_digest", "values")
-    told = {name: body[name] for name in body if name not in hidden}
+    about = {name: body[name] for name in body if name not in hidden}
     if "values" in body:
-        told["results"] = len(body["values"])
+        about["results"] = len(body["values"])
     try:
         value = {"came_from": _followed(store, body["value"], set())} if "value" in body else {}
     except RecursionError as error:
         raise BadRequest(f"{store.root}/{address} came from too long a chain of results to be shown") from error
-    return {**row, "key": record["key"], **sizes, **told, **value}
+    return {**row, "key": record["key"], **sizes, **about, **value}
 
 
 def _followed(store: Store, value: Any, seen: set[str]) -> Any:
@@ -284,10 +284,10 @@ def _followed(store: Store, value: Any, seen: set[str]) -> Any:
     if value.keys() != {"at"} or not is_address(address):
         return {name: _followed(store, item, seen) for name, item in value.items()}
     if address in seen:
-        return {"at": address, "told": "above"}
+        return {"at": address, "note": "above"}
     seen.add(address)
     try:
         body = store.examine(address)["body"]
     except (OSError, ValueError) as error:
-        return {"at": address, "told": "not in the store" if isinstance(error, FileNotFoundError) else str(error)}
+        return {"at": address, "note": "not in the store" if isinstance(error, FileNotFoundError) else str(error)}
     return {"at": address, **_followed(store, body.get("value", {}), seen)}

@@ -47,11 +47,11 @@ def runs(
         f"{summary['measures']} measures, {size(summary['bytes'])}"
         + (f", {summary['damaged']} damaged files set aside" if summary["damaged"] else "")
     )
-    told = [
+    listed = [
         {**row, "key": row["key"][:12], "begun": ago(row["begun"]), "under_way": "yes" if row["under_way"] else ""}
         for row in studies[:rows]
     ]
-    show_rows(f"studies{f', the newest {rows} of {len(studies)}' if len(studies) > rows else ''}", told)
+    show_rows(f"studies{f', the newest {rows} of {len(studies)}' if len(studies) > rows else ''}", listed)
     shown = [
         {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in table
     ]

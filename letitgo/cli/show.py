@@ -20,18 +20,18 @@ def show(
 ) -> int:
     """Tell of one result: its recipe, where and with what it was computed, and the values it came from."""
     with existing_store(options.store) as store:
-        told = shown(store, key)
+        data = shown(store, key)
     if options.format == "table":
-        for line in _tree(told):
+        for line in _tree(data):
             print(printable(line))
     else:
-        write(options.format, [{"name": name, "value": value} for name, value in dotted(told)], told)
+        write(options.format, [{"name": name, "value": value} for name, value in dotted(data)], data)
     return 0
 
 
-def _tree(told: Any, indent: str = "") -> list[str]:
+def _tree(data: Any, indent: str = "") -> list[str]:
     lines = []
-    for name, value in told.items() if isinstance(told, dict) else enumerate(told):
+    for name, value in data.items() if isinstance(data, dict) else enumerate(data):
         if isinstance(value, dict) or (
             isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
         ):

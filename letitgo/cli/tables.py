@@ -34,10 +34,10 @@ def stdout_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
-def write(form: str, rows: Sequence[Row], told: Any) -> None:
-    """What a program reads, to stdout: ``told`` as JSON, or the rows as CSV under a head."""
+def write(form: str, rows: Sequence[Row], data: Any) -> None:
+    """What a program reads, to stdout: ``data`` as JSON, or the rows as CSV under a head."""
     if form == "json":
-        print(json.dumps(told, indent=1))
+        print(json.dumps(data, indent=1))
         return
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -67,7 +67,7 @@ def ago(then: float) -> str:
 
 @contextmanager
 def existing_store(root: str | None, hint: str = "name another with --store") -> Iterator[Store]:
-    """A store that is there. What goes wrong in reading it is told with its name.
+    """A store that is there. What goes wrong in reading it is data with its name.
 
     Args:
         root: As in :func:`open_store`.

@@ -65,16 +65,16 @@ class RayExecutor(Executor):
     def _carry_out(self, board: Board) -> None:
         ray = _connected(self._address, self._cores)
         sender = _Sender(ray, self, board)
-        told = 0.0
+        reported = 0.0
         try:
             while not board.over():
                 sender.send()
                 sender.receive()
-                if self.on_progress is not None and time.monotonic() - told > INTERVAL / 2:
+                if self.on_progress is not None and time.monotonic() - reported > INTERVAL / 2:
                     sender.read_reports()
-                    board.tell()
-                    told = time.monotonic()
-            board.tell()
+                    board.report()
+                    reported = time.monotonic()
+            board.report()
         finally:
             sender.cancel()
 
@@ -158,12 +158,12 @@ class _Sender:
 
 
 class _Reports:
-    """An actor beside the driver: workers tell it how far they are, and the driver asks."""
+    """An actor beside the driver: workers report to it how far they are, and the driver asks."""
 
     def __init__(self) -> None:
         self._news: dict[str, tuple[int, str]] = {}
 
-    def tell(self, key: str, step: int, host: str) -> None:
+    def note(self, key: str, step: int, host: str) -> None:
         self._news[key] = step, host
 
     def read(self) -> dict[str, tuple[int, str]]:
@@ -176,7 +176,7 @@ def work(request: dict[str, Any], reports: Any, *before: dict[str, Any]) -> dict
 
     Args:
         request: What the driver tells of the job.
-        reports: Where progress is told, or None.
+        reports: Where progress is reported, or None.
         before: Outcomes of the jobs that this one needs: waiting for them is left to Ray.
     """
     if any("error" in outcome or "skipped" in outcome for outcome in before):
@@ -191,13 +191,13 @@ def work(request: dict[str, Any], reports: Any, *before: dict[str, Any]) -> dict
 
 def _teller(key: str, reports: Any) -> Callable[[int], None]:
     host, last = socket.gethostname(), time.monotonic()
-    reports.tell.remote(key, 0, host)
+    reports.note.remote(key, 0, host)
 
     def on_step(step: int) -> None:
         nonlocal last
         if (now := time.monotonic()) - last > INTERVAL:
             last = now
-            reports.tell.remote(key, step, host)
+            reports.note.remote(key, step, host)
 
     return on_step
 

@@ -192,7 +192,7 @@ class Executor:
                 board.fail(job, sentence(error), traceback.format_exc())
             else:
                 board.finish(job) if done else board.postpone(job)
-            board.tell()
+            board.report()
 
     def _serve(self, board: Board) -> None:
         """One thread: it keeps one worker process, and feeds it."""
@@ -311,7 +311,7 @@ class Board:
             self._waiting = [other for other in self._waiting if other not in lost]
             self._drop(job)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         if self._on_progress is not None:
             with self._changed:
                 under_way = sum(job.cost * share for job, share in self._progress.running.items())
@@ -332,7 +332,7 @@ class Board:
                 over = self.over()
                 if not over:
                     self._changed.wait(timeout=0.1)
-            self.tell()
+            self.report()
             if over:
                 return
 

@@ -6,7 +6,7 @@ import socket
 from dataclasses import asdict
 from typing import Any
 
-from letitgo.plan import Stored, told
+from letitgo.plan import Stored, spelled_out
 from letitgo.training.place import Place
 from letitgo.version import versions
 
@@ -20,7 +20,7 @@ def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
         place: Where it was computed.
     """
     return {
-        "value": told(value),
+        "value": spelled_out(value),
         "seconds": round(seconds, 3),
         "host": socket.gethostname(),
         "place": asdict(place),

@@ -6,7 +6,7 @@ from letitgo.plan.choices import Scattered as Scattered
 from letitgo.plan.choices import Subspace as Subspace
 from letitgo.plan.delta import Delta as Delta
 from letitgo.plan.loaded import Loaded as Loaded
-from letitgo.plan.loaded import fitted as fitted
+from letitgo.plan.loaded import adapted as adapted
 from letitgo.plan.loaded import open_weights as open_weights
 from letitgo.plan.masks import Apart as Apart
 from letitgo.plan.masks import Complement as Complement
@@ -33,6 +33,6 @@ from letitgo.plan.states import State as State
 from letitgo.plan.stored import Absent as Absent
 from letitgo.plan.stored import Stored as Stored
 from letitgo.plan.stored import reached as reached
+from letitgo.plan.stored import spelled_out as spelled_out
 from letitgo.plan.stored import stored_inputs as stored_inputs
-from letitgo.plan.stored import told as told
 from letitgo.plan.zeroed import Zeroed as Zeroed

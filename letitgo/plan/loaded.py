@@ -22,7 +22,7 @@ class Loaded(State):
     """The tensors of a file: what it holds is in its key, where it lies is not.
 
     Attributes:
-        of: The network they are for. Of another class count, only a graft of the rest fits it: see :func:`fitted`.
+        of: The network they are for. Of another class count, only a graft of the rest fits it: see :func:`adapted`.
         path: Where the file lies.
         digest: SHA-256 of the file.
     """
@@ -75,7 +75,7 @@ def _loaded(value: Loaded) -> weights.State:
     return {name: x.to(own[name].dtype) if name in own else x for name, x in tensors.items()}
 
 
-def fitted(donor: State, network: Network, seed: int) -> State:
+def adapted(donor: State, network: Network, seed: int) -> State:
     """The donor's weights as a state of a network, whose output layer is drawn anew where the donor's does not fit.
 
     Args:

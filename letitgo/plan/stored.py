@@ -39,7 +39,7 @@ class Stored(Value):
         return body
 
 
-def told(value: Stored) -> dict[str, Any]:
+def spelled_out(value: Stored) -> dict[str, Any]:
     """What a result's record says of where it comes from: the value in full, results in it by their addresses."""
     return spell(value, lambda part: {"at": part.address} if isinstance(part, Stored) else None)
 

@@ -34,7 +34,7 @@ ROOM = 56
 """Characters beside each other below a grid."""
 
 
-def draw(picture: Picture) -> Figure:
+def to_figure(picture: Picture) -> Figure:
     """A figure of a picture."""
     lines, across = len(picture.panels), max(map(len, picture.panels))
     with mpl.rc_context(STYLE):

@@ -27,13 +27,13 @@ def to_page(report: Report, folder: str | Path, about: Mapping[str, Any]) -> Pat
     Raises:
         OSError: The folder cannot be written.
     """
-    from letitgo.report.draw import draw, render
+    from letitgo.report.draw import render, to_figure
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for name, picture in report.pictures.items():
-        figure = draw(picture)
+        figure = to_figure(picture)
         forms: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png", "pdf")
         for form in forms:
             (folder / f"{name}.{form}").write_bytes(render(figure, form))

@@ -18,14 +18,14 @@ def to_terminal(console: Console, report: Report) -> None:
         if section.answer:
             console.print(f"[bold]{escape(section.answer)}[/bold]")
         for table in section.tables[: section.shown]:
-            console.print(drawn(table))
+            console.print(to_rich(table))
             if marks := [f"[{COLOURS[name]}]{MARKS[name]}[/] {says}" for name, says in table.meaning.items()]:
                 console.print("   ".join(marks))
         for sentence in section.sentences:
             console.print(escape(sentence))
 
 
-def drawn(table: Table) -> RichTable:
+def to_rich(table: Table) -> RichTable:
     """A table for a terminal."""
     shown = RichTable(title=escape(table.title), title_justify="left", title_style="dim", box=None, pad_edge=False)
     for column in table.columns:

@@ -78,9 +78,9 @@ class Outcome:
 
     def figures(self) -> dict[str, Figure]:
         """Every figure, by the name of its file."""
-        from letitgo.report.draw import draw
+        from letitgo.report.draw import to_figure
 
-        return {name: draw(picture) for name, picture in self.said.pictures.items()}
+        return {name: to_figure(picture) for name, picture in self.said.pictures.items()}
 
     def report(self, folder: str | Path, command: str = "") -> Path:
         """Write the HTML page, and each figure as PNG, SVG and PDF.

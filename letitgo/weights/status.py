@@ -136,17 +136,17 @@ def status(module: nn.Module, base: Base | None = None) -> Status:
     Raises:
         BadRequest: The base shares no tensor with the network.
     """
-    told: dict[str, list[str]] = {}
+    tied: dict[str, list[str]] = {}
     owned = layers(module)  # refuses what is lazy
     for name, first in ties(module).items():
-        told.setdefault(first, []).append(f"{name} is {first}")
+        tied.setdefault(first, []).append(f"{name} is {first}")
     moving = {name: parameter.numel() for name, parameter in named_trainable(module)}
     learned = [(prefix, held.projected) for prefix, held in helds(module).items() if held.projected]
     for prefix, projected in learned:
         moving |= {f"{prefix}{name}": parameter.numel() for name, parameter in projected.origin.items()}
     movements = () if base is None else moved(module, base)
     happened = {movement.name: movement for movement in movements}
-    rows = [_row(module, layer, names, moving, told, happened) for layer, names in owned.items()]
+    rows = [_row(module, layer, names, moving, tied, happened) for layer, names in owned.items()]
     order = {name: place for place, (name, _) in enumerate(module.named_modules())}
     for name, part in module.named_modules():
         if isinstance(part, _NormBase) and not any(True for _ in part.parameters()):
@@ -161,7 +161,7 @@ def _row(
     layer: str,
     names: tuple[str, ...],
     moving: dict[str, int],
-    told: dict[str, list[str]],
+    tied: dict[str, list[str]],
     happened: dict[str, Movement],
 ) -> LayerStatus:
     part: Any = module.get_submodule(owner(module, names[0]))
@@ -174,7 +174,7 @@ def _row(
         trainable,
         "frozen" if trainable == 0 else "trainable" if trainable == parameters else "irregular",
         _statistics(module, part),
-        tuple(tie for name in names for tie in told.get(name, ())),
+        tuple(tie for name in names for tie in tied.get(name, ())),
         _happened([happened[plain(module, name)] for name in names if plain(module, name) in happened]),
     )
 

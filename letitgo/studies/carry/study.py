@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Density, Evaluation, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, fitted
+from letitgo.plan import Density, Evaluation, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, adapted
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM, CarryOptions
@@ -107,13 +107,13 @@ class Carry(CarryOptions, CellStudy):
     def _start(self, source: int, target: int, i: int) -> State:
         """The weights that a ticket starts from under a seed, before its mask."""
         if (source, target, i) not in self._starts:
-            self._starts[source, target, i] = self._fitted(self.tickets[source], self.subjects[target].seeds[i], i)
+            self._starts[source, target, i] = self._adapted(self.tickets[source], self.subjects[target].seeds[i], i)
         return self._starts[source, target, i]
 
-    def _fitted(self, source: Tickets, recipe: Recipe, i: int) -> State:
+    def _adapted(self, source: Tickets, recipe: Recipe, i: int) -> State:
         donor = source.of.baseline(source.of.seeds[i]).at(source.begin)
         try:
-            return fitted(donor, recipe.network, recipe.seed)
+            return adapted(donor, recipe.network, recipe.seed)
         except BadRequest as error:
             one = source.of.recipe
             if one.dataset.shape == recipe.dataset.shape:

@@ -11,7 +11,7 @@ from math import sqrt
 from typing import Any, ClassVar, Literal
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, fitted, open_weights
+from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
@@ -76,9 +76,9 @@ class Finetune(FinetuneOptions, CellStudy):
         source = self.source(of)
         if source is None:
             assert self.file is not None
-            return fitted(open_weights(self.file, recipe.network), recipe.network, recipe.seed)
+            return adapted(open_weights(self.file, recipe.network), recipe.network, recipe.seed)
         pretraining = Subject(with_seed(source, recipe.seed))
-        return fitted(pretraining.baseline(pretraining.recipe).final, recipe.network, recipe.seed)
+        return adapted(pretraining.baseline(pretraining.recipe).final, recipe.network, recipe.seed)
 
     def new_head(self, of: Subject) -> str | None:
         """The output layer, where the pretrained one is for other classes and it is drawn anew."""
