@@ -11,6 +11,7 @@ import pytest
 from helpers import small_recipe
 from scipy.stats import t, ttest_ind
 
+from letitgo.report.words import of_the_error
 from letitgo.store import open_store
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute, estimate
@@ -101,3 +102,11 @@ def test_seeds_are_added_until_a_verdict_is_there(name, tmp_path):
     assert all(row["n"] == 3 for row in judged if row["verdict"] == "robust")
     fixed = {row["drop_mean"] for row in compute(STUDIES[name](seeds=3), store).rows if row["verdict"]}
     assert {row["drop_mean"] for row in judged} != fixed  # of twice as many baselines
+
+
+def test_a_tolerance_is_also_a_share_of_the_error():
+    study = Map(small_recipe(), tolerance=1.0)
+    assert of_the_error(study, {"accuracy_mean": 0.984}) == [
+        "The tolerance of 1 point is 62 % of the baseline's error."
+    ]
+    assert of_the_error(study, {"accuracy_mean": 1.0}) == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
 from letitgo.report.grammar import TEST, Column
-from letitgo.report.numbers import decimal, points
+from letitgo.report.numbers import decimal, percent, points
 
 if TYPE_CHECKING:
     from letitgo.recipes.tasks import Metric
@@ -65,6 +65,15 @@ def metric_of(study: Any) -> Metric:
 def within(tolerance: float, unit: str = "points") -> str:
     """A tolerance with its unit: ``1 point``."""
     return f"{tolerance:g} {unit.removesuffix('s') if tolerance == 1 else unit}"
+
+
+def of_the_error(study: Any, base: Row) -> list[str]:
+    """The tolerance as a share of the baseline's error: a point of 98.4 % is two thirds more errors."""
+    error = 1 - base["accuracy_mean"]
+    if metric_of(study).name != "accuracy" or error <= 0 or not study.tolerance:
+        return []
+    share = percent(study.tolerance / 100 / error)
+    return [f"The tolerance of {within(study.tolerance)} is {share} of the baseline's error."]
 
 
 def over_seeds(study: Any) -> str:

@@ -16,6 +16,7 @@ from letitgo.report.words import (
     listed,
     lost,
     metric_of,
+    of_the_error,
     over_seeds,
     reached,
     resolved,
@@ -122,7 +123,10 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
 
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
     metric = metric_of(study)
-    said = [f"Learned classifier: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}."]
+    said = [
+        f"Learned classifier: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
+        *of_the_error(study, base),
+    ]
     if fixed:
         said.append(f"Test {metric.name}: {verdicts(fixed, 'classifier')}.")
         sides = {side: [row["classifier"] for row in fixed if _side(metric, row) == side] for side in SIDES}

@@ -15,6 +15,7 @@ from letitgo.report.words import (
     judged_by,
     length,
     metric_of,
+    of_the_error,
     over_seeds,
     resolved,
     still_undecided,
@@ -132,6 +133,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         scratch = _one(rows, "all", "initialization")
         also = f", {_accuracy(scratch)} from initialization" if scratch else ""
         said.append(f"Everything trained: {_accuracy(full)} test accuracy{also}, n = {full['n']}.")
+        said += of_the_error(study, full)
         said.append(f"The pretrained network without any training: {_accuracy(untrained)}.")
         if untrained["accuracy_mean"] >= best["accuracy_mean"]:
             said.append("No fine-tuning within the budget is more accurate than none.")

@@ -16,6 +16,7 @@ from letitgo.report.words import (
     listed,
     lost,
     metric_of,
+    of_the_error,
     over_seeds,
     reached,
     resolved,
@@ -157,7 +158,10 @@ def _answer(study: Fraction, rows: Sequence[Row]) -> str:
 def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     shares, alone = _kinds(rows)
     base, metric = rows[0], metric_of(study)
-    said = [f"Everything learned: {reached(base, metric)}, {base['learned']:,} values, n = {base['n']}."]
+    said = [
+        f"Everything learned: {reached(base, metric)}, {base['learned']:,} values, n = {base['n']}.",
+        *of_the_error(study, base),
+    ]
     for name, own in (("Shares", shares), ("One part alone", alone)):
         if own:
             said.append(f"{name}: {verdicts(own, 'what')}.")

@@ -16,6 +16,7 @@ from letitgo.report.words import (
     listed,
     lost,
     metric_of,
+    of_the_error,
     over_seeds,
     reached,
     resolved,
@@ -152,7 +153,10 @@ def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
 
 def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
     base, metric = rows[0], metric_of(study)
-    said = [f"Baseline: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}."]
+    said = [
+        f"Baseline: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
+        *of_the_error(study, base),
+    ]
     said += [f"{text}: {verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
     for row in rows:
         if row["scope"] == "robust":

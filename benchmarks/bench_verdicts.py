@@ -1,0 +1,120 @@
+"""How often verdicts are wrong, and how many runs they take: simulated studies of four layers.
+
+Drops and spreads are those of the stored results (``docs/results``). The design of ``--seeds auto`` is held against
+fixed numbers of seeds, paired as ``--seeds N`` does. Where the true drop is the tolerance itself, every verdict counts
+as wrong: no design can decide more than its error there.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+
+from letitgo.studies.statistics import ALPHA, looks, quantile, unpaired, verdict
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+STUDIES, LAYERS, TOLERANCE, TEST = int(sys.argv[1]) if len(sys.argv) > 1 else 2000, 4, 0.01, 359
+Noise = Callable[[np.random.Generator, float, int], np.ndarray]
+NOISES: dict[str, Noise] = {
+    "normal": lambda rng, sd, n: rng.normal(0, sd, n),
+    "heavy tails": lambda rng, sd, n: rng.standard_t(3, n) * sd / sqrt(3),
+    "one run in 20 far off": lambda rng, sd, n: rng.normal(0, sd, n) - 4 * sd * ((rng.random(n) < 0.05) - 0.05),
+}
+
+
+def measured() -> Iterator[tuple[float, float]]:
+    """The drop and the standard deviation over seeds of every run from initialization that a result compares."""
+    for name in ("map-mnist", "fraction", "fraction-lenet", "classifier", "classifier-lenet"):
+        with (RESULTS / name / "rows.csv").open() as file:
+            for row in csv.DictReader(file):
+                trained = row.get("intervention", "frozen") == "frozen" and row.get("epoch", "0") in ("0", "")
+                if row["verdict"] and trained:
+                    n = int(row["n"])
+                    yield float(row["drop_mean"]), float(row["accuracy_ci95"]) * sqrt(n) / quantile(0.05, n - 1)
+
+
+def sequential(draw: Callable[[int], np.ndarray], base: np.ndarray, alpha: float) -> tuple[list[str], int]:
+    """The verdict on each layer, and the runs it took."""
+    layers = [draw(i) for i in range(LAYERS)]
+    counts, said = [0] * LAYERS, ["undecided"] * LAYERS
+    most = 0
+    for seeds in looks(20):
+        ahead = [i for i in range(LAYERS) if said[i] == "undecided"]
+        if not ahead:
+            break
+        most = seeds
+        for i in ahead:
+            counts[i] = seeds
+        groups = [layer[:count].tolist() for layer, count in zip(layers, counts, strict=True)]
+        drops = unpaired(base[: 2 * seeds].tolist(), groups, 1 / TEST, alpha)
+        for i in ahead:
+            said[i] = drops[i].verdict(TOLERANCE)
+    return said, 2 * most + sum(counts)
+
+
+def fixed(draw: Callable[[int], np.ndarray], base: np.ndarray, seeds: int) -> tuple[list[str], int]:
+    """The same for a fixed number of seeds."""
+    said = [verdict((base[:seeds] - draw(i)[:seeds]).tolist(), TOLERANCE) for i in range(LAYERS)]
+    return list(said), (1 + LAYERS) * seeds
+
+
+DESIGNS = {
+    "auto": lambda draw, base: sequential(draw, base, ALPHA),
+    "auto, familywise": lambda draw, base: sequential(draw, base, ALPHA / LAYERS),
+    **{f"{n} seeds": lambda draw, base, n=n: fixed(draw, base, n) for n in (3, 5, 10)},
+}
+
+
+def truth(drops: str, rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True drops of the layers and their standard deviations over seeds."""
+    chosen = rows[rng.integers(len(rows), size=LAYERS)]
+    spread = np.maximum(chosen[:, 1], 5e-4)
+    if drops == "near":
+        return rng.uniform(0.5, 1.5, LAYERS) * TOLERANCE, spread
+    return (chosen[:, 0] if drops == "measured" else np.full(LAYERS, TOLERANCE)), spread
+
+
+def is_wrong(said: str, drop: float) -> bool:
+    """Whether a verdict contradicts the true drop."""
+    return said == ("robust" if drop > TOLERANCE else "critical") or (drop == TOLERANCE and said != "undecided")
+
+
+def simulate(drops: str, noise: Noise, design: str) -> tuple[float, float, float, float]:
+    """Shares of verdicts and of studies that are wrong, of verdicts decided, and mean runs."""
+    rng, rows = np.random.default_rng(0), np.array(list(measured()))
+    wrong, studies, decided, runs = 0, 0, 0, 0
+    for _ in range(STUDIES):
+        true, spread = truth(drops, rng, rows)
+
+        def accuracies(drop: float, sd: float) -> np.ndarray:
+            return np.round((0.97 - drop + noise(rng, sd, 40)) * TEST) / TEST
+
+        base = accuracies(0.0, float(np.median(spread)))
+        layers = [accuracies(*pair) for pair in zip(true.tolist(), spread.tolist(), strict=True)]
+        said, took = DESIGNS[design](layers.__getitem__, base)
+        errors = [is_wrong(*pair) for pair in zip(said, true.tolist(), strict=True)]
+        wrong, studies, runs = wrong + sum(errors), studies + any(errors), runs + took
+        decided += LAYERS - said.count("undecided")
+    verdicts = STUDIES * LAYERS
+    return wrong / verdicts, studies / STUDIES, decided / verdicts, runs / STUDIES
+
+
+def main() -> None:
+    """Print a table for the documents."""
+    print("| true drops | noise | design | wrong verdicts | studies with one | decided | runs |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for drops in ("measured", "near", "at the tolerance"):
+        for name, noise in NOISES.items():
+            for design in DESIGNS:
+                *shares, runs = simulate(drops, noise, design)
+                shown = " | ".join(f"{100 * share:.1f} %" for share in shares)
+                print(f"| {drops} | {name} | {design} | {shown} | {runs:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
