@@ -184,7 +184,7 @@ def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
         "test": (pictures(8, (8, 8), seed=1), [0, 1, 2, 3] * 2),
     }
     path = str(write_dataset(tmp_path / "four", images, classes=4))
-    study = Finetune((small_recipe(widths="8", epochs=1),), {"data": path}, seeds=1)
+    study = Finetune((small_recipe(widths="16", epochs=4),), {"data": path}, seeds=1)
     outcome = compute(study, store)
     assert outcome.failures == []
     assert study.new_head(study.subjects[0]) == "fc4"

@@ -84,6 +84,19 @@ class Data(Value):
         """``"train"``, ``"test"``, or what is held out for ``"validation"``."""
         return _after(self.name, self.digest, self.steps).splits[name]
 
+    @property
+    def constant(self) -> float | None:
+        """What the best prediction that does not look at the inputs reaches on the test split, in the task's metric."""
+        return self.task.constant(self.split("train").labels, self.split("test").labels, self.classes)
+
+    def learned(self, mean: float, half: float | None, n: int) -> bool:
+        """Whether n networks whose test metric is ``mean ± half`` have learned anything.
+
+        The whole interval has to be better than :attr:`constant`. Of two networks it is too wide for that, so their
+        mean has to be.
+        """
+        return self.constant is None or self.task.metric.beats(mean, half if n > 2 else None, self.constant)
+
 
 def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
     """The data set of a name; decoded on its first use on this machine.

@@ -58,6 +58,11 @@ class Metric:
         unit = (1 if self.more_is_better else -1) / (1 if self.share or not sum(base) else sum(base) / len(base))
         return [unit * value for value in values]
 
+    def beats(self, mean: float, half: float | None, other: float) -> bool:
+        """Whether the whole interval ``mean ± half`` is better than another number; without one, the mean."""
+        half = half or 0.0
+        return mean - half > other if self.more_is_better else mean + half < other
+
 
 class Task(Value):
     """Base of all tasks. A subclass is a frozen dataclass with a loss; the defaults of the rest fit classification.
@@ -93,6 +98,18 @@ class Task(Value):
         """The metric, from the accuracy and the mean loss; None where it cannot be told."""
         return accuracy
 
+    def constant(self, train: Tensor, test: Tensor, classes: int) -> float | None:
+        """The metric of the best prediction that does not look at the inputs; None where it is not known.
+
+        A network that does no better has not learned, and nothing is concluded from it.
+
+        Args:
+            train: Labels to find the prediction with.
+            test: Labels that it is judged on.
+            classes: Number of classes.
+        """
+        return None
+
     @torch.no_grad()
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float | None]:
         """``accuracy`` (fraction), ``loss`` (mean), ``n`` (answers) and the metric on a split.
@@ -118,6 +135,10 @@ class Classification(Task):
     def loss(self, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction=reduction)
 
+    def constant(self, train: Tensor, test: Tensor, classes: int) -> float | None:
+        """The share of the most frequent class."""
+        return float(test.flatten().bincount().max()) / test.numel()
+
 
 @dataclass(frozen=True, eq=False)
 class NextWord(Classification):
@@ -130,6 +151,11 @@ class NextWord(Classification):
 
     def score(self, accuracy: float, loss: float) -> float | None:
         return exp(loss) if loss <= 700 else None
+
+    def constant(self, train: Tensor, test: Tensor, classes: int) -> float | None:
+        """The perplexity under each word's share of the training text, with one added to each count."""
+        counts = 1.0 + train.flatten().bincount(minlength=classes)
+        return float((counts / counts.sum()).log()[test.flatten()].mean().neg().exp())
 
 
 TASKS: dict[str, Task] = {"images": Classification(), "text": NextWord()}

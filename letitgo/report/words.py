@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report.grammar import TEST, Column
+from letitgo.report.grammar import TEST, Column, Section, Table
 from letitgo.report.numbers import decimal, percent, points
 
 if TYPE_CHECKING:
@@ -163,6 +163,20 @@ def judged_by(metric: Metric, columns: Sequence[Column]) -> list[Column]:
         "train_drop": {"says": f"The same in training {name}."},
     }
     return [dataclasses.replace(column, **changes.get(column.name, {})) for column in columns]
+
+
+def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | None:
+    """The section of a recipe whose baseline has not learned, with all numbers and no advice; None of one that has."""
+    data, metric = recipe.dataset, metric_of(study)
+    mean, half = base[f"{metric.name}_mean"], base[f"{metric.name}_ci95"]
+    if mean is None or data.learned(mean, half, base["n"]):
+        return None
+    shown = points if metric.share else decimal
+    answer = (
+        f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than "
+        f"{shown(data.constant)}{' %' if metric.share else ''}, what a prediction that ignores the inputs reaches."
+    )
+    return Section(heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe))
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

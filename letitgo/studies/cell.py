@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from itertools import zip_longest
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from letitgo.plan import Absent, Measure, Stored
@@ -207,8 +208,16 @@ class CellStudy(StudyOptions):
             if cell.drop is not None and found:
                 row |= {"drop_mean": cell.drop.mean, "drop_ci95": cell.drop.half}
             said = cell.drop.verdict(tolerance) if cell.drop is not None else verdict(drops, tolerance)
-            row["verdict"] = said if cell.judged else None
+            row["verdict"] = said if cell.judged and self._learned(cell, of, store) else None
         return row
+
+    def _learned(self, cell: Cell, of: Subject, store: Store) -> bool:
+        """Whether the baseline of a cell has learned: against one that has not, nothing is judged."""
+        base = cell.against.get("base")
+        if base is None:
+            return True
+        values = [value for one in self.found(base, of, store).values() if (value := one[of.metric.name]) is not None]
+        return not values or of.recipe.dataset.learned(fmean(values), ci95(values), len(values))
 
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""

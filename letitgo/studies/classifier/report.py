@@ -21,6 +21,7 @@ from letitgo.report.words import (
     reached,
     resolved,
     still_undecided,
+    unlearned,
     verdicts,
     within,
 )
@@ -93,6 +94,8 @@ def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequ
     metric = metric_of(study)
     main, everything = (judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], ALL_NUMBERS))
     tables = [Table(main, fixed), Table(everything, numbered, "All numbers")]
+    if section := unlearned(study, recipe, rows[0], tables[1]):
+        return section
     pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
     if scaled := [row for row in fixed if row["scale"]]:
         pictures["scale"] = _scale(scaled)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import GREY, PALE, PALETTE, Band, Panel, Picture, Points, Rule, grid, points
-from letitgo.report.words import groups, heading, listed, resolved, verdicts, within
+from letitgo.report.words import groups, heading, listed, resolved, unlearned, verdicts, within
 
 if TYPE_CHECKING:
     from letitgo.studies.dimension.study import Dimension
@@ -55,6 +55,9 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     layered = bool(study.layers)
     tables = [_answers(study, answers)] if answers else []
     tables.append(_tried(study, rows))
+    [base] = _kind(rows, "baseline")
+    if study.split == "test" and (section := unlearned(study, recipe, base, tables[-1])):
+        return section
     pictures = {"layers": _layers(answers)} if layered and any(row["d"] for row in answers) else {}
     if any(row["d"] for row in _kind(rows, "d")):
         pictures["accuracy"] = _accuracy(study, rows)

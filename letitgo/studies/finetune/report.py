@@ -19,6 +19,7 @@ from letitgo.report.words import (
     over_seeds,
     resolved,
     still_undecided,
+    unlearned,
     verdicts,
     within,
 )
@@ -81,6 +82,9 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     metric = metric_of(study)
     tables = [_verdicts(part, metric.unit) for part in (single, sets) if part]
     tables.append(Table(judged_by(metric, ALL_NUMBERS), marked, "All numbers"))
+    full = _one(rows, "all")
+    if full and (section := unlearned(study, of.recipe, full, tables[-1])):
+        return section
     pictures = {"layers": _layers(rows, single)} if single else {}
     if sets:
         pictures["sets"] = _sets(rows, sets)

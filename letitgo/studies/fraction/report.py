@@ -21,6 +21,7 @@ from letitgo.report.words import (
     reached,
     resolved,
     still_undecided,
+    unlearned,
     verdicts,
     within,
 )
@@ -125,6 +126,8 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
         tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
     shown = len(tables)
     tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    if section := unlearned(study, recipe, rows[0], tables[-1]):
+        return section
     pictures = {"accuracy": _accuracy(rows)} if metric.share else {}
     pictures["storage"] = _storage(rows)
     if alone:

@@ -21,6 +21,7 @@ from letitgo.report.words import (
     reached,
     resolved,
     still_undecided,
+    unlearned,
     verdicts,
     within,
 )
@@ -82,6 +83,8 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     tables += [_by_epoch(metric, layers)] if len(study.freeze_at) > 1 else []
     tables += [_verdicts(metric, sets)] if sets else []
     tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    if section := unlearned(study, recipe, base, tables[-1]):
+        return section
     pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
     if sets:
         pictures |= {"heatmap-sets": _heatmap(metric, base, sets), "cost-sets": _cost(study, sets)}

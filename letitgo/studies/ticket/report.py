@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import GREY, PALETTE, Panel, Picture, Rule, series
-from letitgo.report.words import groups, heading, listed, resolved
+from letitgo.report.words import groups, heading, listed, resolved, unlearned
 
 if TYPE_CHECKING:
     from letitgo.studies.ticket.study import Ticket
@@ -97,6 +97,8 @@ def _section(study: Ticket, recipe: Any, rows: list[Row]) -> Section:
     shown = len(tables)
     tables += [Table(ALL_NUMBERS, rows, "All numbers"), Table(LAYERS, tickets, "Layer by layer")]
     tables += [Table(STABILITY, stable, "Stability")] if stable else []
+    if section := unlearned(study, recipe, rows[0], tables[shown]):
+        return section
     pictures = {"accuracy": _against_weights(rows, "accuracy", "test accuracy, %", 100)}
     if rows[0]["stop_mean"] is not None:
         pictures["stop"] = _against_weights(rows, "stop", "step of least validation loss", 1)
