@@ -398,11 +398,11 @@ def test_the_command_tells_plans_and_reports(tmp_path, capsys, monkeypatch):
         "--shift",
         "invert,permute-labels",
         "--examples",
-        "100",
+        "1000",
         "--seeds",
         "2",
     ]
-    options += ["--epochs", "1", "--widths", "8", "--depth", "1", "--workers", "0", "--budget", "0.9"]
+    options += ["--epochs", "3", "--widths", "16", "--depth", "1", "--workers", "0", "--budget", "0.9"]
     assert run([*options, "--dry-run", "--format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)["dry_run"]
     # For each seed the network before, and for each shift and start all, and either layer trained alone.
