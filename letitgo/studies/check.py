@@ -54,6 +54,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_last_batch(recipe, split)
     try:
         factor = find_schedule(recipe.schedule)(0.0)
+    except BadRequest:
+        raise
     except Exception as error:
         raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):

@@ -81,8 +81,9 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
     drop = "accuracy minus this one's" if metric.share else f"{metric.name} against this one's, in {metric.unit}"
     limit = within(study.tolerance, metric.unit)
     note = (
-        f"{over_seeds(study)} A drop is the learned classifier's {drop}. Robust: the whole interval is within {limit}. "
-        "Critical: the whole interval is beyond. Undecided: neither. Savings are counted, relative to training with "
+        f"{over_seeds(study)} A drop is the learned classifier's {drop}. Robust: the whole interval is below {limit}; "
+        "gains count. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, relative to "
+        "training with "
         "the learned classifier. The scale multiplies features of norm one. Rows of an orthogonal matrix have norm "
         "one, those of a Hadamard matrix √features."
     )

@@ -66,8 +66,9 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
     drop = "minus this" if metric.share else f"against this, in {metric.unit} of {metric.name}"
     note = (
         f"{over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from the same "
-        f"start, {drop}. Robust: the whole interval is within {within(study.tolerance, metric.unit)}. Critical: the "
-        "whole interval is beyond. Undecided: neither. The recommendation is the way with the highest mean test "
+        f"start, {drop}. Robust: the whole interval is below {within(study.tolerance, metric.unit)}; gains count. "
+        "Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way with the highest "
+        "mean test "
         "accuracy within the budget. It is chosen by the accuracies shown, which flatters it a little."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)

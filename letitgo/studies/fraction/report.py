@@ -84,8 +84,8 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
     note = (
         f"{over_seeds(study)} A drop is everything learned, minus this. "
         "Random values are as many as a policy learns, chosen from the whole network. "
-        f"Robust: the whole interval of the drop is within {limit}. Critical: the whole interval is beyond. "
-        "Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
+        f"Robust: the whole interval of the drop is below {limit}; gains count. Critical: the whole interval is "
+        "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
         f"Running statistics of frozen norms {statistics}."
     )
     return Report("fraction", TITLE, sections, note, SOURCE)

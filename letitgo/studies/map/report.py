@@ -67,7 +67,7 @@ def report(study: Map, rows: Sequence[Row]) -> Report:
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
         f"{over_seeds(study)} A drop is the baseline minus the network in question. "
-        f"Robust: the whole interval is within {within(study.tolerance, metric.unit)}. "
+        f"Robust: the whole interval is below {within(study.tolerance, metric.unit)}; gains count. "
         "Critical: the whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
         f"{statistics}."
     )
@@ -180,9 +180,13 @@ def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
 
     what, unit = ("test error", " %") if metric.share else (f"test {metric.name}", "")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    titles = {"frozen": "frozen from epoch", "rerandomised": "fresh draw", "reinitialised": "put back to epoch"}
+    titles = {
+        "frozen": ("frozen", "from epoch"),
+        "rerandomised": ("drawn", "afresh"),
+        "reinitialised": ("put back", "to epoch"),
+    }
     panels = []
-    for kind, title in titles.items():
+    for kind, (title, below) in titles.items():
         own = [row for row in rows if row["intervention"] == kind]
         steps = sorted({row["epoch"] for row in own}, key=lambda epoch: epoch or 0)
         if own:
@@ -200,15 +204,19 @@ def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
                 log=True,
             )
             names = ["" if step is None else str(step) for step in steps]
-            panels.append(Panel([cells], title, places=layers, steps=names))
+            panels.append(Panel([cells], title, below, places=layers, steps=names))
     last = panels[-1].marks[0]
     panels[-1] = Panel(
-        [_labelled(last, f"{what},{unit}".removesuffix(","))], panels[-1].title, places=layers, steps=panels[-1].steps
+        [_labelled(last, f"{what},{unit}".removesuffix(","))],
+        panels[-1].title,
+        panels[-1].x,
+        places=layers,
+        steps=panels[-1].steps,
     )
     caption = (
         f"{what.capitalize()}, mean over seeds. The colours begin at the baseline's {error(base):.2f}{unit}. Left: a "
-        "layer is frozen from an epoch on. Middle and right: a layer of the trained network is drawn afresh "
-        "or put back."
+        "layer is frozen from an epoch on. Middle: a layer of the trained network is drawn afresh. Right: it is put "
+        "back to an epoch."
     )
     return Picture([panels], caption, [len(panel.steps) + 0.6 for panel in panels])
 
