@@ -512,3 +512,35 @@ def test_freezing_the_layers_one_by_one_takes_as_many_counts_however_many_there_
         for layer in run.recipe.network.layers:
             freezing(run, layer).cost()
         assert len(counts) - before == 2  # the network as it is, and without its first layer
+
+
+@torch.library.custom_op("letitgo_tests::product", mutates_args=())
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a @ b
+
+
+product.register_fake(lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+product.register_autograd(
+    lambda ctx, g: (g @ ctx.saved_tensors[1].T, ctx.saved_tensors[0].T @ g),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+class Calls(nn.Module):
+    def __init__(self, own, call):
+        super().__init__()
+        self.own, self.call = own, call
+
+    def forward(self, x):
+        return self.call(self.own, x)
+
+
+def test_products_of_other_kinds_are_counted_or_named():
+    bilinear = Calls(nn.Bilinear(8, 8, 16), lambda layer, x: layer(x, x))
+    assert step_cost(bilinear, torch.ones(4, 8)).forward == 2 * 16 * 8 * 8
+    vector = Calls(nn.Linear(8, 1), lambda layer, x: x @ layer.weight[0])
+    assert step_cost(vector, torch.ones(4, 8)).forward == 2 * 8
+    own = nn.Sequential(Calls(nn.Linear(8, 16), lambda layer, x: product(x, layer.weight.T)), nn.Linear(16, 3))
+    found = cost(own, torch.ones(4, 8), select(own, "0.own"))
+    assert found.thawed.uncounted == ("letitgo_tests.product",)
+    assert "Not counted, for want of a formula: letitgo_tests.product." in found.why

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -40,11 +40,13 @@ class StepCost:
         forward: The forward pass of the whole network.
         backward: The backward pass as far as something trains.
         prefix: The part of ``forward`` that lies in a frozen prefix and can be computed once.
+        uncounted: Operators from outside PyTorch that no formula is known for, and that are therefore not counted.
     """
 
     forward: int
     backward: int
     prefix: int
+    uncounted: tuple[str, ...] = ()
 
     @property
     def whole(self) -> int:
@@ -234,21 +236,23 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
     if not examples:
         raise BadRequest("the example is empty: its first dimension counts examples and has to be at least 1")
     split = frozen_prefix(module)
-    with _counter() as forward:
+    with _Counter() as forward:
         outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
     if not any(output.is_floating_point() or output.is_complex() for output in outputs):
         raise BadRequest("the network returns no floating-point tensor: nothing can be trained on its outputs")
     ends = [output for output in outputs if output.requires_grad]
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
     _refuse_reentrant(ends)
-    with _counter() as backward:
+    with _Counter() as backward:
         if ends and weights:
             # Unlike backward(), this leaves the gradients that parameters hold, and what hangs on them, alone.
             torch.autograd.grad(ends, weights, [torch.ones_like(end) for end in ends], allow_unused=True)
-    with _counter() as prefix, torch.no_grad():
+    with _Counter() as prefix, torch.no_grad():
         if split:
             _call(split[0], inputs)
-    return StepCost(*(counter.get_total_flops() // examples for counter in (forward, backward, prefix)))
+    unknown = sorted(forward.uncounted | backward.uncounted | prefix.uncounted)
+    ahead, back, once = (counter.get_total_flops() // examples for counter in (forward, backward, prefix))
+    return StepCost(ahead, back, once, tuple(unknown))
 
 
 def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) -> Any:
@@ -346,6 +350,10 @@ def _crossed(module: nn.Module, selection: Selection, calls: dict[str, bool]) ->
 def _why(
     module: nn.Module, selection: Selection, thawed: StepCost, cold: StepCost, first: str, crossed: dict[str, bool]
 ) -> str:
+    if thawed.uncounted or cold.uncounted:
+        names = ", ".join(dict.fromkeys(thawed.uncounted + cold.uncounted))
+        thawed, cold = (replace(found, uncounted=()) for found in (thawed, cold))
+        return f"{_why(module, selection, thawed, cold, first, crossed)} Not counted, for want of a formula: {names}."
     saved = f"{100 - 100 * _share(cold.whole, thawed.whole):.1f} % of a step"
     through, beyond = [[layer for layer in crossed if crossed[layer] is flag] for flag in (True, False)]
     if not selection:
@@ -394,8 +402,18 @@ def _gradient_bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in trainable(module))
 
 
-def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+class _Counter(FlopCounterMode):
+    """Notes the operators from outside PyTorch that no formula is known for."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=_FORMULAS)
+        self.uncounted: set[str] = set()
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        name = str(func_packet)
+        if func_packet not in self.flop_registry and not name.startswith(("aten.", "prim.", "prims.")):
+            self.uncounted.add(name)
+        return super()._count_flops(func_packet, out, args, kwargs)
 
 
 def _convolution_backward(
@@ -424,6 +442,23 @@ def _attention_backward(
     return sdpa_backward_flop_count(output, query, key, value)
 
 
+def _trilinear(first: list[int], second: list[int], third: list[int], *expand: Any, **__: Any) -> int:
+    """Products over all dimensions of three tensors, each with dimensions of 1 put in; of two factors each."""
+    shapes = []
+    for shape, ones in zip((first, second, third), expand[:3], strict=True):
+        left = iter(shape)
+        shapes.append([1 if dim in ones else next(left) for dim in range(len(shape) + len(ones))])
+    return 2 * prod(map(max, zip(*shapes, strict=True)))
+
+
+def _vector(matrix: list[int], _: list[int], **__: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _shifted_vector(_: list[int], matrix: list[int], vector: list[int], **__: Any) -> int:
+    return _vector(matrix, vector)
+
+
 def _grouped(left: list[int], right: list[int], *_: Any, **__: Any) -> int:
     """Products of groups of rows, or of columns, which together have the sizes of one product."""
     groups = left[0] if len(left) == len(right) == 3 else 1
@@ -439,6 +474,10 @@ _FORMULAS = {
         "mkldnn_rnn_layer": _lstm,
         "mkldnn_rnn_layer_backward": _lstm_backward,
         "_grouped_mm": _grouped,
+        "_trilinear": _trilinear,
+        "mv": _vector,
+        "dot": _vector,
+        "addmv": _shifted_vector,
     }.items()
     if hasattr(torch.ops.aten, name)  # not every version has each
 }
