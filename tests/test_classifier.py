@@ -126,6 +126,7 @@ class TestTransform:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("training", [True, False])
     def test_logits_and_gradients(self, features, classes, lead, dtype, training):
+        torch.manual_seed(0)
         layer = FixedClassifier(features, classes, seed=1).to(dtype).train(training)
         x = torch.randn(*lead, features, dtype=dtype, requires_grad=True)
         assert layer._is_faster_transformed(x)

@@ -334,7 +334,7 @@ def test_another_network_is_refused(saved):
         (net, "the base is function: it can be a module, a state dict, a safetensors file or a pair (factory, seed)"),
         ((net, 0.5), "the base is tuple: it can be"),
         ("nowhere.safetensors", "there is no file nowhere.safetensors"),
-        (__file__, "is not a whole safetensors file"),
+        (__file__, "it is no safetensors file"),
     ],
 )
 def test_a_base_that_is_none_is_refused_on_saving(base, said, tmp_path):
