@@ -80,11 +80,11 @@ def over_seeds(study: Any) -> str:
     """How many seeds the means are over, and what the intervals are."""
     if study.seeds != "auto":
         return f"Means over {study.seeds} seeds with 95 % intervals (Student's t)."
-    error = "of all verdicts together" if study.familywise else "of each verdict"
+    shared = " divided by the number of verdicts" if study.familywise else ""
     return (
         "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "
         f"{study.max_seeds}; twice as many of a baseline. Intervals of drops hold over all looks at a growing number "
-        f"of seeds: the error {error} is at most 5 %. Drops are paired by seed where runs share a trained state. "
+        f"of seeds: a verdict errs in at most 5 %{shared}. Drops are paired by seed where runs share a trained state. "
         "Elsewhere they are differences of means, with one variance for all runs that seem to have the same."
     )
 

@@ -91,7 +91,7 @@ class JudgedOptions(StudyOptions):
     ] = "auto"
     max_seeds: Annotated[int, Field(ge=2, description="most seeds of a row where seeds is auto")] = 20
     familywise: Annotated[
-        bool, Field(description="where seeds is auto: 5 % is the error of all verdicts together, not of each")
+        bool, Field(description="where seeds is auto: divide the error of a verdict by the number of verdicts")
     ] = False
     tolerance: Tolerance = 1.0
 
