@@ -210,7 +210,8 @@ class Held:
         if concerned:
             self._check_parameters()
         for mover in concerned:
-            mover.meet()
+            if mover.touched():
+                mover.meet()
             if (name := mover.late()) is not None:
                 raise WorkFailed(
                     f"a gradient of {name} came after what moves of it had its own, as under "
@@ -242,6 +243,7 @@ class Moving:
         self._index = (rows[:, 0] if self._by_rows else mask.reshape(-1)).nonzero().squeeze(1).to(parameter.device)
         self.values = nn.Parameter(self._read(parameter.data))
         self._seen = self.values.detach().clone()
+        self._version = parameter._version
         parameter.grad = None
         self.hooks = [parameter.register_post_accumulate_grad_hook(self._collect)]
 
@@ -254,9 +256,14 @@ class Moving:
         """The parameter's name if a gradient of it came after the values had theirs."""
         return self.name if self.parameter.grad is not None and self.values.grad is not None else None
 
+    def touched(self) -> bool:
+        """Whether the parameter was written to since both were last brought together, other than through ``data``."""
+        return self.parameter._version != self._version
+
     def meet(self, stepped: bool = False) -> None:
         """Write the values into the parameter where they changed; read them from it where it was changed by others."""
         own, values = self.parameter, self.values
+        self._version = own._version
         if values.device != own.device or values.dtype != own.dtype:
             self._index = self._index.to(own.device)
             gradient, values.grad = values.grad, None

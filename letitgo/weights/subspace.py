@@ -114,6 +114,7 @@ class Projected:
         self._convert()
         self.name = next(iter(self.parameters))
         self._seen = self._contents()
+        self._versions = [parameter._version for parameter in self.parameters.values()]
         self.hooks: list[Any] = []
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -135,9 +136,14 @@ class Projected:
             return None
         return next((name for name, parameter in self.parameters.items() if parameter.grad is not None), None)
 
+    def touched(self) -> bool:
+        """Whether a parameter was written to since all were last brought together, other than through ``data``."""
+        return self._versions != [parameter._version for parameter in self.parameters.values()]
+
     @torch.no_grad()
     def meet(self, stepped: bool = False) -> None:
         """Write θ₀ + P z where z changed. Where the weights were changed by others, they become θ₀, and z zero."""
+        self._versions = [parameter._version for parameter in self.parameters.values()]
         converted = self._form != self._forms()
         if converted:
             self._convert()
