@@ -55,8 +55,8 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     layered = bool(study.layers)
     tables = [_answers(study, answers)] if answers else []
     tables.append(_tried(study, rows))
-    [base] = _kind(rows, "baseline")
-    if study.split == "test" and (section := unlearned(study, recipe, base, tables[-1])):
+    base = next((row for row in _kind(rows, "baseline") if row["n"]), None)
+    if base and study.split == "test" and (section := unlearned(study, recipe, base, tables[-1])):
         return section
     pictures = {"layers": _layers(answers)} if layered and any(row["d"] for row in answers) else {}
     if any(row["d"] for row in _kind(rows, "d")):
