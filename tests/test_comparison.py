@@ -408,7 +408,7 @@ def test_status() -> None:
     assert "irregular" not in str(summary)
 
     rows = {row.layer: row for row in letitgo.status(module).rows}
-    assert rows["backbone.0"].status == "irregular"
+    assert rows["backbone.0"].status == "partial"
     with letitgo.hold(module, letitgo.fraction(module, 0.5, within=select(module, "head"))):
         assert letitgo.status(module).trainable == WIDTH + 1
 

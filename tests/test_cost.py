@@ -463,6 +463,11 @@ def test_a_selection_of_another_network_or_none():
         cost(module, torch.randn(2, 20), everything(fcn((20,), 4, (7, 5))))
     with pytest.raises(BadRequest, match="choose with select"):
         cost(module, torch.randn(2, 20), None)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match=r"^a Tensor is no selection: give patterns"):
+        cost(module, torch.randn(2, 20), torch.randn(2, 20))  # type: ignore[arg-type]
+    for choice in ("fc1", everything(module)):
+        with pytest.raises(BadRequest, match=r"the order is cost\(module, example_input, selection\)$"):
+            cost(module, choice, torch.randn(2, 20))  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="statistics is 'froze'"):
         cost(module, torch.randn(2, 20), everything(module), "froze")  # type: ignore[arg-type]
 

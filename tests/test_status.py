@@ -29,24 +29,24 @@ def test_every_weight_is_counted_once_and_as_it_trains(case):
     assert told.trainable == sum(p.numel() for p in module.parameters() if p.requires_grad)
     for row in told.rows:
         flags = {name not in case.chosen for name in layers(module)[row.layer]}
-        assert row.status == ("irregular" if len(flags) == 2 else "trainable" if flags == {True} else "frozen")
+        assert row.status == ("partial" if len(flags) == 2 else "trainable" if flags == {True} else "frozen")
     thaw(module, case.selection)
     assert status(module) == status(case.module())
 
 
-def test_a_layer_held_in_part_is_irregular():
+def test_a_layer_held_in_part_is_partial():
     module = nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 2))
     with hold(module, fraction(module, 0.5, within=select(module, "0"))):
         rows = status(module).rows
-        assert [(row.status, row.trainable) for row in rows] == [("irregular", 35), ("frozen", 0)]
+        assert [(row.status, row.trainable) for row in rows] == [("partial", 35), ("frozen", 0)]
     assert [row.status for row in status(module).rows] == ["trainable", "trainable"]
 
 
-def test_a_bias_alone_makes_a_layer_irregular():
+def test_a_bias_alone_makes_a_layer_partial():
     module = NormNet((4,), 2)
     freeze(module, select(module, "fc1.bias", "head"))
     assert of(module) == {
-        "fc1": "irregular",
+        "fc1": "partial",
         "norm1": "trainable",
         "fc2": "trainable",
         "norm2": "trainable",

@@ -267,6 +267,6 @@ def test_moved_looks_inside_a_parameter_of_which_a_part_moves():
     base = copy.deepcopy(net)
     held = hold(net, fraction(net, 0.5))
     step(net, torch.optim.SGD(held.parameters(), lr=0.1))
-    assert {(one.declared, one.surprise) for one in moved(net, base)} == {("irregular", "")}
+    assert {(one.declared, one.surprise) for one in moved(net, base)} == {("partial", "")}
     net[0].weight.data.add_(1)
     assert next(one.surprise for one in moved(net, base)) == "frozen but moved"

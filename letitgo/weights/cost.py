@@ -206,6 +206,8 @@ def cost(
         BadRequest: The selection is none or of another network, the network does not take the example, or it returns
             nothing to train on.
     """
+    if isinstance(example_input, (Selection, str)):
+        raise BadRequest("example_input is a selection: the order is cost(module, example_input, selection)")
     selection = chosen_of(module, selection)
     with _put_back(module):
         if not module.training:

@@ -70,11 +70,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
             so moved along; a tensor holds no values or is of a type safetensors does not have; the file cannot be
             written.
     """
-    own, firsts = plain_tensors(model)
-    pristine = resolved(base, firsts)
-    old = {name: tensor for name, tensor in pristine.items() if tensor.shape == own[name].shape}
-    if own and not old:
-        raise BadRequest(f"the base shares no tensor with the model: it has no {next(iter(own))!r} of the same shape")
+    own, old = beside(model, base)
     for name, tensor in old.items():
         if tensor.dtype != own[name].dtype:
             raise BadRequest(
@@ -158,6 +154,19 @@ def plain_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
     for name, tensor in own.items():
         _check_plain(name, tensor)
     return own, firsts
+
+
+def beside(model: nn.Module, base: Base) -> tuple[State, State]:
+    """The tensors of a model, and those of the base that have the same name and shape there, in the model's order.
+
+    Raises:
+        BadRequest: The base has none of them, or one holds no values.
+    """
+    own, firsts = plain_tensors(model)
+    old = {name: tensor for name, tensor in resolved(base, firsts).items() if tensor.shape == own[name].shape}
+    if own and not old:
+        raise BadRequest(f"the base shares no tensor with the model: it has no {next(iter(own))!r} of the same shape")
+    return own, old
 
 
 def resolved(base: Base, firsts: dict[str, str]) -> State:

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from letitgo.errors import BadRequest
-from letitgo.weights.delta import Base, plain_tensors, resolved
+from letitgo.weights.delta import Base, beside
 from letitgo.weights.hold import helds, named_trainable
 from letitgo.weights.layers import plain
 
@@ -20,13 +19,13 @@ class Movement:
 
     Attributes:
         name: The tensor's.
-        declared: ``trainable``, ``frozen``, ``irregular`` where only some entries train, or ``buffer``.
+        declared: ``trainable``, ``frozen``, ``partial`` where only some entries train, or ``buffer``.
         moved: Whether any bit differs.
         surprise: ``frozen but moved``, ``trainable but did not move``, or nothing.
     """
 
     name: str
-    declared: Literal["trainable", "frozen", "irregular", "buffer"]
+    declared: Literal["trainable", "frozen", "partial", "buffer"]
     moved: bool
     surprise: str = ""
 
@@ -47,10 +46,7 @@ def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
     Raises:
         BadRequest: The base shares no tensor with the model.
     """
-    own, firsts = plain_tensors(model)
-    before = {name: tensor for name, tensor in resolved(base, firsts).items() if tensor.shape == own[name].shape}
-    if own and not before:
-        raise BadRequest(f"the base shares no tensor with the model: it has no {next(iter(own))!r} of the same shape")
+    own, before = beside(model, base)
     masks = {id(part.parameter): part.mask for held in helds(model).values() for part in held.moving.values()}
     projected = {id(p) for held in helds(model).values() if held.projected for p in held.projected.parameters.values()}
     trains = {plain(model, name) for name, _ in named_trainable(model)}
@@ -63,7 +59,7 @@ def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
         elif (mask := masks.get(id(own[name]))) is not None:
             wrong = "frozen but moved" if differs[~mask].any() else ""
             wrong = wrong or ("" if differs[mask].any() else "trainable but did not move")
-            found.append(Movement(name, "irregular", bool(differs.any()), wrong))
+            found.append(Movement(name, "partial", bool(differs.any()), wrong))
         else:
             does = bool(differs.any())
             if name in trains or id(own[name]) in projected:

@@ -186,7 +186,8 @@ def chosen_of(module: nn.Module, choice: Selection | str | Sequence[str]) -> Sel
         return select(module, choice)
     if not isinstance(choice, Selection):
         if not isinstance(choice, Sequence) or not choice or not all(isinstance(pattern, str) for pattern in choice):
-            raise BadRequest(f"{choice!r} is no selection: give patterns, or choose with select(module, ...)")
+            what = repr(choice) if isinstance(choice, (list, tuple)) else f"a {type(choice).__name__}"
+            raise BadRequest(f"{what} is no selection: give patterns, or choose with select(module, ...)")
         return select(module, *choice)
     names = parameter_names(module)
     if choice.of == names:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
     from rich.console import Group
 
-_COLOURS = {"trainable": "green", "frozen": "cyan", "irregular": "yellow"}
+_COLOURS = {"trainable": "green", "frozen": "cyan", "partial": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LayerStatus:
         type: The class of its module; ``Parameter`` where a container owns it.
         parameters: How many weights it has.
         trainable: How many of them train; in a subspace, all that move.
-        status: ``irregular`` where some train and some do not.
+        status: ``partial`` where some train and some do not.
         statistics: ``followed`` or ``frozen`` running statistics of a normalization layer, or ``none``.
         ties: Other names of its parameters, as in ``"lm_head.weight is wte.weight"``.
         happened: What happened to its parameters, where a base is given: ``moved``, ``did not move``, or what is not as
@@ -41,7 +41,7 @@ class LayerStatus:
     type: str
     parameters: int
     trainable: int
-    status: Literal["trainable", "frozen", "irregular"]
+    status: Literal["trainable", "frozen", "partial"]
     statistics: Literal["followed", "frozen", "none"]
     ties: tuple[str, ...]
     happened: str = ""
@@ -172,7 +172,7 @@ def _row(
         "Parameter" if (plain(module, names[0]),) == (layer,) else type(part).__name__,
         parameters,
         trainable,
-        "frozen" if trainable == 0 else "trainable" if trainable == parameters else "irregular",
+        "frozen" if trainable == 0 else "trainable" if trainable == parameters else "partial",
         _statistics(module, part),
         tuple(tie for name in names for tie in tied.get(name, ())),
         _happened([happened[plain(module, name)] for name in names if plain(module, name) in happened]),
