@@ -521,19 +521,20 @@ def test_a_sweep_is_drawn_in_one_figure(study, rows):
 
 
 def test_claims_of_hhs18():
-    def row(classifier, drop, train_drop, verdict, scale):
-        known = {"model": "fcn", "data": "mnist", "classifier": classifier, "verdict": verdict, "scale": scale}
-        means = {"drop_mean": drop, "train_drop_mean": train_drop}
-        return {**known, **means, "drop_ci95": 0.001, "train_drop_ci95": 0.001, "n": 5}
+    def row(classifier, drop, train_drop, growth):
+        known = {"model": "fcn", "data": "mnist", "classifier": classifier, "n": 5}
+        means = {"drop_mean": drop, "train_drop_mean": train_drop, "growth_mean": growth}
+        return {**known, **means, "drop_ci95": 0.001, "train_drop_ci95": 0.001, "growth_ci95": growth and 0.1}
 
     rows = [
-        row("learned", 0.0, 0.0, None, None),
-        row("hadamard", 0.0, 0.004, "robust", [0.3, 2.0]),
-        row("orthogonal", 0.02, -0.004, "critical", [10.0, 9.0]),
+        row("learned", 0.0, 0.0, None),
+        row("hadamard", 0.0, 0.004, 6.0),
+        row("orthogonal", 0.02, -0.004, 0.8),
     ]
     claims = hhs18.claims(hhs18.study(0.1, 5), rows)
     assert [claim.within for claim in claims] == [True, True, True, False, False, False]
-    undecided = hhs18.claims(hhs18.study(0.1, 5), [row("hadamard", 0.0, 0.0005, "undecided", None)])
+    assert [claim.measured for claim in claims[:3]] == [0.0, 0.4, 6.0]
+    undecided = hhs18.claims(hhs18.study(0.1, 5), [row("hadamard", 0.0028, 0.0005, 1.05)])
     assert [claim.within for claim in undecided] == [None, None, None]
 
 

@@ -104,7 +104,7 @@ def claim(
     column: str,
     low: float = -inf,
     high: float = inf,
-    factor: float = 1,
+    factor: float = 100,
     note: str = "",
 ) -> Claim:
     """A claim on the mean of a column, read by :func:`inside`; mean and interval are shown times ``factor``."""

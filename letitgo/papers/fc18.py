@@ -61,7 +61,13 @@ def claims(study: Ticket, rows: list[Row]) -> list[Claim]:
     ]
     told += [
         claim(
-            "early-stop step at 21.1 %, of the original's", "0.62", ticket21, "stop_ratio", high=1, note=under + short
+            "early-stop step at 21.1 %, of the original's",
+            "0.62",
+            ticket21,
+            "stop_ratio",
+            high=1,
+            factor=1,
+            note=under + short,
         )
     ]
     for end, column, paper in (("early-stop step", "stop_drop", "+0.3"), ("end of training", "drop", "+0.35")):
@@ -69,18 +75,14 @@ def claims(study: Ticket, rows: list[Row]) -> list[Claim]:
             claim(above.format(end), paper, found[9, "ticket"], column, high=0, factor=-100, note=over.format(0))
         )
     for end, column in (("early-stop step", "stop_drop"), ("end of training", "drop")):
-        told.append(
-            claim(
-                f"drop at 3.6 %, {end}, points", back, found[15, "ticket"], column, high=SPREAD, factor=100, note=read
-            )
-        )
-    told.append(claim(slower, "2.51", fresh21, "stop_ratio_ticket", low=1, note=over.format(1) + short))
-    told.append(claim(worse, "0.5", fresh21, "stop_below_ticket", low=0, factor=100, note=over.format(0)))
+        told.append(claim(f"drop at 3.6 %, {end}, points", back, found[15, "ticket"], column, high=SPREAD, note=read))
+    told.append(claim(slower, "2.51", fresh21, "stop_ratio_ticket", low=1, factor=1, note=over.format(1) + short))
+    told.append(claim(worse, "0.5", fresh21, "stop_below_ticket", low=0, note=over.format(0)))
     for level in AT:
         if level >= 7:
             quantity = f"drop of fresh weights, level {level}, points"
             row = found[level, "fresh weights"]
-            told.append(claim(quantity, "from 21.1 % (level 7) on", row, "drop", 0, factor=100, note=over.format(0)))
+            told.append(claim(quantity, "from 21.1 % (level 7) on", row, "drop", 0, note=over.format(0)))
     return told
 
 

@@ -51,9 +51,7 @@ def claims(study: Ticket, rows: list[Row]) -> list[Claim]:
     near = f"read as within {100 * fc18.SPREAD:g} points, the paper's spread"
     for name, paper, row in (("ticket", 0.983, ticket), ("random mask", 0.975, chance)):
         limits = paper - fc18.SPREAD, paper + fc18.SPREAD
-        told.append(
-            claim(f"{name}: test accuracy, %", f"{100 * paper:g}", row, "accuracy", *limits, factor=100, note=near)
-        )
+        told.append(claim(f"{name}: test accuracy, %", f"{100 * paper:g}", row, "accuracy", *limits, note=near))
     return told
 
 

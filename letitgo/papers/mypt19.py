@@ -44,12 +44,10 @@ def claims(study: Carry, rows: list[dict[str, Any]]) -> list[Claim]:
         name = f"{source} → {target}, level {row['level']}: against {{}} ticket, points"
         own, random = name.format("its own"), name.format("a random")
         if row["level"] == LATE:
-            told.append(claim(own, "close to it", row, "above_own", low=-CLOSE, factor=100, note=_READ))
-            told.append(claim(random, "better", row, "above_random", low=0, factor=100))
+            told.append(claim(own, "close to it", row, "above_own", low=-CLOSE, note=_READ))
+            told.append(claim(random, "better", row, "above_random", low=0))
         else:
-            told.append(
-                claim(random, "hardly better so early", row, "above_random", high=CLOSE, factor=100, note=_READ)
-            )
+            told.append(claim(random, "hardly better so early", row, "above_random", high=CLOSE, note=_READ))
     why = "both data sets here have 60,000 examples and 10 classes; nor are there natural images or deep networks"
     return [*told, Claim("tickets of larger data sets carry over better", "yes", None, None, 0, None, why)]
 

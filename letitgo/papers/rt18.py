@@ -35,11 +35,11 @@ def claims(study: Fraction, rows: list[dict[str, Any]]) -> list[Claim]:
     for row in rows:
         if row["policy"] == "filters" and row["norms"] == "learned":
             quantity = f"drop with {100 * row['share']:g} % of the filters learned, points"
-            told.append(claim(quantity, "a few points", row, "drop", high=FEW_POINTS, factor=100, note=read))
+            told.append(claim(quantity, "a few points", row, "drop", high=FEW_POINTS, note=read))
     norms = next(row for row in rows if row["policy"] == "norms only")
     quantity = "accuracy of norms only above as many random values, points"
     read = "read as surely above 0; classifier frozen"
-    told.append(claim(quantity, "far above (arXiv:2003.00152)", norms, "above_random", low=0, factor=100, note=read))
+    told.append(claim(quantity, "far above (arXiv:2003.00152)", norms, "above_random", low=0, note=read))
     alone = [row for row in rows if row["policy"].endswith(" only") and row["policy"] != "norms only" and row["n"]]
     if len(alone) > 2:
         ends, middle = (alone[0], alone[-1]), alone[1:-1]

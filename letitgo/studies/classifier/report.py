@@ -6,25 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
-from letitgo.report.words import (
-    cost,
-    groups,
-    heading,
-    judged_by,
-    listed,
-    lost,
-    metric_of,
-    of_the_error,
-    over_seeds,
-    reached,
-    resolved,
-    still_undecided,
-    unlearned,
-    verdicts,
-    within,
-)
 
 if TYPE_CHECKING:
     from letitgo.recipes.tasks import Metric
@@ -55,7 +38,7 @@ ALL_NUMBERS = (
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
     *SAVED,
-    Column("growth", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
+    Column("scales", "scale", "The learned scale at the beginning and at the end, mean over seeds."),
     N,
 )
 
@@ -63,7 +46,7 @@ ALL_NUMBERS = (
 def report(study: Classifier, rows: Sequence[Row]) -> Report:
     """The report of fixed classifiers."""
     sections, replaced = [], []
-    for recipe, part in groups(study, rows):
+    for recipe, part in words.groups(study, rows):
         if part and part[0]["n"]:
             varied = ", ".join(str(getattr(recipe, field)) for field in study.swept)
             own = [
@@ -77,48 +60,48 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
         counts = [f"{sum(row['verdict'] == kind for row in replaced)} {kind}" for kind in VERDICTS]
         answer = f"{len(replaced)} replacements of the classifier: {', '.join(counts)}."
         sections.insert(0, Section("All together", answer, pictures={"drops": _drops(study, replaced)}))
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     drop = "accuracy minus this one's" if metric.share else f"{metric.name} against this one's, in {metric.unit}"
-    limit = within(study.tolerance, metric.unit)
+    limit = words.within(study.tolerance, metric.unit)
     note = (
-        f"{over_seeds(study)} A drop is the learned classifier's {drop}. Robust: the whole interval is below {limit}; "
-        "gains count. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, relative to "
-        "training with "
-        "the learned classifier. The scale multiplies features of norm one. Rows of an orthogonal matrix have norm "
+        f"{words.over_seeds(study)} A drop is the learned classifier's {drop}. Robust: the whole interval is below "
+        f"{limit}; gains count. Critical: the whole interval is beyond. Undecided: neither. Savings are counted, "
+        "relative to training with the learned classifier. "
+        "The scale multiplies features of norm one. Rows of an orthogonal matrix have norm "
         "one, those of a Hadamard matrix √features."
     )
     return Report("classifier", TITLE, sections, note, SOURCE)
 
 
 def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequence[Row]) -> Section:
-    numbered = [row | {"growth": _growth(row["scale"])} for row in rows if row["n"]]
-    metric = metric_of(study)
-    main, everything = (judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], ALL_NUMBERS))
+    numbered = [row | {"scales": _scales(row["scale"])} for row in rows if row["n"]]
+    metric = words.metric_of(study)
+    main, everything = (words.judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], ALL_NUMBERS))
     tables = [Table(main, fixed), Table(everything, numbered, "All numbers")]
-    if section := unlearned(study, recipe, rows[0], tables[1]):
+    if section := words.unlearned(study, recipe, rows[0], tables[1]):
         return section
     pictures = {"drops": _drops(study, fixed)} if fixed and len(study.recipes) == 1 else {}
     if scaled := [row for row in fixed if row["scale"]]:
         pictures["scale"] = _scale(scaled)
     answer, sentences = _answer(study, fixed), _sentences(study, rows[0], fixed)
-    return Section(heading(recipe, study.swept), answer, sentences, tables, 1, pictures, resolved(recipe))
+    return Section(words.heading(recipe, study.swept), answer, sentences, tables, 1, pictures, words.resolved(recipe))
 
 
-def _growth(scale: list[float] | None) -> str:
+def _scales(scale: list[float] | None) -> str:
     return f"{scale[0]:.2f} → {scale[-1]:.2f}" if scale else ""
 
 
 def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
     """The replacement that costs least, if it is surely within the tolerance."""
-    metric = metric_of(study)
-    limit, worse = within(study.tolerance, metric.unit), lost(metric).partition(",")[0]
+    metric = words.metric_of(study)
+    limit, worse = words.within(study.tolerance, metric.unit), words.lost(metric).partition(",")[0]
     robust = [row for row in fixed if row["verdict"] == "robust"]
     best = min(robust, key=lambda row: row["drop_mean"], default=None)
     if best is not None:
         saved = numbers.percent(best["memory_saved"])
         return (
             f"The classifier need not be learned: with {NAMES[best['classifier']]} the {worse} is "
-            f"{cost(best, metric.unit)}, and {saved} of gradients and optimiser state is saved."
+            f"{words.cost(best, metric.unit)}, and {saved} of gradients and optimiser state is saved."
         )
     if fixed and all(row["verdict"] == "critical" for row in fixed):
         return f"The classifier is worth training: every replacement costs more than {limit}."
@@ -126,17 +109,17 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
 
 
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     said = [
-        f"Learned classifier: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
-        *of_the_error(study, base),
+        f"Learned classifier: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
+        *words.of_the_error(study, base),
     ]
     if fixed:
-        said.append(f"Test {metric.name}: {verdicts(fixed, 'classifier')}.")
+        said.append(f"Test {metric.name}: {words.verdicts(fixed, 'classifier')}.")
         sides = {side: [row["classifier"] for row in fixed if _side(metric, row) == side] for side in SIDES}
-        found = [f"{side} with {listed(names)}" for side, names in sides.items() if names]
+        found = [f"{side} with {words.listed(names)}" for side, names in sides.items() if names]
         said.append(f"Training {metric.name}: {', '.join(found)}.")
-    return said + still_undecided(study, fixed, lambda row: row["classifier"])
+    return said + words.still_undecided(study, fixed, lambda row: row["classifier"])
 
 
 def _side(metric: Metric, row: Row) -> str:
@@ -146,8 +129,8 @@ def _side(metric: Metric, row: Row) -> str:
 
 
 def _drops(study: Classifier, rows: Sequence[Row]) -> Picture:
-    names, metric = [row["what"] for row in rows], metric_of(study)
-    axis = lost(metric).replace(f" in test {metric.name}", "")
+    names, metric = [row["what"] for row in rows], words.metric_of(study)
+    axis = words.lost(metric).replace(f" in test {metric.name}", "")
     band = Band(0, study.tolerance, label="within the tolerance")
     test = Panel([band, Rule(0, upright=True, line="-"), *judged(rows)], f"test {metric.name}", axis, places=names)
     halves = [None if row["train_drop_ci95"] is None else 100 * row["train_drop_ci95"] for row in rows]

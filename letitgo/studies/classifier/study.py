@@ -34,7 +34,7 @@ FIXED = ("hadamard", "orthogonal")
 class Classifier(ClassifierOptions, CellStudy):
     """Does the classifier need training? See :class:`ClassifierOptions` for the options."""
 
-    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "train_accuracy", "drop", "train_drop")
+    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "train_accuracy", "drop", "train_drop", "growth")
 
     def check_subject(self, of: Subject) -> None:
         if of.recipe.model == "fixed-classifier":
@@ -90,7 +90,8 @@ class Classifier(ClassifierOptions, CellStudy):
         return found
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, Any]:
-        return {"scale": results["scale"]["values"] if "scale" in results else None}
+        scale = results["scale"]["values"] if "scale" in results else None
+        return {"scale": scale, "growth": scale and scale[-1] / scale[0]}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row, with the scale at the beginning and after each epoch: means over seeds."""
