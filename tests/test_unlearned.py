@@ -7,6 +7,7 @@ import torch
 from helpers import small_recipe
 
 from letitgo.recipes.tasks import Classification, Metric, NextWord
+from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.study import Dimension
@@ -33,6 +34,17 @@ def test_at_chance_nothing_is_judged(name, store):
     [answer] = outcome.answers
     assert answer.startswith("No verdicts: the baseline's ")
     assert "not surely better than" in answer
+
+
+def test_carry_is_silent_on_the_target_that_did_not_learn(store):
+    learns = small_recipe(epochs=3, shift="invert")
+    outcome = compute(Carry((learns, BLIND), seeds=3, levels=1, rewind="0", controls=()), store)
+    said, silent = outcome.said.sections
+    assert said.answer.startswith("With ")
+    assert {row["target"] for table in said.tables for row in table.rows} == {"digits invert, sgd:0.05"}
+    assert silent.answer.startswith("No verdicts: the baseline's ")
+    assert silent.shown == 0
+    assert {row["target"] for table in silent.tables for row in table.rows} == {"digits, sgd:1e-07"}
 
 
 def test_of_two_seeds_the_mean_decides():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALE, PALETTE, Grid, Panel, Picture, Rule, series
-from letitgo.report.words import heading, listed, resolved
+from letitgo.report.words import heading, listed, resolved, unlearned
 from letitgo.studies.carry.options import FRESH, RANDOM
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, place
 
@@ -47,7 +47,27 @@ VARIED = ("data", "half", "shift", "examples", "optimizer", "lr", "optimizer arg
 
 def report(study: Carry, rows: Sequence[Row]) -> Report:
     """The report of carried tickets."""
-    rows = [_shown(row) for row in rows if row["n"]]
+    rows, sections = [_shown(row) for row in rows if row["n"]], []
+    for recipe in study.trained:
+        here = [row for row in rows if _target(row) == place(recipe)]
+        base = next((row for row in here if row["variant"] == DENSE), None)
+        if base and (section := unlearned(study, recipe, base, Table(ALL_NUMBERS, here, "All numbers"))):
+            sections.append(section)
+            rows = [row for row in rows if row not in here]
+    if rows:
+        sections.insert(0, _section(study, rows))
+    ahead = "" if study.rewind == "0" else f" So it has the source's training up to {study.rewind}, which they lack."
+    note = (
+        f"Means over {study.seeds} seeds with 95 % intervals (Student's t), not corrected for how many there are. "
+        "Differences are paired by seed. A ticket is its source's mask and its source's weights at "
+        f"{study.rewind}, and takes all of the target's steps, as the controls do.{ahead} A random ticket has a random "
+        "mask, fresh weights, and as many weights in each layer as the ticket beside it. The output layer is not "
+        "pruned."
+    )
+    return Report("carry", study.QUESTION, sections, note, SOURCE)
+
+
+def _section(study: Carry, rows: Sequence[Row]) -> Section:
     carried = [row for row in rows if row["variant"] == TICKET]
     targets = list(dict.fromkeys(row["target"] for row in rows))
     tables = [_under(rows, target) for target in targets]
@@ -59,24 +79,8 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
     if len({row["level"] for row in rows if row["level"]}) > 1:
         pictures["weights"] = _curves(rows, targets)
     details = {name: value for name, value in resolved(study.trained[0]).items() if name not in VARIED}
-    section = Section(
-        _heading(study),
-        _answer(carried),
-        _sentences(rows, carried),
-        tables,
-        shown,
-        pictures,
-        details,
-    )
-    ahead = "" if study.rewind == "0" else f" So it has the source's training up to {study.rewind}, which they lack."
-    note = (
-        f"Means over {study.seeds} seeds with 95 % intervals (Student's t), not corrected for how many there are. "
-        "Differences are paired by seed. A ticket is its source's mask and its source's weights at "
-        f"{study.rewind}, and takes all of the target's steps, as the controls do.{ahead} A random ticket has a random "
-        "mask, fresh weights, and as many weights in each layer as the ticket beside it. The output layer is not "
-        "pruned."
-    )
-    return Report("carry", study.QUESTION, [section] if rows else [], note, SOURCE)
+    said = _sentences(rows, carried)
+    return Section(_heading(study), _answer(carried), said, tables, shown, pictures, details)
 
 
 def _heading(study: Carry) -> str:
@@ -253,7 +257,6 @@ def _curves(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
                 xlog=True,
                 xlim=(1.1 * shares[0], shares[-1] / 1.1),
                 ticks=shares,
-                within=(-2, 102),
             )
         )
     pairs = [panels[i : i + 2] for i in range(0, len(panels), 2)]
