@@ -8,7 +8,6 @@ mismatch.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.whole import replaced
 
 MARK = (1, 1, 1, 1, 1, 32)
 """The shape of a digest, as bytes, in a tensor's place."""
@@ -57,9 +57,8 @@ class Changed:
         with safe_open(file, framework="pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             about = opened.metadata()
-        part = file.with_suffix(".part")
-        save_file(self.leave_out(state), part, about)
-        os.replace(part, file)
+        with replaced(file) as partial:
+            save_file(self.leave_out(state), partial, about)
 
     def release(self) -> None:
         """Leave the module alone again."""

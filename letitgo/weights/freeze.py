@@ -58,7 +58,7 @@ def freeze(
         if given not in get_args(kind):
             raise BadRequest(f"{name} is {given!r}: it can be {' or '.join(map(repr, get_args(kind)))}")
     _refuse_restless(module, selection)
-    watch_steps()
+    _watch_steps()
     for name in selection:
         parameter, (record, own_name) = module.get_parameter(name), _record(module, name)
         record.setdefault(own_name, parameter.requires_grad)
@@ -241,7 +241,7 @@ def _stay(part: nn.Module, own: bool | None, mode: bool = True) -> nn.Module:
     return part
 
 
-def watch_steps() -> None:
+def _watch_steps() -> None:
     """From now on the step of an optimiser leaves out what asks for no gradient and has none.
 
     An optimiser that fills in missing gradients, or keeps weights beside the network's, would move it.
