@@ -7,22 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, Column, N, Report, Section, Table, by_block, numbers, pivot
+from letitgo.report import TEST, Column, N, Report, Section, Table, by_block, numbers, pivot, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
-from letitgo.report.words import (
-    groups,
-    heading,
-    judged_by,
-    length,
-    metric_of,
-    of_the_error,
-    over_seeds,
-    resolved,
-    still_undecided,
-    unlearned,
-    verdicts,
-    within,
-)
 from letitgo.studies.finetune.study import phrase
 
 if TYPE_CHECKING:
@@ -56,20 +42,20 @@ ALL_NUMBERS = (
 
 def report(study: Finetune, rows: Sequence[Row]) -> Report:
     """The report of a fine-tuning study."""
-    parts = [[row for row in part if row["n"]] for _, part in groups(study, rows)]
+    parts = [[row for row in part if row["n"]] for _, part in words.groups(study, rows)]
     sections = [
         _section(study, of, part)
         for of, part in zip(study.subjects, parts, strict=True)
         if any(row["recommended"] for row in part)
     ]
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     drop = "minus this" if metric.share else f"against this, in {metric.unit} of {metric.name}"
     note = (
-        f"{over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from the same "
-        f"start, {drop}. Robust: the whole interval is below {within(study.tolerance, metric.unit)}; gains count. "
-        "Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way with the highest "
-        "mean test "
-        "accuracy within the budget. It is chosen by the accuracies shown, which flatters it a little."
+        f"{words.over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from the "
+        f"same start, {drop}. Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; gains "
+        "count. Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way with the "
+        "highest mean test accuracy within the budget. "
+        "It is chosen by the accuracies shown, which flatters it a little."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)
 
@@ -80,29 +66,29 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     marked = [
         row | {"mark": ", ".join(name for name in ("recommended", "advised") if row[name]) or None} for row in rows
     ]
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     tables = [_verdicts(part, metric.unit) for part in (single, sets) if part]
-    tables.append(Table(judged_by(metric, ALL_NUMBERS), marked, "All numbers"))
+    tables.append(Table(words.judged_by(metric, ALL_NUMBERS), marked, "All numbers"))
     full = _one(rows, "all")
-    if full and (section := unlearned(study, of.recipe, full, tables[-1])):
+    if full and (section := words.unlearned(study, of.recipe, full, tables[-1])):
         return section
     pictures = {"layers": _layers(rows, single)} if single else {}
     if sets:
         pictures["sets"] = _sets(rows, sets)
     pictures["cost"] = _cost(rows, study.budget)
     source, head = study.source(of), study.new_head(of)
-    before = Path(str(study.file)).name if source is None else f"{length(source)} on {source.data}"
+    before = Path(str(study.file)).name if source is None else f"{words.length(source)} on {source.data}"
     sentences = _sentences(study, rows)
     if head:
         sentences.append(f"The output layer, {head}, is drawn anew: the pretrained one is for other classes.")
     return Section(
-        f"{heading(of.recipe, study.swept)}, pretrained: {before}",
+        f"{words.heading(of.recipe, study.swept)}, pretrained: {before}",
         _answer(study, rows),
         sentences,
         tables,
         len(tables) - 1,
         pictures,
-        resolved(of.recipe) | _pretraining(of.recipe, source, before),
+        words.resolved(of.recipe) | _pretraining(of.recipe, source, before),
     )
 
 
@@ -110,8 +96,8 @@ def _pretraining(recipe: Recipe, source: Recipe | None, before: str) -> Row:
     """What differs in pretraining."""
     if source is None:
         return {"pretrained": before}
-    same = resolved(recipe)
-    return {f"pretraining: {name}": value for name, value in resolved(source).items() if same.get(name) != value}
+    same = words.resolved(recipe)
+    return {f"pretraining: {name}": value for name, value in words.resolved(source).items() if same.get(name) != value}
 
 
 def _answer(study: Finetune, rows: Sequence[Row]) -> str:
@@ -123,7 +109,7 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
         frozen = f"freeze {best['layer']} and train the rest"
         what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
         saved = numbers.percent(1 - best["share"])
-        effect = _effect(best, metric_of(study).unit)
+        effect = _effect(best, words.metric_of(study).unit)
         said = f"{budget}{what}: saves {saved} of the training arithmetic, {effect} ({best['verdict']})"
     if best["n"] < 2:
         return f"Nothing is decided at one seed. So far: {said}."
@@ -138,7 +124,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         scratch = _one(rows, "all", "initialization")
         also = f", {_accuracy(scratch)} from initialization" if scratch else ""
         said.append(f"Everything trained: {_accuracy(full)} test accuracy{also}, n = {full['n']}.")
-        said += of_the_error(study, full)
+        said += words.of_the_error(study, full)
         said.append(f"The pretrained network without any training: {_accuracy(untrained)}.")
         if untrained["accuracy_mean"] >= best["accuracy_mean"]:
             said.append("No fine-tuning within the budget is more accurate than none.")
@@ -146,7 +132,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     own = [row for row in rows if row["start"] == "pretrained" and row["scope"] == "layer"]
     kinds = {"only": "Trained alone", "frozen": "Frozen"}
     said += [
-        f"{text}: {verdicts(found)}."
+        f"{text}: {words.verdicts(found)}."
         for kind, text in kinds.items()
         if (found := [row for row in own if row["intervention"] == kind])
     ]
@@ -156,7 +142,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
         said.append(f"Best single layer to train alone: {alone['layer']}, {_accuracy(alone)}{lead}.")
     said.append(_adviser(rows, best))
-    return said + still_undecided(study, own, phrase)
+    return said + words.still_undecided(study, own, phrase)
 
 
 def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
@@ -181,13 +167,13 @@ def _sureness(rows: Sequence[Row], best: Row) -> list[str]:
 
 
 def _cheapest(study: Finetune, rows: Sequence[Row]) -> list[str]:
-    unit = metric_of(study).unit
+    unit = words.metric_of(study).unit
     robust = [row for row in rows if row["start"] == "pretrained" and row["verdict"] == "robust" and row["trained"]]
     row = min(robust, key=lambda row: row["share"], default=None)
     if row is None or row["share"] > NO_SAVING:
-        return [f"No cheaper way is surely within {within(study.tolerance, unit)} of training everything."]
+        return [f"No cheaper way is surely within {words.within(study.tolerance, unit)} of training everything."]
     share = numbers.percent(row["share"])
-    near = f"within {within(study.tolerance, unit)} of training everything"
+    near = f"within {words.within(study.tolerance, unit)} of training everything"
     return [f"Cheapest way surely {near}: {phrase(row)}, {share} of the arithmetic, {_effect(row, unit)}."]
 
 

@@ -6,25 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, points, series
-from letitgo.report.words import (
-    cost,
-    groups,
-    heading,
-    judged_by,
-    listed,
-    lost,
-    metric_of,
-    of_the_error,
-    over_seeds,
-    reached,
-    resolved,
-    still_undecided,
-    unlearned,
-    verdicts,
-    within,
-)
 
 if TYPE_CHECKING:
     from letitgo.studies.fraction.study import Fraction
@@ -74,15 +57,15 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
     """The report of learned fractions."""
     measured = [
         (recipe, [row | {"what": what(row)} for row in part if row["n"]])
-        for recipe, part in groups(study, rows)
+        for recipe, part in words.groups(study, rows)
         if part and part[0]["n"]
     ]
     sections = [_section(study, recipe, part) for recipe, part in measured]
     sections += [_tasks_section(tasks) for tasks in on_one_base(measured)]
-    limit = within(study.tolerance, metric_of(study).unit)
+    limit = words.within(study.tolerance, words.metric_of(study).unit)
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
-        f"{over_seeds(study)} A drop is everything learned, minus this. "
+        f"{words.over_seeds(study)} A drop is everything learned, minus this. "
         "Random values are as many as a policy learns, chosen from the whole network. "
         f"Robust: the whole interval of the drop is below {limit}; gains count. Critical: the whole interval is "
         "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
@@ -115,8 +98,8 @@ def _kinds(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     shares, alone = _kinds(rows)
-    metric = metric_of(study)
-    [drop] = judged_by(metric, [DROP])
+    metric = words.metric_of(study)
+    [drop] = words.judged_by(metric, [DROP])
     varied = [column for column in CONDITIONS if len({row[column.name] for row in shares}) > 1]
     tables = []
     if shares:
@@ -125,57 +108,57 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     if alone:
         tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
     shown = len(tables)
-    tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
-    if section := unlearned(study, recipe, rows[0], tables[-1]):
+    tables.append(Table(words.judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    if section := words.unlearned(study, recipe, rows[0], tables[-1]):
         return section
     pictures = {"accuracy": _accuracy(rows)} if metric.share else {}
     pictures["storage"] = _storage(rows)
     if alone:
         pictures["alone"] = _alone(study, alone)
     return Section(
-        heading(recipe, study.swept),
+        words.heading(recipe, study.swept),
         _answer(study, shares + alone),
         _sentences(study, rows),
         tables,
         shown,
         pictures,
-        resolved(recipe),
+        words.resolved(recipe),
     )
 
 
 def _answer(study: Fraction, rows: Sequence[Row]) -> str:
     """The fewest values that are surely within the tolerance."""
-    unit = metric_of(study).unit
+    unit = words.metric_of(study).unit
     robust = [row for row in rows if row["verdict"] == "robust"]
     best = min(robust, key=lambda row: row["learned"], default=None)
     if best is None:
         least = min(rows, key=lambda row: row["drop_mean"], default=None)
-        among = "" if least is None else f"; the least drop is {cost(least, unit)}, with {least['what']}"
-        return f"No part is surely within {within(study.tolerance, unit)} of everything learned{among}."
+        among = "" if least is None else f"; the least drop is {words.cost(least, unit)}, with {least['what']}"
+        return f"No part is surely within {words.within(study.tolerance, unit)} of everything learned{among}."
     share = numbers.percent(best["learned"] / best["parameters"])
     how = "" if best["share"] is None else f" ({conditions(best)})"
     values = f"{best['learned']:,} of {best['parameters']:,} values ({share})"
-    return f"Learn {best['what']}{how}: {values} cost {cost(best, unit)}."
+    return f"Learn {best['what']}{how}: {values} cost {words.cost(best, unit)}."
 
 
 def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     shares, alone = _kinds(rows)
-    base, metric = rows[0], metric_of(study)
+    base, metric = rows[0], words.metric_of(study)
     said = [
-        f"Everything learned: {reached(base, metric)}, {base['learned']:,} values, n = {base['n']}.",
-        *of_the_error(study, base),
+        f"Everything learned: {words.reached(base, metric)}, {base['learned']:,} values, n = {base['n']}.",
+        *words.of_the_error(study, base),
     ]
     for name, own in (("Shares", shares), ("One part alone", alone)):
         if own:
-            said.append(f"{name}: {verdicts(own, 'what')}.")
+            said.append(f"{name}: {words.verdicts(own, 'what')}.")
     if against := [row for row in shares + alone if row["above_random_ci95"] is not None]:
         said.append(_against_random(against))
     if alone:
         best = min(alone, key=lambda row: row["drop_mean"])
-        said.append(f"Best alone: {best['what']}, {reached(best, metric)} with {best['learned']:,} values.")
+        said.append(f"Best alone: {best['what']}, {words.reached(best, metric)} with {best['learned']:,} values.")
     if kept := [row for row in shares if row["share"] < 1]:
         said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
-    return said + still_undecided(study, rows, lambda row: f"{row['what']} ({row['learned']:,} values)")
+    return said + words.still_undecided(study, rows, lambda row: f"{row['what']} ({row['learned']:,} values)")
 
 
 def _against_random(rows: Sequence[Row]) -> str:
@@ -185,7 +168,7 @@ def _against_random(rows: Sequence[Row]) -> str:
         side = "better" if mean > half else "worse" if mean < -half else "undecided"
         counts[side].append(row["what"])
     found = [
-        f"{len(names)} {side}" + (f" ({listed(names)})" if len(names) <= 6 else "")
+        f"{len(names)} {side}" + (f" ({words.listed(names)})" if len(names) <= 6 else "")
         for side, names in counts.items()
         if names
     ]
@@ -259,7 +242,7 @@ def _alone(study: Fraction, rows: Sequence[Row]) -> Picture:
     """A line for each part, which stays readable where a network has many layers."""
     names = [row["policy"].removesuffix(" only") for row in rows]
     marks = [Band(0, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(rows)]
-    panels = [Panel(marks, x=lost(metric_of(study)), places=names)]
+    panels = [Panel(marks, x=words.lost(words.metric_of(study)), places=names)]
     if study.controls:
         above = points(rows, range(len(rows)), "above_random", 100, sideways=True)
         panels.append(Panel([Rule(0, upright=True, line="-"), above], x="above random values, points", places=names))

@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, by_block, numbers, pivot
+from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, by_block, numbers, pivot, words
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
-from letitgo.report.words import (
-    cost,
-    groups,
-    heading,
-    judged_by,
-    listed,
-    lost,
-    metric_of,
-    of_the_error,
-    over_seeds,
-    reached,
-    resolved,
-    still_undecided,
-    unlearned,
-    verdicts,
-    within,
-)
 
 if TYPE_CHECKING:
     from letitgo.recipes.tasks import Metric
@@ -58,16 +41,16 @@ def report(study: Map, rows: Sequence[Row]) -> Report:
     """The report of a map."""
     sections = [
         _section(study, recipe, found)
-        for recipe, part in groups(study, rows)
+        for recipe, part in words.groups(study, rows)
         if (found := [row for row in part if row["n"]]) and found[0]["intervention"] == "baseline"
     ]
     if len(study.swept) == 1 and len(sections) > 1:
         sections.insert(0, _over_sweep(study, [row for row in rows if row["n"]]))
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
-        f"{over_seeds(study)} A drop is the baseline minus the network in question. "
-        f"Robust: the whole interval is below {within(study.tolerance, metric.unit)}; gains count. "
+        f"{words.over_seeds(study)} A drop is the baseline minus the network in question. "
+        f"Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; gains count. "
         "Critical: the whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
         f"{statistics}."
     )
@@ -78,12 +61,12 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     base = rows[0]
     layers = [row for row in rows if row["scope"] == "layer"]
     sets = [row for row in rows if row["scope"] not in ("all", "layer")]
-    metric = metric_of(study)
+    metric = words.metric_of(study)
     tables = [_verdicts(metric, layers)]
     tables += [_by_epoch(metric, layers)] if len(study.freeze_at) > 1 else []
     tables += [_verdicts(metric, sets)] if sets else []
-    tables.append(Table(judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
-    if section := unlearned(study, recipe, base, tables[-1]):
+    tables.append(Table(words.judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    if section := words.unlearned(study, recipe, base, tables[-1]):
         return section
     pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
     if sets:
@@ -93,13 +76,13 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     if moved := [row for row in layers if row["intervention"] == "reinitialised"]:
         pictures["distances"] = _distances(moved)
     return Section(
-        heading(recipe, study.swept),
+        words.heading(recipe, study.swept),
         _answer(study, rows),
         _sentences(study, rows),
         tables,
         len(tables) - 1,
         pictures,
-        resolved(recipe),
+        words.resolved(recipe),
     )
 
 
@@ -123,7 +106,7 @@ def _verdicts(metric: Metric, rows: Sequence[Row]) -> Table:
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
     columns.append(Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent))
     wide = by_block(row | {"saved": saved.get(row["layer"])} for row in wide)
-    return Table(columns, wide, lost(metric))
+    return Table(columns, wide, words.lost(metric))
 
 
 def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
@@ -133,21 +116,21 @@ def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
     columns = [Column("layer", "layer")]
     for name in dict.fromkeys(map(question, frozen)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
-    return Table(columns, by_block(wide), f"frozen from an epoch on: {lost(metric)}")
+    return Table(columns, by_block(wide), f"frozen from an epoch on: {words.lost(metric)}")
 
 
 def _answer(study: Map, rows: Sequence[Row]) -> str:
     """The freeze that saves most and is surely within the tolerance."""
-    unit = metric_of(study).unit
+    unit = words.metric_of(study).unit
     frozen = [row for row in rows if row["intervention"] == "frozen"]
     robust = [row for row in frozen if row["verdict"] == "robust"]
     best = max(robust, key=lambda row: row["saved"], default=None)
     if best is None:
-        limit = within(study.tolerance, unit)
-        return f"No freeze is surely within {limit}: {verdicts(_singles(rows, 'frozen')) or 'no runs'}."
+        limit = words.within(study.tolerance, unit)
+        return f"No freeze is surely within {limit}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}."
     since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
     saved = numbers.percent(best["saved"])
-    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {cost(best, unit)}."
+    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {words.cost(best, unit)}."
 
 
 def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -155,20 +138,21 @@ def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
 
 
 def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
-    base, metric = rows[0], metric_of(study)
+    base, metric = rows[0], words.metric_of(study)
     said = [
-        f"Baseline: {reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
-        *of_the_error(study, base),
+        f"Baseline: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
+        *words.of_the_error(study, base),
     ]
-    said += [f"{text}: {verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
+    said += [f"{text}: {words.verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
     for row in rows:
         if row["scope"] == "robust":
             names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
             said.append(
-                f"{listed(names)}, each robust alone, together {how}: {cost(row, metric.unit)}, {row['verdict']}."
+                f"{words.listed(names)}, each robust alone, together {how}: {words.cost(row, metric.unit)}, "
+                f"{row['verdict']}."
             )
     asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
-    return said + still_undecided(study, asked, lambda row: f"{row['layer']} {question(row)}")
+    return said + words.still_undecided(study, asked, lambda row: f"{row['layer']} {question(row)}")
 
 
 def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
@@ -233,7 +217,7 @@ def _cost(study: Map, rows: Sequence[Row]) -> Picture:
     saves = Panel([Bars([100 * row["saved"] for row in frozen])], x="training arithmetic saved, %", places=names)
     low = min([0.0, *(100 * (row["drop_mean"] - (row["drop_ci95"] or 0)) for row in frozen)])
     marks = [Band(low, study.tolerance, label="within the tolerance"), Rule(0, upright=True, line="-"), *judged(frozen)]
-    drops = Panel(marks, x=lost(metric_of(study)), places=names)
+    drops = Panel(marks, x=words.lost(words.metric_of(study)), places=names)
     return Picture([[saves, drops]], "What freezing saves, and what it costs: mean drops with 95 % intervals.")
 
 
@@ -305,7 +289,13 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
         if own:
             marks = [Rule(study.tolerance), *series(own, "step", "drop", "layer", factor=100)]
             panels.append(
-                Panel(marks, text, field.replace("_", " "), lost(metric_of(study)), steps=list(map(str, values)))
+                Panel(
+                    marks,
+                    text,
+                    field.replace("_", " "),
+                    words.lost(words.metric_of(study)),
+                    steps=list(map(str, values)),
+                )
             )
     counts = [
         {field: value}
@@ -315,10 +305,12 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
     heads = {"frozen": "frozen", "reinitialised": "re-initialised", "rerandomised": "re-randomised"}
     columns = [Column(field, field.replace("_", " ")), *(Column(kind, head) for kind, head in heads.items())]
     pictures = {
-        "sweep": Picture([panels], f"{lost(metric_of(study)).capitalize()}, along the sweep. Dashed: the tolerance.")
+        "sweep": Picture(
+            [panels], f"{words.lost(words.metric_of(study)).capitalize()}, along the sweep. Dashed: the tolerance."
+        )
     }
     robust = [sum(row["verdict"] == "robust" for row in _singles(rows, "frozen") if row[field] == v) for v in values]
     said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
     answer = f"Layers that are robust when frozen at initialization, along {field.replace('_', '-')}: {said}."
-    conditions = f"{heading(study.recipes[0], without=(field,))}, over {field.replace('_', '-')}"
+    conditions = f"{words.heading(study.recipes[0], without=(field,))}, over {field.replace('_', '-')}"
     return Section(conditions, answer, tables=[Table(columns, counts)], pictures=pictures)
