@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import ceil
-from typing import Any, Literal
+from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from letitgo.report.pictures import Band, Bars, Grid, Panel, Picture, Points, Rule
 
@@ -30,6 +34,10 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 7.4
 """Of a figure, in inches."""
+LETTERS = 15
+"""Of a title in an inch."""
+PLACES = [(side * 5, up) for up in (3, -3, 9, -9, 15, -15) for side in (1, -1)]
+"""Of a note beside its point, in points: the first that is free is taken."""
 ROOM = 56
 """Characters beside each other below a grid."""
 
@@ -49,18 +57,29 @@ def to_figure(picture: Picture) -> Figure:
         for i, panels in enumerate(picture.panels):
             for j, panel in enumerate(panels):
                 _panel(figure, axes[i][j], panel)
+                axes[i][j].set_title(fill(panel.title, int(LETTERS * (WIDTH / across - 0.7))))
             for ax in axes[i][len(panels) :]:
                 ax.set_visible(False)
         _legend(figure, axes)
+        noted = [
+            (axes[i][j], panel)
+            for i, panels in enumerate(picture.panels)
+            for j, panel in enumerate(panels)
+            if any(isinstance(mark, Points) and any(mark.notes) for mark in panel.marks)
+        ]
+        if noted:
+            figure.draw_without_rendering()  # which says where points are
+        for ax, panel in noted:
+            _place_notes(ax, panel)
     return figure
 
 
-def render(figure: Figure, form: Literal["svg", "png", "pdf"]) -> bytes:
-    """A figure as a file; the same bytes for the same figure."""
+def render(figure: Figure, form: str, identifier: str) -> bytes:
+    """A figure as a file, ``svg``, ``png`` or ``pdf``; the same bytes for the same figure and, in SVG, identifier."""
     buffer = io.BytesIO()
-    about: Mapping[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
+    about: Mapping[str, Any] = {"svg": {"Date": None, "Identifier": identifier}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format=form, dpi=200, metadata=about)
+        figure.savefig(buffer, format=form, dpi=200, metadata=about.get(form, {}))
     return buffer.getvalue()
 
 
@@ -85,7 +104,7 @@ def _panel(figure: Figure, ax: Axes, panel: Panel) -> None:
         ax.set_xlim(-0.5, len(panel.steps) - 0.5)
     for mark in panel.marks:
         _DRAWN[type(mark)](figure, ax, mark)
-    ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    ax.set(xlabel=panel.x, ylabel=panel.y)
     if panel.xlog:
         ax.set_xscale("log")
     if panel.ylog:
@@ -102,9 +121,34 @@ def _panel(figure: Figure, ax: Axes, panel: Panel) -> None:
         ax.set_xlim(*panel.xlim)
     if panel.ylim:
         ax.set_ylim(*panel.ylim)
-    if panel.within:
+    if ", %" in panel.y and not panel.ylim:
         low, high = ax.get_ylim()
-        ax.set_ylim(max(low, panel.within[0]), min(high, panel.within[1]))
+        ax.set_ylim(max(low, -2), min(high, 102))
+    if ", %" in panel.x and not panel.xlog:
+        low, high = ax.get_xlim()
+        if not panel.xlim and not any(isinstance(mark, Bars) for mark in panel.marks):  # these leave room for words
+            ax.set_xlim(max(low, -2), min(high, 102))
+        ax.set_xticks([tick for tick in ax.get_xticks() if max(low, 0) <= tick <= min(high, 100)])
+
+
+def _place_notes(ax: Axes, panel: Panel) -> None:
+    """Move the notes of a panel off its points, their intervals and each other; one that has no place is left out."""
+    marks = [mark for mark in panel.marks if isinstance(mark, Points)]
+    taken = []
+    for mark in marks:
+        for x, y, half in zip_longest(mark.x, mark.y, mark.half):
+            reach = (half or 0.0, 0.0) if mark.sideways else (0.0, half or 0.0)
+            ends = ax.transData.transform([np.subtract((x, y), reach), np.add((x, y), reach)])
+            taken.append(Bbox(ends).padded(3))
+    for note in (text for text in ax.texts if isinstance(text, Annotation)):
+        for x, y in PLACES:
+            note.set(position=(x, y), ha="left" if x > 0 else "right", va="bottom" if y > 0 else "top")
+            box = note.get_window_extent()
+            if ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+        else:
+            note.set_visible(False)
 
 
 def _points(_: Figure, ax: Axes, mark: Points) -> None:

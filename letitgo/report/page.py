@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from letitgo.report.grammar import MARKS, Report
-from letitgo.report.pictures import VERDICTS
+from letitgo.report.pictures import VERDICTS, Picture
+from letitgo.value import sha256
 
 
 def to_page(report: Report, folder: str | Path, about: Mapping[str, Any]) -> Path:
@@ -27,22 +29,29 @@ def to_page(report: Report, folder: str | Path, about: Mapping[str, Any]) -> Pat
     Raises:
         OSError: The folder cannot be written.
     """
-    from letitgo.report.draw import render, to_figure
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for name, picture in report.pictures.items():
-        figure = to_figure(picture)
-        forms: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png", "pdf")
-        for form in forms:
-            (folder / f"{name}.{form}").write_bytes(render(figure, form))
-        svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
-        drawn[id(picture)] = Markup(svg[svg.index("<svg") :])
+    drawn = {id(picture): Markup(_drawn(picture, folder / name)) for name, picture in report.pictures.items()}
     path = folder / f"{report.name}.html"
     page = _environment().get_template("page.html.j2").render(report=report, drawn=drawn, **about)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _drawn(picture: Picture, path: Path) -> str:
+    """The picture as SVG; its files are written unless the SVG there, the last to be written, says it is the same."""
+    svg, png, pdf = (path.with_name(f"{path.name}.{form}") for form in ("svg", "png", "pdf"))
+    code = Path(__file__).with_name("draw.py").read_text(encoding="utf-8")
+    digest = sha256(f"{code}{version('matplotlib')}{picture!r}")
+    if not (png.is_file() and pdf.is_file() and svg.is_file() and digest in svg.read_text(encoding="utf-8")):
+        from letitgo.report.draw import render, to_figure
+
+        figure = to_figure(picture)
+        for file, form in ((png, "png"), (pdf, "pdf"), (svg, "svg")):
+            file.write_bytes(render(figure, form, digest))
+            figure.set_layout_engine("none")  # the layout of the first file does for all
+    text = svg.read_text(encoding="utf-8")
+    return text[text.index("<svg") :]
 
 
 def fragment(report: Report) -> str:

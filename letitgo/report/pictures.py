@@ -100,7 +100,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Panel:
-    """A pair of axes.
+    """A pair of axes; one in per cent (``", %"`` in its label) ends at 0 and 100, however wide the intervals are.
 
     Attributes:
         marks: Drawn one over the other.
@@ -114,7 +114,6 @@ class Panel:
         xlim: Ends of the axis; reversed, it falls.
         ylim: Ends of the axis.
         ticks: Where x has its ticks.
-        within: How far y goes at most, such as 0 to 100 per cent, however wide the intervals are.
     """
 
     marks: Sequence[Points | Bars | Grid | Rule | Band]
@@ -128,7 +127,6 @@ class Panel:
     xlim: tuple[float | None, float | None] | None = None
     ylim: tuple[float | None, float | None] | None = None
     ticks: Sequence[float] = ()
-    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
