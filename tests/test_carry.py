@@ -284,6 +284,10 @@ def test_what_cannot_be_carried_is_refused(two_sets):
         (lambda: Carry(same).check(), "two recipes have the data digits and the optimiser sgd:0.05"),
         (lambda: Carry(RECIPES, rewind="2ep").check(), "rewind is 2ep: training ends at step 12"),
         (
+            lambda: Carry((small_recipe(epochs=1), small_recipe(epochs=1, lr=0.2))).check(),
+            r"rewind is 1ep: training ends at step \d+ \(epoch 1\), so nothing is left to train: give more epochs, or",
+        ),
+        (
             lambda: Carry((colour, grey)).check(),
             "are 1x6x5 and those of .* 3x8x9: bring them to one shape, as with fit",
         ),

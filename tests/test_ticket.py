@@ -589,6 +589,18 @@ def row_of(level, variant, drop=0.0, half=0.1, **fields):
     return row | fields
 
 
+def test_the_terminal_shows_what_is_left_of_each_layer():
+    rows = [row_of(0, DENSE, 0.0, 0.0)]
+    rows += [row_of(level, "ticket", layers=f"fc1.weight {0.8**level:.4g}, fc2.weight 1") for level in range(1, 9)]
+    section = section_of(rows)
+    *_, table = section.tables[: section.shown]
+    assert [column.head for column in table.columns] == ["layer", "level 2", "level 4", "level 6", "level 8"]
+    assert [[column.cell(row) for column in table.columns] for row in table.rows] == [
+        ["fc1.weight", "64 %", "41 %", "26 %", "17 %"],
+        ["fc2.weight", "100 %", "100 %", "100 %", "100 %"],
+    ]
+
+
 def section_of(rows):
     [section] = report(Ticket(RECIPE), rows).sections
     return section

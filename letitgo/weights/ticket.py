@@ -102,6 +102,10 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
 def load_ticket(module: nn.Module, path: str | os.PathLike[str]) -> Part:
     """Prune a network as a ticket says, and give what is left to train: ``hold(module, load_ticket(module, path))``.
 
+    The kept weights are not put back to their start: the file holds no weights and no digest of them. Give a module
+    that has them. For a ticket that ``letitgo ticket export`` wrote, ``read_ticket(path).start`` names the recipe, the
+    seed and the step that they are from.
+
     Args:
         module: Its pruned weights are set to zero, in place; the others stay as they are.
         path: What :func:`save_ticket` wrote.

@@ -20,7 +20,10 @@ Levels = Annotated[int, Field(ge=1, description="number of pruning levels")]
 Rate = Annotated[float, Field(gt=0, lt=1, description="share of the remaining weights pruned at each level")]
 Scope = Annotated[
     Literal["layer", "global"],
-    Field(description="prune the smallest weights of each layer, or of all layers but the last together"),
+    Field(
+        description="prune the smallest weights of each layer, or of all layers together, of which the last is left "
+        "alone unless output-rate is the rate"
+    ),
 ]
 Rewind = Annotated[
     str, Field(pattern=r"^(0|\d+(it|ep))$", description="where kept weights go back to: 0, or as in 500it or 1ep")

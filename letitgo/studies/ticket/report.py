@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers, pivot
@@ -60,7 +61,8 @@ ALL_NUMBERS = (
     Column("stop_accuracy", "test then, %", "Test accuracy at that step.", numbers.points),
     N,
 )
-LAYERS = (Column("level", "level", shown=numbers.count), Column("layers", "share of the weights left, layer by layer"))
+LEVELS = 6
+"""Levels side by side in the table of layers."""
 STABILITY = (
     *ALL_NUMBERS[:2],
     ALL_NUMBERS[3],
@@ -93,9 +95,9 @@ def _section(study: Ticket, recipe: Any, rows: list[Row]) -> Section:
     pruned = [row for row in rows if row["level"]]
     tickets = [row for row in rows if row["variant"] == "ticket"]
     stable = [row for row in rows if row["order_l2_mean"] is not None]
-    tables = _levels(pruned)
+    tables = [*_levels(pruned), *([_layers(tickets)] if tickets else [])]
     shown = len(tables)
-    tables += [Table(ALL_NUMBERS, rows, "All numbers"), Table(LAYERS, tickets, "Layer by layer")]
+    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
     tables += [Table(STABILITY, stable, "Stability")] if stable else []
     if section := unlearned(study, recipe, rows[0], tables[shown]):
         return section
@@ -125,6 +127,19 @@ def _levels(pruned: Sequence[Row]) -> list[Table]:
             columns.append(Column(f"{variant} accuracy", head, says, numbers.points, f"{variant} below"))
         tables.append(Table(columns, rows, "test accuracy, %", LEGEND))
     return tables
+
+
+def _layers(tickets: Sequence[Row]) -> Table:
+    """Layers down; what each level's ticket of the first seed leaves of them across, the last level among them."""
+    chosen = tickets[:: -max(1, ceil(len(tickets) / LEVELS))][::-1]
+    shares = [dict(part.rsplit(" ", 1) for part in row["layers"].split(", ") if part) for row in chosen]
+    columns = [Column("layer", "layer")]
+    columns += [Column(f"{row['level']}", f"level {row['level']}", "", numbers.percent) for row in chosen]
+    rows: list[Row] = [
+        {"layer": layer} | {f"{row['level']}": float(own[layer]) for row, own in zip(chosen, shares, strict=True)}
+        for layer in (shares[0] if shares else ())
+    ]
+    return Table(columns, rows, "weights left of each layer, first seed")
 
 
 def _below(row: Row) -> str | None:
@@ -212,8 +227,7 @@ def _how_stable(row: Row) -> str:
 def _against_weights(rows: Sequence[Row], column: str, label: str, factor: float) -> Picture:
     """A column against the share of weights left, falling along a log axis, a line for each variant, as in FC18."""
     base = Rule(factor * rows[0][f"{column}_mean"], label="all weights", line=":")
-    within = (-2, 102) if factor == 100 else None
-    panel = _panel(rows, [base, *_lines(rows, column, factor)], label, within=within)
+    panel = _panel(rows, [base, *_lines(rows, column, factor)], label)
     return Picture([[panel]], f"{label[0].upper()}{label[1:]} against the weights left: means with 95 % intervals.")
 
 

@@ -201,7 +201,8 @@ class Tickets:
             raise BadRequest(f"nothing of {recipe.model!r} would be pruned: set output-rate, or rates above 0")
         if self.begin >= recipe.steps:
             raise BadRequest(
-                f"rewind is {self.study.rewind}: training ends at step {recipe.steps}, so go back to one before"
+                f"rewind is {self.study.rewind}: training ends at step {recipe.steps} (epoch {recipe.epochs}), so "
+                f"nothing is left to train: give more epochs, or an earlier rewind, as 0 or {recipe.steps // 2}it"
             )
 
     @cached_property
