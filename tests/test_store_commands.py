@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -94,6 +95,10 @@ def test_runs_tells_what_there_is(filled, told, capsys):
     text = capsys.readouterr().out
     assert "2 studies, 3 runs with 3 states, 6 measures" in text
     assert all(row["key"][:12] in text for row in found["rows"])
+    assert [row["data"] for row in found["study_rows"]] == ["digits", "digits"]
+    assert {"widths=8", "depth=2", "epochs=1"} <= set(found["study_rows"][0]["recipe"].split())
+    assert "under way" in text
+    assert "_" not in text.partition("studies\n")[2].partition("\n")[0]
 
 
 def test_runs_are_filtered_and_paged(filled, told, capsys):
@@ -140,6 +145,13 @@ def test_show_tells_of_runs_and_studies(filled, told, capsys):
     assert found["tensor_bytes"] == (filled.root / f"{final.address}.safetensors").stat().st_size
     study = told("runs")["study_rows"][0]
     assert told("show", study["key"])["results"] == study["results"]
+    assert run(["show", final.run.key]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert not {"clip:", "model args:", "fit:"} & set(lines)
+    assert any(re.fullmatch(r"seconds: [\d.]+ (s|min|h)", line) for line in lines)
+    assert any(re.fullmatch(r"tensor bytes: [\d.]+ k?B", line) for line in lines)
+    assert run(["show", study["key"]]) == 0
+    assert "begun: just now" in capsys.readouterr().out
     assert "give at least the first four" in refused(capsys, "show", "ab")
     assert "is not in the store" in refused(capsys, "show", "0" * 20)
 

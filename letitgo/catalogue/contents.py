@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from letitgo.errors import BadRequest
+from letitgo.recipes import Recipe
 from letitgo.store.addresses import is_address
 from letitgo.store.claims import live
 from letitgo.store.records import Record
@@ -15,6 +17,13 @@ from letitgo.store.store import Store
 from letitgo.version import other_versions
 
 Row = dict[str, Any]
+
+DEFAULTS = {
+    field.name: {} if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(Recipe)  # type: ignore[arg-type]
+    if field.name not in ("model", "data", "seed")
+}
+"""What a recipe says where nothing is asked for."""
 
 APART = ("damaged", "claims")
 """Folders that hold no results."""
@@ -174,12 +183,24 @@ def study_rows(store: Store) -> list[Row]:
         key = address.rpartition("/")[2]
         about = {
             "models": " ".join(dict.fromkeys(str(recipe.get("model")) for recipe in body["recipes"])),
+            "data": " ".join(dict.fromkeys(str(recipe.get("data")) for recipe in body["recipes"])),
+            "recipe": _differing(body["recipes"]),
             "options": " ".join(f"{name}={_short(option)}" for name, option in body.get("options", {}).items()),
         }
         rows.append(
             {"key": key, "study": body["study"], **about, "results": len(body["values"]), "begun": body["begun"]}
         )
     return sorted(rows, key=lambda row: -row["begun"])
+
+
+def _differing(recipes: list[Row]) -> str:
+    """The length, and each other field that recipes differ in or that is not the default, with its values."""
+    said = []
+    for name, default in DEFAULTS.items():
+        values = list(dict.fromkeys(_short(recipe.get(name)) for recipe in recipes))
+        if name == "epochs" or values not in ([_short(default)], ["None"]):
+            said.append(f"{name}={','.join(values)}")
+    return " ".join(said)
 
 
 def _short(option: Any) -> str:

@@ -11,6 +11,15 @@ from letitgo.cli.tables import existing_store, show_rows, write
 from letitgo.errors import BadRequest
 from letitgo.report.numbers import size
 
+WHAT = {
+    "left_behind": "left behind by work that ended or went on",
+    "damaged": "damaged, set aside",
+    "unlisted": "results that no study lists",
+    "states": "states that no study needs",
+    "study": "studies given up",
+}
+"""The reasons, for a person."""
+
 
 def clean(
     *,
@@ -47,7 +56,7 @@ def clean(
             remove_rubbish(store, found)
     if options.format == "table":
         title = "removed" if remove else "what --remove would remove"
-        show_rows(title, [{**row, "bytes": size(row["bytes"])} for row in rows])
+        show_rows(title, [{**row, "what": WHAT[row["what"]], "bytes": size(row["bytes"])} for row in rows])
     else:
         write(options.format, rows, {"removed": remove, "rows": rows})
     return 0

@@ -22,7 +22,7 @@ from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.outcome import Outcome, of_other_versions
+from letitgo.studies.outcome import Outcome, by_cause, of_other_versions
 from letitgo.studies.study import Study
 from letitgo.version import versions
 
@@ -90,7 +90,8 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
     for failure in outcome.failures:
         if options.debug:
             print(failure.trace, file=sys.stderr)
-        print(f"letitgo: failed: {failure.what}: {failure.why}", file=sys.stderr)
+    for line in by_cause(outcome.failures):
+        print(f"letitgo: failed: {line}", file=sys.stderr)
     if outcome.failures:
         print("letitgo: finished results are in the store; the same command tries the rest again", file=sys.stderr)
     if mixed := of_other_versions(outcome.usage):

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from letitgo.catalogue.contents import contents, run_rows, running_studies, study_rows
 from letitgo.cli.options import StoreOptions, whole
-from letitgo.cli.tables import ago, existing_store, show_rows, write
+from letitgo.cli.tables import Row, ago, existing_store, seconds, show_rows, write
 from letitgo.errors import BadRequest, nearest
 from letitgo.report.numbers import size
 
@@ -47,14 +47,15 @@ def runs(
         f"{summary['measures']} measures, {size(summary['bytes'])}"
         + (f", {summary['damaged']} damaged files set aside" if summary["damaged"] else "")
     )
+    shown: list[Row] = []
     listed = [
         {**row, "key": row["key"][:12], "begun": ago(row["begun"]), "under_way": "yes" if row["under_way"] else ""}
         for row in studies[:rows]
     ]
     show_rows(f"studies{f', the newest {rows} of {len(studies)}' if len(studies) > rows else ''}", listed)
-    shown = [
-        {**row, "key": row["key"][:12], "bytes": size(row["bytes"]), "written": ago(row["written"])} for row in table
-    ]
+    for row in table:
+        said = {"bytes": size(row["bytes"]), "seconds": seconds(row["seconds"]), "written": ago(row["written"])}
+        shown.append({**row, "key": row["key"][:12], **said})
     show_rows(f"runs, page {page}", shown)
     if not shown:
         print("no run on this page matches" if wanted or study or page > 1 else "no runs")

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.report.numbers import duration
 from letitgo.store import Store, open_store
 from letitgo.store.addresses import MARK
 from letitgo.store.mark import is_empty, is_store
@@ -50,24 +51,31 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
         return
     table = Table(title=escape(title), title_justify="left")
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold")
+        table.add_column(
+            name.replace("_", " "), justify="right" if isinstance(value, (int, float)) else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape("–" if value is None else printable(value)) for value in row.values()))
     stdout_console().print(table)
 
 
+def seconds(value: float | None) -> str | None:
+    """A time for a person: ``0.27 s``, ``3 min``."""
+    return None if value is None else f"{value:.2g} s" if value < 10 else duration(value)
+
+
 def ago(then: float) -> str:
     """How long ago a moment was, for a person."""
-    seconds = max(0.0, time.time() - then)
+    passed = max(0.0, time.time() - then)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
+        if passed >= length:
+            return f"{passed / length:.0f} {unit} ago"
     return "just now"
 
 
 @contextmanager
 def existing_store(root: str | None, hint: str = "name another with --store") -> Iterator[Store]:
-    """A store that is there. What goes wrong in reading it is data with its name.
+    """Open a store that exists. An error in reading it becomes one sentence that names the store.
 
     Args:
         root: As in :func:`open_store`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +102,7 @@ class Outcome:
             "command": command,
             "took": took(self.usage),
             "versions": versions(),
-            "failures": self.failures,
+            "failures": by_cause(self.failures),
         }
         return to_page(self.said, folder, about)
 
@@ -139,6 +139,14 @@ class Outcome:
         from letitgo.report.page import fragment
 
         return fragment(self.said)
+
+
+def by_cause(failures: Iterable[Failure]) -> list[str]:
+    """A line for each cause: the first job that failed of it, how many more, and why."""
+    causes: dict[str, list[str]] = {}
+    for failure in failures:
+        causes.setdefault(failure.why, []).append(failure.what)
+    return [f"{what[0]}{f' and {len(what) - 1} more' if len(what) > 1 else ''}: {why}" for why, what in causes.items()]
 
 
 def of_other_versions(usage: Usage) -> str:
