@@ -178,6 +178,9 @@ def test_an_unknown_name_is_refused():
         open_data("no/such")
     assert "\n" not in str(e.value)
     assert e.value.exit_code == 2
+    for path in ("./nonexistent", "/no/such/folder", "~/nonexistent"):
+        with pytest.raises(BadRequest, match=rf"^unknown data '{path}': there is no such folder or file$"):
+            open_data(path)
 
 
 def test_other_content_is_another_value(folder):

@@ -244,6 +244,31 @@ def test_a_tied_weight_moves_in_both_places():
     assert torch.equal(seen[1][1], donor["encode.weight"])
 
 
+def test_a_block_is_put_back_and_redrawn_as_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), nn.Linear(4, 3))
+    initial = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
+    seen: list[dict[str, Tensor]] = []
+
+    def score(net: nn.Module) -> float:
+        seen.append(copied(net))
+        return 0.0
+
+    table = robustness(model, score, donor=initial, draws=1, blocks="0", progress=False)
+    assert table["layer"].tolist() == ["all", "0", "1", "0", "1"]
+    assert table["parameters"].tolist() == [55, 40, 15, 40, 15]
+    trained, back, _, fresh, _ = seen
+    inside = [name for name in trained if name.startswith("0.")]
+    assert all(torch.equal(back[name], initial[name]) for name in inside)
+    assert torch.equal(back["1.weight"], trained["1.weight"])
+    drawn = []
+    robustness(model, lambda net: float(drawn.append(copied(net)) or 0), draws=1, layers=["0.0"], progress=False)
+    assert torch.equal(fresh["0.0.weight"], drawn[1]["0.0.weight"])  # each layer of it as it would be alone
+    assert not torch.equal(fresh["0.2.weight"], trained["0.2.weight"])
+    with pytest.raises(BadRequest, match="matches no block"):
+        robustness(model, score, blocks="9", progress=False)
+
+
 def test_the_table():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     scores = iter([0.9, 0.5, 0.25, float("nan"), torch.tensor([0.5]), True])

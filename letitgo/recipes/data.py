@@ -263,6 +263,8 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
             f"unknown data {name!r}: {nearest(name, ('digits', *HUB, PYTHON))} (or give a folder, a text file, or a "
             "Hugging Face id, which has a slash)"
         )
+    if not here and name.startswith((".", "/", "~")):
+        raise BadRequest(f"unknown data {name!r}: there is no such folder or file")
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:

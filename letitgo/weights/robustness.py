@@ -18,6 +18,7 @@ from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, parameter_names
 from letitgo.weights.select import Selection, select
+from letitgo.weights.select import blocks as blocks_of
 from letitgo.weights.state import State, check_draws, drawing_from, initial_state, seeded
 from letitgo.weights.statistics import re_estimate
 
@@ -36,6 +37,7 @@ def robustness(
     statistics: Literal["as is", "re-estimate"] = "as is",
     batches: Iterable[Any] | None = None,
     progress: bool = True,
+    blocks: str | Sequence[str] = (),
 ) -> DataFrame:
     """Put each layer of a trained network back to its initial weights, or draw it afresh, and evaluate.
 
@@ -62,6 +64,8 @@ def robustness(
             ``"re-estimate"``: they are averaged anew over ``batches`` before a changed network is evaluated.
         batches: Inputs as the model takes them, readable more than once; for ``"re-estimate"`` only.
         progress: Show a bar where stderr is a terminal.
+        blocks: Patterns of modules, as ``letitgo map --blocks`` takes them: the chosen layers in each are one unit,
+            which is put back and redrawn as a whole, under the module's name.
 
     Returns:
         One row for the trained network (``baseline``), then one per layer put back (``reinitialised``) and one per
@@ -77,17 +81,22 @@ def robustness(
         BadRequest: The donor does not fit or shares its tensors with the model; neither ``reset_parameters`` nor
             ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no number.
     """
-    chosen = _chosen(model, layers)
+    owned = _chosen(model, layers)
+    units = _units(model, owned, [blocks] if isinstance(blocks, str) else blocks)
+    chosen = {unit: tuple(name for layer in own for name in owned[layer]) for unit, own in units.items()}
     _check(donor, draws, init, statistics, batches)
     tensors = _tensors(model)
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
     restore = _remembered(model)
 
-    def drawn(layer: str, draw: int) -> tuple[State, list[str]]:
-        with drawing_from(seed, layer, draw):
-            fresh = _redrawn(model, moved[layer], chosen[layer], init)
-        restore()
-        return fresh
+    def drawn(unit: str, draw: int) -> tuple[State, list[str]]:
+        fresh, undrawn = dict[str, Tensor](), list[str]()
+        for layer in units[unit]:
+            with drawing_from(seed, layer, draw):
+                own, left = _redrawn(model, _with_parametrization(model, owned[layer]), owned[layer], init)
+            restore()
+            fresh, undrawn = fresh | own, undrawn + left
+        return fresh, undrawn
 
     def sources() -> Iterator[tuple[str, str, int | None, Mapping[str, Tensor]]]:
         yield "all", "baseline", None, {}
@@ -155,6 +164,15 @@ def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None) ->
     if not chosen:
         raise BadRequest("no layer is chosen: the network has no parameters, or the selection holds none")
     return chosen
+
+
+def _units(model: nn.Module, layers: Iterable[str], patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Unit → its layers: those in a block are one unit, each other layer is its own."""
+    found, units = blocks_of(model, *patterns), dict[str, list[str]]()
+    for layer in layers:
+        block = next((block for block in found if layer == block or layer.startswith(f"{block}.")), layer)
+        units.setdefault(block, []).append(layer)
+    return units
 
 
 def _with_parametrization(model: nn.Module, names: tuple[str, ...]) -> list[str]:
