@@ -122,6 +122,8 @@ def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
         name = str(Path(shared, name).resolve())
     elif name not in (*HUB, PYTHON) and Path(name).exists():
         name = str(Path(name).resolve())
+    elif name.startswith((".", "/", "~")):
+        raise BadRequest(f"unknown data {name!r}: there is no such folder or file")
     content = _content(name)
     there = len(content.train)
     for step in steps:
@@ -263,8 +265,6 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
             f"unknown data {name!r}: {nearest(name, ('digits', *HUB, PYTHON))} (or give a folder, a text file, or a "
             "Hugging Face id, which has a slash)"
         )
-    if not here and name.startswith((".", "/", "~")):
-        raise BadRequest(f"unknown data {name!r}: there is no such folder or file")
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:
