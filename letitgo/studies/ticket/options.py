@@ -21,8 +21,8 @@ Rate = Annotated[float, Field(gt=0, lt=1, description="share of the remaining we
 Scope = Annotated[
     Literal["layer", "global"],
     Field(
-        description="prune the smallest weights of each layer, or of all layers together, of which the last is left "
-        "alone unless output-rate is the rate"
+        description="prune the smallest weights of each layer, or of all layers together, the last left alone by "
+        "default"
     ),
 ]
 Rewind = Annotated[
