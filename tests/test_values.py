@@ -7,15 +7,19 @@ import shutil
 from typing import Any
 
 import pytest
+import torch
 from helpers import baseline, freezing, pictures, python, small_recipe, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from letitgo.errors import BadRequest
 from letitgo.plan import Distance, Evaluation, Graft, Initial, Run, stored_inputs
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data, open_data
 from letitgo.recipes.networks import Network
+from letitgo.recipes.tasks import Classification, NextWord, unpacked
+from letitgo.store import Store
 from letitgo.value import Value, canonical, derive, dump, load
 
 NETWORK = Network("fcn", {"input_shape": [1, 8, 8], "num_classes": 10})
@@ -145,6 +149,33 @@ def test_every_field_of_a_measure_changes_the_key(folder):
     assert len(keys) == len(others) + 1
     assert len({Distance(a, b).key for a in (run.start, run.final) for b in (run.start, run.final)}) == 4
     assert run.at(1).key != run.at(2).key
+
+
+def test_an_evaluation_keeps_which_test_examples_were_right(tmp_path):
+    store = Store(tmp_path / "store")
+    start, data = baseline(small_recipe()).start, small_recipe().dataset
+    test, train = (Evaluation(start, data, split).compute(store) for split in ("test", "train"))
+    split = data.split("test")
+    with torch.no_grad():
+        inputs, labels = split.batch(slice(0, len(split))), split.labels
+        right = (start.module(store).eval()(inputs).argmax(1) == labels).numpy()
+    assert unpacked(test["correct"], test["n"]).tolist() == right.tolist()
+    assert test["accuracy"] == right.mean()
+    assert len(test["correct"]) == 4 * -(-len(right) // 24)
+    assert "correct" not in train
+
+
+class Squared(Classification):
+    """Judged by a number that is no share of examples."""
+
+    def score(self, accuracy: float, loss: float) -> float:
+        return accuracy**2
+
+
+@pytest.mark.parametrize("task", [Squared(), NextWord()])
+def test_other_metrics_have_no_right_examples(task):
+    split = small_recipe().dataset.split("test")
+    assert "correct" not in task.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), split)
 
 
 def test_where_the_data_lie_is_not_in_the_key(folder, tmp_path):

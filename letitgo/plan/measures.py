@@ -88,14 +88,19 @@ class Evaluation(Measure):
         return {"split": self.split}
 
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
-        """``accuracy`` (fraction), ``loss`` (nats), ``n`` (answers), and what else the task gives."""
+        """What the task gives: ``accuracy`` (fraction), ``loss`` (nats), ``n`` (answers), ….
+
+        Which examples were answered right (``correct``) is kept of the test split alone. Records of earlier versions
+        lack it.
+        """
         module = place.bring(self.state.module(store))
         if self.statistics == "re-estimated":
             train = place.bring(self.dataset.split("train"))
             weights.re_estimate(module, (inputs for inputs, _ in train.batches(BATCH)))
         split = self.dataset.split(self.split)
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
-        return self.dataset.task.evaluate(module, place.bring(replace(split, labels=labels)))
+        found = self.dataset.task.evaluate(module, place.bring(replace(split, labels=labels)))
+        return {name: value for name, value in found.items() if name != "correct" or self.split == "test"}
 
     def cost(self) -> int:
         """Floating-point operations, counted."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,6 +20,20 @@ from letitgo.value import Value
 
 BATCH = 1000
 """Answers evaluated at once."""
+
+
+def packed(correct: Tensor) -> str:
+    """Which of some examples were answered right, a bit each, eight in a byte, in base64.
+
+    Args:
+        correct: Booleans, shape (N,).
+    """
+    return base64.b64encode(np.packbits(correct.numpy()).tobytes()).decode()
+
+
+def unpacked(correct: str, n: int) -> np.ndarray:
+    """What :func:`packed` wrote of ``n`` examples: booleans, shape (n,)."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(correct), dtype=np.uint8), count=n).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -111,21 +127,25 @@ class Task(Value):
         return None
 
     @torch.no_grad()
-    def evaluate(self, module: nn.Module, split: Split) -> dict[str, float | None]:
+    def evaluate(self, module: nn.Module, split: Split) -> dict[str, Any]:
         """``accuracy`` (fraction), ``loss`` (mean), ``n`` (answers) and the metric on a split.
 
-        The module is put into evaluation mode. None stands for what is not finite: JSON has no word for it.
+        Where the metric is the share of examples with the right answer, also ``correct``: see :func:`packed`. The
+        module is put into evaluation mode. None stands for what is not finite: JSON has no word for it.
         """
         module.eval()
-        right, total, n = 0, torch.zeros((), dtype=torch.float64), 0
+        right, total, n = [], torch.zeros((), dtype=torch.float64), 0
         for inputs, labels in split.batches(max(1, BATCH // split.labels[0].numel())):
             outputs = module(inputs)
-            right += int(self.right(outputs, labels).sum())
+            right.append(self.right(outputs, labels).cpu())
             total += self.loss(outputs, labels, "sum")
             n += labels.numel()
-        accuracy, loss = right / n, float(total / n)
+        correct = torch.cat(right)
+        accuracy, loss = int(correct.sum()) / n, float(total / n)
         found = {"accuracy": accuracy, "loss": loss, "n": n, self.metric.name: self.score(accuracy, loss)}
-        return {name: value if value is not None and isfinite(value) else None for name, value in found.items()}
+        finite = {name: value if value is not None and isfinite(value) else None for name, value in found.items()}
+        of_examples = self.metric.share and correct.ndim == 1 and type(self).score is Task.score
+        return finite | ({"correct": packed(correct)} if of_examples else {})
 
 
 @dataclass(frozen=True, eq=False)
