@@ -28,7 +28,7 @@ from letitgo.weights import initial_state, re_estimate
 
 COLUMNS = {
     *("layer", "scope", "intervention", "epoch", "parameters", "trained", "accuracy_mean", "accuracy_ci95"),
-    *("train_accuracy_mean", "train_accuracy_ci95", "gap_mean", "gap_ci95", "drop_mean", "drop_ci95"),
+    *("train_accuracy_mean", "train_accuracy_ci95", "gap_mean", "gap_ci95", "drop_mean", "drop_ci95", "drop_new_ci95"),
     *("distance_l2_mean", "distance_l2_ci95", "distance_linf_mean", "distance_linf_ci95", "n", "verdict", "saved"),
 }
 RECIPE = small_recipe(widths="8", depth=2, batch_size=128, epochs=3)

@@ -307,26 +307,26 @@ def train_ticket(store: Store) -> list[Row]:
 
 
 def map_layers(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(), seeds=2), store)
+    return rows_of(Map(recipes(), seeds=2, draws=1), store)
 
 
 def map_together(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(depth=3), seeds=2, reinit_at=(0,), together=True, tolerance=50.0), store)
+    return rows_of(Map(recipes(depth=3), seeds=2, draws=1, reinit_at=(0,), together=True, tolerance=50.0), store)
 
 
 def map_freeze_at(store: Store) -> list[Row]:
     norm = recipes(model_args={"norm": True})
-    study = Map(norm, seeds=2, freeze_at=(0, 1), reinit_at=(1,), layers=("fc*",), statistics="frozen", re_estimate=True)
-    return rows_of(study, store)
+    acts: Any = {"freeze_at": (0, 1), "reinit_at": (1,), "layers": ("fc*",), "draws": 1}
+    return rows_of(Map(norm, seeds=2, **acts, statistics="frozen", re_estimate=True), store)
 
 
 def map_blocks(store: Store) -> list[Row]:
     model = recipes(model="helpers:block_net", widths=None, depth=None)
-    return rows_of(Map(model, seeds=2, blocks=("block*",), reinit_at=(0,)), store)
+    return rows_of(Map(model, seeds=2, draws=1, blocks=("block*",), reinit_at=(0,)), store)
 
 
 def map_sweep(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(widths=["8", "16"]), seeds=2, reinit_at=(0,)), store)
+    return rows_of(Map(recipes(widths=["8", "16"]), seeds=2, draws=1, reinit_at=(0,)), store)
 
 
 def finetune(store: Store) -> list[Row]:
@@ -476,7 +476,7 @@ def reproduce_rt18(store: Store) -> list[Row]:
 
 
 def reproduce_zbs19(store: Store) -> list[Row]:
-    return claims(zbs19, replace(zbs19.study(0.01, 2), recipes=recipes()), store)
+    return claims(zbs19, replace(zbs19.study(0.01, 2), recipes=recipes(), draws=1), store)
 
 
 STUDIES: dict[str, Callable[[Store], list[Row]]] = {

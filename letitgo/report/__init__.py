@@ -1,5 +1,6 @@
 """The grammar of reports: what is shown is data, and one renderer each makes text, a page and figures of it."""
 
+from letitgo.report.grammar import NEW as NEW
 from letitgo.report.grammar import TEST as TEST
 from letitgo.report.grammar import TRAINING as TRAINING
 from letitgo.report.grammar import Column as Column

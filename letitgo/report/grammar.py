@@ -57,6 +57,10 @@ N = Column("n", "n", "Number of seeds.", numbers.count)
 TEST = Column("accuracy", "test, %", "Test accuracy, with the 95 % interval over seeds.", numbers.points)
 TRAINING = Column("train_accuracy", "training, %", "Training accuracy.", numbers.points)
 
+NEW = Column(
+    "drop_new_ci95", "± new", "Half-width of the drop's 95 % interval for new test examples too.", numbers.points
+)
+
 
 @dataclass(frozen=True)
 class Table:

@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report.grammar import TEST, Column, Section, Table
+from letitgo.report.grammar import NEW, TEST, Column, Section, Table
 from letitgo.report.numbers import decimal, percent, points
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ Row = dict[str, Any]
 
 _NAMED = ("model", "data", "epochs", "seed")
 _UNSET: Any = (None, {}, ())
+_OF_THE_SEEDS = "Intervals are about other seeds on these test examples; ± new is about new test examples too."
 
 
 def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = ()) -> str:
@@ -79,13 +80,14 @@ def of_the_error(study: Any, base: Row) -> list[str]:
 def over_seeds(study: Any) -> str:
     """How many seeds the means are over, and what the intervals are."""
     if study.seeds != "auto":
-        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t)."
+        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS}"
     shared = " divided by the number of verdicts" if study.familywise else ""
     return (
         "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "
         f"{study.max_seeds}; twice as many of a baseline. Intervals of drops hold over all looks at a growing number "
         f"of seeds: a verdict errs in at most 5 %{shared}. Drops are paired by seed where runs share a trained state. "
-        "Elsewhere they are differences of means, with one variance for all runs that seem to have the same."
+        "Elsewhere they are differences of means, with one variance for all runs that seem to have the same. "
+        f"{_OF_THE_SEEDS}"
     )
 
 
@@ -106,6 +108,23 @@ def still_undecided(study: Any, rows: Sequence[Row], name: Callable[[Row], str])
     near = [f"{name(row)}, {_between(row, study.tolerance, unit)}" for row in left if row["drop_ci95"] is not None]
     more = "" if len(near) <= 3 else f"; and {len(near) - 3} more"
     return [f"Near the tolerance of {within(study.tolerance, unit)}: {'; '.join(near[:3])}{more}."] if near else []
+
+
+def for_new_examples(study: Any, rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
+    """A sentence on the widest interval for new test examples; nothing where there is no interval at all.
+
+    Args:
+        study: Its recipes.
+        rows: Those that the answer is about.
+        name: What a row is called.
+    """
+    judged = [row for row in rows if row["verdict"] and row["drop_ci95"] is not None]
+    known = [row for row in judged if row["drop_new_ci95"] is not None]
+    if not known:
+        return ["No interval for new test examples: results do not say which were right."] if judged else []
+    row = max(known, key=lambda row: row["drop_new_ci95"])
+    new, old = points(row["drop_new_ci95"]), points(row["drop_ci95"])
+    return [f"For new test examples the interval of {name(row)} is ± {new} {metric_of(study).unit}, not ± {old}."]
 
 
 def _between(row: Row, tolerance: float, unit: str) -> str:
@@ -152,8 +171,9 @@ def lost(metric: Metric) -> str:
 
 def judged_by(metric: Metric, columns: Sequence[Column]) -> list[Column]:
     """Columns as they are for a metric: in place of accuracies its own numbers, and drops in its unit."""
+    columns = [column for column in columns if metric.share or column is not NEW]
     if metric.name == "accuracy":
-        return list(columns)
+        return columns
     name, shown = metric.name, points if metric.share else decimal
     says = f"How much worse the {name} is, paired by seed, in {metric.unit}."
     changes: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ A study of cells declares each row once. What to compute and what to read both f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -13,13 +14,26 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from letitgo.plan import Absent, Measure, Stored
 from letitgo.recipes import Recipe
-from letitgo.recipes.tasks import Metric
+from letitgo.recipes.tasks import Metric, unpacked
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.options import StudyOptions
-from letitgo.studies.statistics import ALPHA, Drop, ci95, looks, mean, paired, unpaired, verdict
+from letitgo.studies.statistics import (
+    ALPHA,
+    Drop,
+    ci95,
+    disagreement,
+    for_new_examples,
+    looks,
+    mean,
+    paired,
+    unpaired,
+    verdict,
+)
 from letitgo.studies.subject import Subject
 
 if TYPE_CHECKING:
@@ -50,6 +64,7 @@ class Cell:
         trains: Whether it takes training; else it is measured under every seed that ``base`` is trained under.
         decides: Whether seeds are added until its verdict is there.
         context: What ``numbers`` needs besides the results.
+        draws: What is measured of further draws under a seed; quantities are means over all draws of a seed.
         count: How many seeds it is measured under, where its verdict decides that.
         drop: The drop at the last look, there too.
     """
@@ -62,19 +77,27 @@ class Cell:
     trains: bool = True
     decides: bool = True
     context: Any = None
+    draws: Sequence[Callable[[Recipe], Mapping[str, Measure]]] = ()
     count: int | None = field(default=None, init=False)
     drop: Drop | None = field(default=None, init=False)
-    _read: dict[Recipe, Results] = field(default_factory=dict, init=False, repr=False)
+    _read: dict[Recipe, list[Results]] = field(default_factory=dict, init=False, repr=False)
 
-    def results(self, recipe: Recipe, store: Store) -> Results:
-        """What the store holds of it under one seed.
+    def measured(self, recipe: Recipe) -> list[Mapping[str, Measure]]:
+        """What is measured under one seed, draw by draw."""
+        return [draw(recipe) for draw in (self.measures, *self.draws)]
+
+    def results(self, recipe: Recipe, store: Store) -> list[Results]:
+        """What the store holds of it under one seed, draw by draw.
 
         Raises:
             Absent: Not all of it is there.
         """
         if recipe not in self._read:  # many cells are compared with one
-            own = {name: measure.result(store) for name, measure in self.measures(recipe).items()}
-            self._read[recipe] = own | {name: other.results(recipe, store) for name, other in self.against.items()}
+            against = {name: other.results(recipe, store)[0] for name, other in self.against.items()}
+            self._read[recipe] = [
+                {name: measure.result(store) for name, measure in measures.items()} | against
+                for measures in self.measured(recipe)
+            ]
         return self._read[recipe]
 
 
@@ -147,7 +170,8 @@ class CellStudy(StudyOptions):
                     for i, recipe in enumerate(of.seeds)
                     for cell, count in counts.items()
                     if asked.get(cell, 0) <= i < count
-                    for measure in cell.measures(recipe).values()
+                    for measures in cell.measured(recipe)
+                    for measure in measures.values()
                 ]
                 asked |= {cell: max(count, asked.get(cell, 0)) for cell, count in counts.items()}
 
@@ -179,15 +203,21 @@ class CellStudy(StudyOptions):
 
     def found(self, cell: Cell, of: Subject, store: Store) -> dict[int, Mapping[str, Any]]:
         """The quantities of a cell by seed, of the seeds that the store holds."""
-        names, metric, numbers = self.names(of), of.metric, {}
-        for recipe in of.seeds[: cell.count]:
-            try:
-                results = cell.results(recipe, store)
-            except Absent:
-                continue
-            own = {name: value for name, value in judged(metric, results).items() if name in names}
-            numbers[recipe.seed] = {**own, **self.numbers(cell, results)}
-        return numbers
+        names = self.names(of)
+
+        def numbers(results: Results) -> Row:
+            own = {name: value for name, value in judged(of.metric, results).items() if name in names}
+            return {**own, **self.numbers(cell, results)}
+
+        return {seed: _averaged(list(map(numbers, draws))) for seed, draws in _held(cell, of, store)}
+
+    def correct(self, cell: Cell, of: Subject, store: Store) -> dict[int, np.ndarray]:
+        """Which test examples are right by seed, a share of the draws; without seeds whose results do not say it."""
+        return {
+            seed: np.mean([unpacked(one["test"]["correct"], one["test"]["n"]) for one in draws], axis=0)
+            for seed, draws in _held(cell, of, store)
+            if all("correct" in one.get("test", {}) for one in draws)
+        }
 
     def names(self, of: Subject) -> list[str]:
         """The quantities, and beside each accuracy what the task is judged by instead."""
@@ -209,7 +239,22 @@ class CellStudy(StudyOptions):
                 row |= {"drop_mean": cell.drop.mean, "drop_ci95": cell.drop.half}
             said = cell.drop.verdict(tolerance) if cell.drop is not None else verdict(drops, tolerance)
             row["verdict"] = said if cell.judged and self._learned(cell, of, store) else None
+            row["drop_new_ci95"] = for_new_examples(row["drop_ci95"], self.sides(cell, of, store))
         return row
+
+    def sides(self, cell: Cell, of: Subject, store: Store) -> list[np.ndarray]:
+        """Which test examples are right, shape (seeds, examples): of what a cell is compared with, and of itself.
+
+        Where the drop is paired, their difference alone; nothing where the results do not say it.
+        """
+        if "base" not in cell.against:
+            return []
+        before, own = (self.correct(one, of, store) for one in (cell.against["base"], cell))
+        if self.sequential and not cell.paired:
+            sides = [list(before.values()), list(own.values())]
+        else:
+            sides = [[before[seed] - right for seed, right in own.items() if seed in before]]
+        return [np.stack(side) for side in sides] if all(sides) else []
 
     def _learned(self, cell: Cell, of: Subject, store: Store) -> bool:
         """Whether the baseline of a cell has learned: against one that has not, nothing is judged."""
@@ -222,6 +267,21 @@ class CellStudy(StudyOptions):
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""
         return {f"{name}_{statistic}": STATISTICS[statistic](values) for statistic in self.summaries}
+
+
+def _held(cell: Cell, of: Subject, store: Store) -> Iterator[tuple[int, list[Results]]]:
+    """Seed and results of each draw, of the seeds that the store holds."""
+    for recipe in of.seeds[: cell.count]:
+        with suppress(Absent):
+            yield recipe.seed, cell.results(recipe, store)
+
+
+def _averaged(draws: Sequence[Row]) -> Row:
+    """Means over draws; None where a draw has no number."""
+    if len(draws) == 1:
+        return draws[0]
+    each = {name: [draw[name] for draw in draws] for name in draws[0]}
+    return {name: None if None in values else fmean(values) for name, values in each.items()}
 
 
 def judged(metric: Metric, results: Results) -> Row:
@@ -292,19 +352,24 @@ class Looks:
 
     def _look(self, followed: Sequence[Cell], alpha: float) -> None:
         """The drops so far; those of cells that stopped are as at their last look, but count for the variance."""
-        floor = 1 / self.of.recipe.dataset.split("test").labels.numel()
         for cell in followed:
             if cell.paired:
-                cell.drop = paired(
-                    [one["drop"] for one in self._numbers(cell) if one["drop"] is not None], floor, alpha
-                )
+                drops = [one["drop"] for one in self._numbers(cell) if one["drop"] is not None]
+                cell.drop = paired(drops, self._floors(cell)[0], alpha)
         for base in {cell.against["base"]: None for cell in followed if not cell.paired}:
             group = [cell for cell in self.cells if cell.judged and not cell.paired and cell.against["base"] is base]
             before = self._values(base)
             worth = [self.of.metric.worth(self._values(cell), before) for cell in (base, *group)]
-            drops = unpaired(worth[0], worth[1:], floor, alpha)
+            sides = [self._floors(cell) for cell in group]
+            floors = [max(floors[0] for floors in sides), *(floors[-1] for floors in sides)]
+            drops = unpaired(worth[0], worth[1:], floors, alpha)
             for cell, drop in zip(group, drops, strict=True):
                 cell.drop = drop if cell in followed else cell.drop
+
+    def _floors(self, cell: Cell) -> list[float]:
+        """The least standard deviations of the sides of a drop: one test example, or the seeds' disagreement."""
+        one = 1 / self.of.recipe.dataset.split("test").labels.numel()
+        return [max(one, disagreement(side)) for side in self.study.sides(cell, self.of, self.store)] or [one]
 
     def _values(self, cell: Cell) -> list[float]:
         """The metric under each seed; none where it is not finite."""

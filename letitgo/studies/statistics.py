@@ -13,6 +13,8 @@ from math import ceil, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+import numpy as np
+
 Verdict = Literal["robust", "critical", "undecided"]
 
 LOOKS = (3, 4, 5, 6, 8, 10, 12, 16, 20)
@@ -102,14 +104,14 @@ def paired(drops: Sequence[float], floor: float, alpha: float = ALPHA) -> Drop:
 
 
 def unpaired(
-    base: Sequence[float], groups: Sequence[Sequence[float]], floor: float, alpha: float = ALPHA
+    base: Sequence[float], groups: Sequence[Sequence[float]], floors: Sequence[float], alpha: float = ALPHA
 ) -> list[Drop]:
     """The drops of independent runs, with one variance for all that seem to have the same.
 
     Args:
         base: Accuracies of the baseline.
         groups: Accuracies of each group of runs that is compared with it.
-        floor: The least standard deviation that an accuracy can have.
+        floors: The least standard deviation that an accuracy of the baseline and of each group can have.
         alpha: Two-sided error of this look.
     """
     if len(base) < 2:
@@ -118,18 +120,55 @@ def unpaired(
     own = [_variance(values) if len(values) > 1 else 0.0 for values in every]
     free = [max(0, len(values) - 1) for values in every]
     pooled, df, within = _pool(own, free)
-    least, drops = floor**2, []
+    least, drops = [floor**2 for floor in floors], []
+    pooled = max(pooled, sum(v * n for v, n, kept in zip(least, free, within, strict=True) if kept) / df)
     for i, values in enumerate(groups, start=1):
         if len(values) < 2:
             drops.append(Drop(0.0, None))
             continue
         if within[0] and within[i]:
-            square, freedom = max(pooled, least) * (1 / len(base) + 1 / len(values)), float(df)
+            square, freedom = pooled * (1 / len(base) + 1 / len(values)), float(df)
         else:
-            a, b = max(own[0], least) / len(base), max(own[i], least) / len(values)
+            a, b = max(own[0], least[0]) / len(base), max(own[i], least[i]) / len(values)
             square, freedom = a + b, (a + b) ** 2 / (a**2 / free[0] + b**2 / free[i])
         drops.append(Drop(fmean(base) - fmean(values), quantile(alpha, freedom) * sqrt(square)))
     return drops
+
+
+def disagreement(correct: np.ndarray) -> float:
+    """The standard deviation over seeds of an accuracy whose examples err independently of each other.
+
+    Args:
+        correct: How far each example is right under each seed, or differences of that, shape (seeds, examples).
+
+    Returns:
+        A fraction; 0 for fewer than two seeds.
+    """
+    seeds, examples = correct.shape
+    return sqrt(correct.var(axis=0, ddof=1).sum()) / examples if seeds > 1 else 0.0
+
+
+def for_new_examples(half: float | None, sides: Sequence[np.ndarray]) -> float | None:
+    """Half-width of the 95 % interval of a drop where the test examples are drawn anew, as the seeds are.
+
+    The variance over examples of the drop of each, less what it owes to having few seeds, divided by their number, is
+    what new examples add to the interval over seeds.
+
+    Args:
+        half: Half-width of the interval over seeds, a fraction.
+        sides: How far each example is right under each seed, shape (seeds, examples): of what is compared with and of
+            what is judged; or their difference alone, where they share the seeds.
+
+    Returns:
+        A fraction; None without an interval over seeds, or with fewer than two seeds or examples on a side.
+    """
+    if half is None or not sides or any(min(side.shape) < 2 for side in sides):
+        return None
+    examples = sides[0].shape[1]
+    drops = sum(sign * side.mean(axis=0) for sign, side in zip((1, -1), sides, strict=False))
+    owed = sum(disagreement(side) ** 2 / len(side) for side in sides)
+    added = max(0.0, float(np.var(drops, ddof=1)) / examples - owed)
+    return sqrt(half**2 + quantile(0.05, examples - 1) ** 2 * added)
 
 
 def _pool(own: Sequence[float], free: Sequence[int]) -> tuple[float, int, list[bool]]:

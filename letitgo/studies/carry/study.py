@@ -191,7 +191,7 @@ class Carry(CarryOptions, CellStudy):
         """One row, with the number of weights that the first seed in the store has left."""
         row, found = super().row(cell, of, store), self.found(cell, of, store)
         first = next((recipe for recipe in of.seeds if recipe.seed in found), None)
-        density = None if first is None else cell.results(first, store).get("density", {})
+        density = None if first is None else cell.results(first, store)[0].get("density", {})
         return {**cell.labels, **left(of, density), **row}
 
 

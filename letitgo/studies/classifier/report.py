@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
+from letitgo.report import NEW, TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import PALETTE, VERDICTS, Band, Panel, Picture, Points, Rule, judged
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SAVED = (
 ALL_NUMBERS = (
     *(NAME, Column("layer", "layer"), TEST),
     TRAINING,
-    *(DROP, TRAIN_DROP),
+    *(DROP, NEW, TRAIN_DROP),
     Column("fixed", "fixed", "Weights of the network that are fixed.", numbers.count),
     Column("fixed_share", "share", "Their share.", numbers.percent),
     *SAVED,
@@ -95,8 +95,7 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
     """The replacement that costs least, if it is surely within the tolerance."""
     metric = words.metric_of(study)
     limit, worse = words.within(study.tolerance, metric.unit), words.lost(metric).partition(",")[0]
-    robust = [row for row in fixed if row["verdict"] == "robust"]
-    best = min(robust, key=lambda row: row["drop_mean"], default=None)
+    best = _best(fixed)
     if best is not None:
         saved = numbers.percent(best["memory_saved"])
         return (
@@ -108,9 +107,19 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
     return f"Undecided: no replacement of the classifier is surely within {limit}."
 
 
+def _best(fixed: Sequence[Row]) -> Row | None:
+    robust = [row for row in fixed if row["verdict"] == "robust"]
+    return min(robust, key=lambda row: row["drop_mean"], default=None)
+
+
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
-    metric = words.metric_of(study)
-    said = [
+    metric, best = words.metric_of(study), _best(fixed)
+
+    def name(row: Row) -> str:
+        return row["classifier"]
+
+    said = words.for_new_examples(study, [best] if best else fixed, name)
+    said += [
         f"Learned classifier: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
         *words.of_the_error(study, base),
     ]
@@ -119,7 +128,7 @@ def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
         sides = {side: [row["classifier"] for row in fixed if _side(metric, row) == side] for side in SIDES}
         found = [f"{side} with {words.listed(names)}" for side, names in sides.items() if names]
         said.append(f"Training {metric.name}: {', '.join(found)}.")
-    return said + words.still_undecided(study, fixed, lambda row: row["classifier"])
+    return said + words.still_undecided(study, fixed, name)
 
 
 def _side(metric: Metric, row: Row) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, Column, N, Report, Section, Table, by_block, numbers, pivot, words
+from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, by_block, numbers, pivot, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
 from letitgo.studies.finetune.study import phrase
 
@@ -30,6 +30,7 @@ ALL_NUMBERS = (
     Column("share", "takes", "Counted training arithmetic, as a share of full fine-tuning's.", numbers.percent),
     TEST,
     Column("drop", "drop", "Everything trained from the same start, minus this.", numbers.points, "verdict"),
+    NEW,
     Column("gain", "gain", "From the pretrained network, minus the same from initialization.", numbers.points),
     Column("lead", "lead", "This, minus the best other of its kind.", numbers.points),
     Column("behind", "behind", "The recommended way, minus this.", numbers.points),
@@ -119,7 +120,8 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
 def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     best = next(row for row in rows if row["recommended"])
     full, untrained = _one(rows, "all"), _one(rows, "none")
-    said = []
+    own = [row for row in rows if row["start"] == "pretrained" and row["scope"] == "layer"]
+    said = words.for_new_examples(study, [best] if best["verdict"] else own, phrase)
     if full and untrained:
         scratch = _one(rows, "all", "initialization")
         also = f", {_accuracy(scratch)} from initialization" if scratch else ""
@@ -129,7 +131,6 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         if untrained["accuracy_mean"] >= best["accuracy_mean"]:
             said.append("No fine-tuning within the budget is more accurate than none.")
     said += _sureness(rows, best)
-    own = [row for row in rows if row["start"] == "pretrained" and row["scope"] == "layer"]
     kinds = {"only": "Trained alone", "frozen": "Frozen"}
     said += [
         f"{text}: {words.verdicts(found)}."

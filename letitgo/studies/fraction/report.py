@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
+from letitgo.report import NEW, TEST, TRAINING, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, points, series
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ ALL_NUMBERS = (
     TEST,
     TRAINING,
     DROP,
+    NEW,
     ABOVE,
     STORED,
     N,
@@ -129,8 +130,7 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
 def _answer(study: Fraction, rows: Sequence[Row]) -> str:
     """The fewest values that are surely within the tolerance."""
     unit = words.metric_of(study).unit
-    robust = [row for row in rows if row["verdict"] == "robust"]
-    best = min(robust, key=lambda row: row["learned"], default=None)
+    best = _best(rows)
     if best is None:
         least = min(rows, key=lambda row: row["drop_mean"], default=None)
         among = "" if least is None else f"; the least drop is {words.cost(least, unit)}, with {least['what']}"
@@ -141,10 +141,20 @@ def _answer(study: Fraction, rows: Sequence[Row]) -> str:
     return f"Learn {best['what']}{how}: {values} cost {words.cost(best, unit)}."
 
 
+def _best(rows: Sequence[Row]) -> Row | None:
+    robust = [row for row in rows if row["verdict"] == "robust"]
+    return min(robust, key=lambda row: row["learned"], default=None)
+
+
 def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     shares, alone = _kinds(rows)
-    base, metric = rows[0], words.metric_of(study)
-    said = [
+    base, metric, best = rows[0], words.metric_of(study), _best(shares + alone)
+
+    def named(row: Row) -> str:
+        return f"{row['what']} ({row['learned']:,} values)"
+
+    said = words.for_new_examples(study, [best] if best else shares + alone, named)
+    said += [
         f"Everything learned: {words.reached(base, metric)}, {base['learned']:,} values, n = {base['n']}.",
         *words.of_the_error(study, base),
     ]
@@ -158,7 +168,7 @@ def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
         said.append(f"Best alone: {best['what']}, {words.reached(best, metric)} with {best['learned']:,} values.")
     if kept := [row for row in shares if row["share"] < 1]:
         said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
-    return said + words.still_undecided(study, rows, lambda row: f"{row['what']} ({row['learned']:,} values)")
+    return said + words.still_undecided(study, rows, named)
 
 
 def _against_random(rows: Sequence[Row]) -> str:

@@ -33,6 +33,7 @@ class MapOptions(JudgedOptions):
         tuple[int, ...] | None,
         Field(description="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"),
     ] = None
+    draws: Annotated[int, Field(ge=1, description="fresh draws of each layer under each seed")] = 3
     together: Annotated[
         bool, Field(description="also act on sets of layers: all but one, every prefix, every suffix, all found robust")
     ] = False

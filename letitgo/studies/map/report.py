@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from letitgo.report import TEST, TRAINING, Column, N, Report, Section, Table, by_block, numbers, pivot, words
+from letitgo.report import NEW, TEST, TRAINING, Column, N, Report, Section, Table, by_block, numbers, pivot, words
 from letitgo.report.grammar import MARKS
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Bars, Panel, Picture, Points, Rule, grid, judged, series
 
@@ -30,6 +30,7 @@ ALL_NUMBERS = (
     TEST,
     TRAINING,
     Column("drop", "drop", "Baseline minus this, in points.", numbers.points, verdict="verdict"),
+    NEW,
     Column("distance_l2", "L2", "‖trained − put back‖₂ / √weights.", numbers.significant),
     Column("distance_linf", "L∞", "Largest change of a weight.", numbers.significant),
     Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent),
@@ -121,10 +122,7 @@ def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
 
 def _answer(study: Map, rows: Sequence[Row]) -> str:
     """The freeze that saves most and is surely within the tolerance."""
-    unit = words.metric_of(study).unit
-    frozen = [row for row in rows if row["intervention"] == "frozen"]
-    robust = [row for row in frozen if row["verdict"] == "robust"]
-    best = max(robust, key=lambda row: row["saved"], default=None)
+    unit, best = words.metric_of(study).unit, _best(rows)
     if best is None:
         limit = words.within(study.tolerance, unit)
         return f"No freeze is surely within {limit}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}."
@@ -133,13 +131,25 @@ def _answer(study: Map, rows: Sequence[Row]) -> str:
     return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {words.cost(best, unit)}."
 
 
+def _best(rows: Sequence[Row]) -> Row | None:
+    robust = [row for row in rows if (row["intervention"], row["verdict"]) == ("frozen", "robust")]
+    return max(robust, key=lambda row: row["saved"], default=None)
+
+
 def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
     return [row for row in rows if (row["scope"], row["intervention"]) == ("layer", kind) and row["epoch"] in (0, None)]
 
 
 def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
-    base, metric = rows[0], words.metric_of(study)
-    said = [
+    base, metric, best = rows[0], words.metric_of(study), _best(rows)
+
+    def name(row: Row) -> str:
+        return f"{row['layer']} {question(row)}"
+
+    said = words.for_new_examples(
+        study, [best] if best else [row for row in rows if row["intervention"] == "frozen"], name
+    )
+    said += [
         f"Baseline: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
         *words.of_the_error(study, base),
     ]
@@ -152,7 +162,7 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
                 f"{row['verdict']}."
             )
     asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
-    return said + words.still_undecided(study, asked, lambda row: f"{row['layer']} {question(row)}")
+    return said + words.still_undecided(study, asked, name)
 
 
 def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:

@@ -89,31 +89,43 @@ class Map(MapOptions, CellStudy):
         def donor(recipe: Recipe) -> State:
             return of.baseline(recipe).at_epoch(epoch)
 
-        return self._grafted(of, unit, "reinitialised", epoch, donor, base)
+        return self._grafted(of, unit, "reinitialised", epoch, [donor], base)
 
     def _fresh(self, of: Subject, unit: Unit, base: Cell) -> Cell:
-        def donor(recipe: Recipe) -> State:
-            return Initial(recipe.network, derive(recipe.seed, "rerandomised"))
+        def donor(draw: int) -> Callable[[Recipe], State]:
+            of_draw = (draw,) if draw else ()  # the first is as it was when there was one
+            return lambda recipe: Initial(recipe.network, derive(recipe.seed, "rerandomised", *of_draw))
 
-        return self._grafted(of, unit, "rerandomised", None, donor, base)
+        return self._grafted(of, unit, "rerandomised", None, [donor(draw) for draw in range(self.draws)], base)
 
     def _grafted(
-        self, of: Subject, unit: Unit, what: str, epoch: int | None, donor: Callable[[Recipe], State], base: Cell
+        self,
+        of: Subject,
+        unit: Unit,
+        what: str,
+        epoch: int | None,
+        donors: Sequence[Callable[[Recipe], State]],
+        base: Cell,
     ) -> Cell:
-        def state(recipe: Recipe) -> State:
-            return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
-
+        """A unit of the trained network as each of some donors has it."""
         statistics = "re-estimated" if self.re_estimate else "as is"
-        labels = self._labels(of, unit, what, epoch) | {"saved": None}
-        measures = self._measures(of, state, donor, statistics)
+
+        def measures(donor: Callable[[Recipe], State]) -> Callable[[Recipe], Mapping[str, Measure]]:
+            def state(recipe: Recipe) -> State:
+                return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
+
+            return self._measures(of, state, donor, statistics)
+
+        first, *others = map(measures, donors)
         return Cell(
-            labels,
-            measures,
+            self._labels(of, unit, what, epoch) | {"saved": None},
+            first,
             {"base": base},
             paired=True,
             trains=False,
             decides=not epoch,  # put back to one epoch after another, a layer passes the tolerance somewhere
             context=of.layers_of(unit),
+            draws=others,
         )
 
     def _robust_alone(self, cell: Cell, of: Subject, store: Store) -> bool:

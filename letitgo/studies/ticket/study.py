@@ -117,7 +117,7 @@ class Ticket(TicketOptions, CellStudy):
         """One row, with the number of weights that the first seed in the store has left."""
         row = super().row(cell, of, store)
         first = next(iter(self.found(cell, of, store)), None)
-        density = None if first is None else cell.results(with_seed(of.recipe, first), store).get("density", {})
+        density = None if first is None else cell.results(with_seed(of.recipe, first), store)[0].get("density", {})
         return {**cell.labels, **left(of, density), **row}
 
 
