@@ -474,6 +474,7 @@ def told(study, *replacements):
             "layer": "fc2",
             **saved,
             **numbers,
+            "drop_new_ci95": 0.004,
             "scale": scale,
             "n": 5,
             "verdict": verdict,
@@ -492,6 +493,7 @@ def test_the_answer_is_the_cheapest_replacement_that_is_surely_within_the_tolera
         "The classifier need not be learned: with a fixed Hadamard matrix the drop in test accuracy is "
         "-0.20 ± 0.10 points, and 4 % of gradients and optimiser state is saved."
     )
+    assert "For new test examples the interval of hadamard is ± 0.40 points, not ± 0.10." in section.sentences
     assert "Training accuracy: lower with hadamard and frozen, undecided with orthogonal." in section.sentences
     assert told(study, critical).answer == (
         "The classifier is worth training: every replacement costs more than 0.3 points."

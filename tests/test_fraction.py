@@ -473,7 +473,8 @@ def claim_row(policy, accuracy, **fields):
             "n": 3,
         },
         **{"train_accuracy_mean": accuracy, "moved_max": 100, "delta_bytes_ci95": 0.0},
-        **{"drop_mean": 0.9 - accuracy, "drop_ci95": 0.01, "above_random_mean": 0.2, "above_random_ci95": 0.05},
+        **{"drop_mean": 0.9 - accuracy, "drop_ci95": 0.01, "drop_new_ci95": None},
+        **{"above_random_mean": 0.2, "above_random_ci95": 0.05},
         **{"learned": 100, "parameters": 1000, "delta_bytes_mean": 450.0, "whole_bytes_mean": 4000.0},
         **fields,
     }
