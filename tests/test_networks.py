@@ -65,7 +65,7 @@ def said(call, *args, **kwargs) -> str:
 @pytest.mark.parametrize(
     ("name", "args", "sentence"),
     [
-        ("lenet-300", {}, "unknown network 'lenet-300': did you mean lenet-300-100 or lenet?"),
+        ("lenet-300", {}, "unknown network 'lenet-300': did you mean lenet-300-100 or lenet or resnet20?"),
         ("zzz", {}, "unknown network 'zzz': there is fcn, lenet, lenet-300-100"),
         ("nowhere.at.all:net", {}, "the network 'nowhere.at.all:net' does not import: nowhere.at.all raises Module"),
         ("helpers:missing", {}, "the network 'helpers:missing' does not import: helpers has no function or class"),

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from letitgo.cli.options import json_object
 from letitgo.errors import BadRequest
+from letitgo.recipes.recipe import BUILT_IN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ def inspect_model(
     model: Annotated[
         str,
         Parameter(
-            help="fcn, lenet, lenet-300-100, an import path package.module:factory, timm:NAME, torchvision:NAME, or "
+            help=f"{BUILT_IN}, an import path package.module:factory, timm:NAME, torchvision:NAME, or "
             "transformers: with a type of model, a config.json or a hub id"
         ),
     ],

@@ -7,19 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import nn
 
 from letitgo.code import Code, code_of, digest_of, opened
 from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments, import_object
+from letitgo.recipes import convnets
+from letitgo.recipes.init import Init, drawn
 from letitgo.recipes.lstm import LSTM
 from letitgo.value import Value, canonical
 from letitgo.weights import Matrix, fix_classifier, head, last_linear, layers, seeded
-
-Init = Literal["torch", "glorot", "he"]
-"""How initial weights are drawn: as PyTorch does, from Glorot's normal law, or normal for ReLU (arXiv:1502.01852)."""
 
 
 def fcn(
@@ -54,7 +53,7 @@ def fcn(
         modules[f"relu{i}"] = nn.ReLU()
         units = width
     modules[f"fc{len(widths) + 1}"] = nn.Linear(units, num_classes)
-    return _drawn(nn.Sequential(modules), init)
+    return drawn(nn.Sequential(modules), init)
 
 
 def lenet_300_100(input_shape: tuple[int, ...], num_classes: int, init: Init = "torch") -> nn.Sequential:
@@ -77,12 +76,8 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False, in
         norm: BatchNorm in each convolution and hidden layer, before the ReLU and in the place of the bias.
         init: As in :func:`fcn`.
     """
-    if len(input_shape) != 3:
-        raise BadRequest(f"lenet takes images (channels, height, width); the data has shape {input_shape}")
-    channels, *sides = input_shape
+    channels, *sides = convnets.images("lenet", input_shape, 16)
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
-    if min(height, width) < 1:
-        raise BadRequest(f"lenet takes images of at least 16×16 pixels; the data has {sides[0]}×{sides[1]}")
     modules = OrderedDict(
         conv1=nn.Conv2d(channels, 6, 5, bias=not norm),
         norm1=nn.BatchNorm2d(6),
@@ -101,26 +96,11 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, norm: bool = False, in
         relu4=nn.ReLU(),
         fc3=nn.Linear(84, num_classes),
     )
-    return _drawn(nn.Sequential(_with_norms(modules, norm)), init)
+    return drawn(nn.Sequential(_with_norms(modules, norm)), init)
 
 
 def _with_norms(modules: Mapping[str, nn.Module], norm: bool) -> OrderedDict[str, nn.Module]:
     return OrderedDict((name, part) for name, part in modules.items() if norm or not name.startswith("norm"))
-
-
-def _drawn(module: nn.Sequential, init: Init) -> nn.Sequential:
-    """The network with its weights drawn by a law."""
-    if init not in get_args(Init):
-        raise BadRequest(f"init is {init!r}: {nearest(init, get_args(Init))}")
-    for part in module if init != "torch" else ():
-        if isinstance(part, (nn.Linear, nn.Conv2d)):
-            if init == "glorot":
-                nn.init.xavier_normal_(part.weight)
-            else:
-                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-    return module
 
 
 def fixed_classifier(
@@ -161,6 +141,18 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "fcn": fcn,
     "lenet": lenet,
     "lenet-300-100": lenet_300_100,
+    "conv2": convnets.conv2,
+    "conv4": convnets.conv4,
+    "conv6": convnets.conv6,
+    "vgg11": convnets.vgg11,
+    "vgg13": convnets.vgg13,
+    "vgg16": convnets.vgg16,
+    "vgg19": convnets.vgg19,
+    "resnet18": convnets.resnet18,
+    "resnet20": convnets.resnet20,
+    "resnet56": convnets.resnet56,
+    "wrn28": convnets.wrn28,
+    "densenet-bc": convnets.densenet_bc,
     "lstm": LSTM,
     "fixed-classifier": fixed_classifier,
 }

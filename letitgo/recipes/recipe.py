@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
 
+BUILT_IN = (
+    "fcn, lenet-300-100, lenet, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet56, wrn28, "
+    "densenet-bc, lstm (for text)"
+)
+
 
 @checked
 @dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -45,9 +50,7 @@ class Recipe(Value):
 
     model: Annotated[
         str,
-        Field(
-            description="network: fcn, lenet-300-100, lenet, lstm (for text), or an import path package.module:factory"
-        ),
+        Field(description=f"network: {BUILT_IN}, or an import path package.module:factory"),
     ] = "fcn"
     widths: Annotated[
         str | None,
