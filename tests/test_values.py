@@ -72,6 +72,7 @@ def other_fields(folder: str) -> dict[str, Any]:
         "pixels": "unit",
         "vocabulary": 24,
         "validation": 5,
+        "augment": "flip",
         "label_noise": 0.1,
         "optimizer": "adam",
         "lr": 0.123,

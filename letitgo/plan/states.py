@@ -146,11 +146,16 @@ class Run(Value):
             weights.train_only(module, weights.Selection(self.trains, weights.parameter_names(module)), self.statistics)
 
     def cost(self) -> int:
-        """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once."""
+        """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once.
+
+        Where inputs are augmented, these outputs are computed at each step.
+        """
         cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.dataset.plain)
         examples = len(self.recipe.dataset.split("train"))
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)
+        if self.recipe.augment != "none":
+            return cost.whole * seen
         return cost.step * seen + cost.prefix * examples
 
 

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import checked
+from letitgo.errors import BadRequest
 from letitgo.value import Value
 
 if TYPE_CHECKING:
@@ -102,6 +103,13 @@ class Recipe(Value):
     validation: Annotated[
         int, Field(ge=0, description="training examples held out, to tell when the loss on them is least")
     ] = 0
+    augment: Annotated[
+        Literal["none", "flip", "crop", "flip+crop"],
+        Field(
+            description="what is done to training images anew in each epoch: flip (mirror half of them), crop (move by "
+            "up to 4 pixels on black), flip+crop, none"
+        ),
+    ] = "none"
     label_noise: Annotated[
         float, Field(ge=0, le=1, description="share of the training labels replaced by random ones")
     ] = 0.0
@@ -143,6 +151,7 @@ class Recipe(Value):
         return {
             "network": self.network,
             "dataset": self.dataset,
+            **({} if self.augment == "none" else {"augment": self.augment}),
             "label_noise": self.label_noise,
             "optimizer": [optimizer, of_optimizer or ""],
             "optimizer_args": self.all_optimizer_args,
@@ -182,7 +191,10 @@ class Recipe(Value):
             None if self.examples is None else steps.Examples(self.examples, self.seed),
             None if self.pixels == "standard" else steps.Pixels(self.pixels),
         )
-        return open_data(self.data, *(step for step in chain if step is not None), task=self.task)
+        found = open_data(self.data, *(step for step in chain if step is not None), task=self.task)
+        if self.augment != "none" and found.kind != "images":
+            raise BadRequest(f"augment is for images: {self.data!r} holds {found.kind}")
+        return found
 
     @cached_property
     def network(self) -> Network:
