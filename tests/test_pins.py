@@ -307,36 +307,40 @@ def train_ticket(store: Store) -> list[Row]:
 
 
 def map_layers(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(), seeds=2, draws=1), store)
+    return rows_of(Map(recipes(), seeds=2, select="test", draws=1), store)
 
 
 def map_together(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(depth=3), seeds=2, draws=1, reinit_at=(0,), together=True, tolerance=50.0), store)
+    return rows_of(
+        Map(recipes(depth=3), seeds=2, select="test", draws=1, reinit_at=(0,), together=True, tolerance=50.0), store
+    )
 
 
 def map_freeze_at(store: Store) -> list[Row]:
     norm = recipes(model_args={"norm": True})
     acts: Any = {"freeze_at": (0, 1), "reinit_at": (1,), "layers": ("fc*",), "draws": 1}
-    return rows_of(Map(norm, seeds=2, **acts, statistics="frozen", re_estimate=True), store)
+    return rows_of(Map(norm, seeds=2, select="test", **acts, statistics="frozen", re_estimate=True), store)
 
 
 def map_blocks(store: Store) -> list[Row]:
     model = recipes(model="helpers:block_net", widths=None, depth=None)
-    return rows_of(Map(model, seeds=2, draws=1, blocks=("block*",), reinit_at=(0,)), store)
+    return rows_of(Map(model, seeds=2, select="test", draws=1, blocks=("block*",), reinit_at=(0,)), store)
 
 
 def map_sweep(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(widths=["8", "16"]), seeds=2, draws=1, reinit_at=(0,)), store)
+    return rows_of(Map(recipes(widths=["8", "16"]), seeds=2, select="test", draws=1, reinit_at=(0,)), store)
 
 
 def finetune(store: Store) -> list[Row]:
     found = recipes(shift="invert", depth=3)
-    return rows_of(Finetune(found, {"shift": "none", "epochs": 1}, seeds=2, together=True), store)
+    return rows_of(Finetune(found, {"shift": "none", "epochs": 1}, seeds=2, select="test", together=True), store)
 
 
 def finetune_sweep(store: Store) -> list[Row]:
     found = recipes(shift="permute-labels", lr=[0.05, 0.2])
-    return rows_of(Finetune(found, {"shift": "none", "optimizer": "adam", "lr": 0.01}, seeds=2, budget=0.9), store)
+    return rows_of(
+        Finetune(found, {"shift": "none", "optimizer": "adam", "lr": 0.01}, seeds=2, select="test", budget=0.9), store
+    )
 
 
 def finetune_file(store: Store) -> list[Row]:
@@ -344,11 +348,11 @@ def finetune_file(store: Store) -> list[Row]:
 
     found = recipes()
     save_file(Initial(found[0].network, 9).load(store), "start.safetensors")
-    return rows_of(Finetune(found, "start.safetensors", seeds=2), store)
+    return rows_of(Finetune(found, "start.safetensors", seeds=2, select="test"), store)
 
 
 def fraction(store: Store) -> list[Row]:
-    return rows_of(Fraction(recipes(), seeds=2, shares=(1.0, 0.5, 0.25)), store)
+    return rows_of(Fraction(recipes(), seeds=2, select="test", shares=(1.0, 0.5, 0.25)), store)
 
 
 def fraction_norms(store: Store) -> list[Row]:
@@ -366,7 +370,7 @@ def fraction_norms(store: Store) -> list[Row]:
 
 
 def classifier(store: Store) -> list[Row]:
-    return rows_of(Classifier(recipes(), seeds=2, kinds=("hadamard", "orthogonal", "frozen")), store)
+    return rows_of(Classifier(recipes(), seeds=2, select="test", kinds=("hadamard", "orthogonal", "frozen")), store)
 
 
 def align(store: Store) -> list[Row]:
@@ -411,16 +415,22 @@ def transfer(store: Store) -> list[Row]:
 
 
 def dimension_search(store: Store) -> list[Row]:
-    study = Dimension(recipes(), seeds=2, thresholds=(0.9, 0.5), global_baseline=0.3, resolution=1.0, max_d=400)
+    study = Dimension(
+        recipes(), seeds=2, split="test", thresholds=(0.9, 0.5), global_baseline=0.3, resolution=1.0, max_d=400
+    )
     return rows_of(study, store)
 
 
 def dimension_grid(store: Store) -> list[Row]:
-    return rows_of(Dimension(recipes(), seeds=2, grid=(10, 50), kind="sparse", exclude=("*.bias",), said=True), store)
+    return rows_of(
+        Dimension(recipes(), seeds=2, split="test", grid=(10, 50), kind="sparse", exclude=("*.bias",), said=True), store
+    )
 
 
 def dimension_layers(store: Store) -> list[Row]:
-    study = Dimension(recipes(), seeds=2, grid=(10, 40), kind="dense", layers=("fc*",), others="trained", stop_every=1)
+    study = Dimension(
+        recipes(), seeds=2, split="test", grid=(10, 40), kind="dense", layers=("fc*",), others="trained", stop_every=1
+    )
     return rows_of(study, store)
 
 
@@ -454,7 +464,7 @@ def reproduce_jt18(store: Store) -> list[Row]:
 
 def reproduce_lee23(store: Store) -> list[Row]:
     found = recipes(shift=list(lee23.SHIFTS), lr=[0.05, 0.2])
-    return claims(lee23, replace(lee23.study(0.01, 2), recipes=found, pretrained={"epochs": 1}), store)
+    return claims(lee23, replace(lee23.study(0.01, 2), recipes=found, pretrained={"epochs": 1}, select="test"), store)
 
 
 def reproduce_lfly18(store: Store) -> list[Row]:
@@ -471,7 +481,7 @@ def reproduce_mypt19(store: Store) -> list[Row]:
 
 
 def reproduce_rt18(store: Store) -> list[Row]:
-    study = replace(rt18.study(0.01, 2), recipes=recipes(model_args={"norm": True}))
+    study = replace(rt18.study(0.01, 2), recipes=recipes(model_args={"norm": True}), select="test")
     return claims(rt18, study, store)
 
 

@@ -20,7 +20,7 @@ def study(scale: float, seeds: int) -> Classifier:
     """FCN 3×256 and LeNet on MNIST and Fashion-MNIST, a learned classifier against both fixed ones."""
     data = ["mnist", "fashion_mnist"]
     recipes = sweep(model=["fcn", "lenet"], data=data, epochs=scaled(EPOCHS, scale))
-    return Classifier(tuple(recipes), seeds=seeds)
+    return Classifier(tuple(recipes), seeds=seeds, select="test")
 
 
 def claims(study: Classifier, rows: list[dict[str, Any]]) -> list[Claim]:

@@ -1,7 +1,8 @@
 """RT18: most of a network stays at its random values.
 
 The paper trains wide residual networks and others on CIFAR. LeNet with norms on Fashion-MNIST stands in for them, with
-a length of our own, so what is held against the measurements is what the paper says in words, and not its numbers.
+a length of our own, so what is held against the measurements is what the paper says in words, and not its numbers. The
+best of several layers is chosen by accuracy on held-out examples, and judged on the test set.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def claims(study: Fraction, rows: list[dict[str, Any]]) -> list[Claim]:
     alone = [row for row in rows if row["policy"].endswith(" only") and row["policy"] != "norms only" and row["n"]]
     if len(alone) > 2:
         ends, middle = (alone[0], alone[-1]), alone[1:-1]
-        best, end = (max(some, key=lambda row: row["accuracy_mean"]) for some in (middle, ends))
+        best, end = (max(some, key=lambda row: row[f"{study.chosen}accuracy_mean"]) for some in (middle, ends))
         lead, half = difference(best, end, "accuracy")
         names = [row["policy"].removesuffix(" only") for row in (best, end)]
         quantity = f"{names[0]} alone above {names[1]}, the better of the first and last layer, points"

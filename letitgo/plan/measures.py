@@ -15,7 +15,7 @@ from letitgo.plan.stored import Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
-from letitgo.recipes.splits import noisy
+from letitgo.recipes.splits import SplitName, noisy
 from letitgo.recipes.tasks import BATCH
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
@@ -64,7 +64,7 @@ class Evaluation(Measure):
     Attributes:
         state: What is evaluated, without further training.
         dataset: On what.
-        split: ``"test"`` or ``"train"``.
+        split: ``"test"``, ``"train"``, or ``"validation"`` for the examples that the data hold out.
         label_noise: Share of the labels replaced by random ones; of the training split only.
         noise_seed: Seed of that noise.
         statistics: ``"as is"``, or ``"re-estimated"`` on the training inputs before evaluating.
@@ -72,13 +72,13 @@ class Evaluation(Measure):
 
     state: State
     dataset: Data
-    split: Literal["train", "test"]
+    split: SplitName
     label_noise: float = 0.0
     noise_seed: int = 0
     statistics: Literal["as is", "re-estimated"] = "as is"
 
     @classmethod
-    def under(cls, recipe: Recipe, state: State, split: Literal["train", "test"], **fields: Any) -> Evaluation:
+    def under(cls, recipe: Recipe, state: State, split: SplitName, **fields: Any) -> Evaluation:
         """Of a state, on the data of a recipe; the training split with the labels that the recipe trains on."""
         if split == "train" and recipe.label_noise:
             fields |= {"label_noise": recipe.label_noise, "noise_seed": recipe.seed}

@@ -12,6 +12,7 @@ from torch import Tensor
 from letitgo.value import derive
 
 Kind = Literal["images", "text"]
+SplitName = Literal["train", "test", "validation"]
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def length(recipe: Recipe) -> str:
 
 
 def groups(study: Any, rows: Sequence[Row]) -> Iterator[tuple[Recipe, list[Row]]]:
-    """The rows of each recipe of a sweep."""
-    for recipe in study.recipes:
-        yield recipe, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
+    """The rows of each recipe of a sweep; the recipe is as it was trained, with what is held out."""
+    for recipe, trained in zip(study.recipes, study.trained, strict=True):
+        yield trained, [row for row in rows if all(row[name] == getattr(recipe, name) for name in study.swept)]
 
 
 def metric_of(study: Any) -> Metric:
@@ -80,15 +80,49 @@ def of_the_error(study: Any, base: Row) -> list[str]:
 def over_seeds(study: Any) -> str:
     """How many seeds the means are over, and what the intervals are."""
     if study.seeds != "auto":
-        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS}"
+        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS} {_chosen_on(study)}"
     shared = " divided by the number of verdicts" if study.familywise else ""
     return (
         "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "
         f"{study.max_seeds}; twice as many of a baseline. Intervals of drops hold over all looks at a growing number "
         f"of seeds: a verdict errs in at most 5 %{shared}. Drops are paired by seed where runs share a trained state. "
         "Elsewhere they are differences of means, with one variance for all runs that seem to have the same. "
-        f"{_OF_THE_SEEDS}"
+        f"{_OF_THE_SEEDS} {_chosen_on(study)}"
     )
+
+
+def _chosen_on(study: Any) -> str:
+    """What choices are read from."""
+    if study.select == "test":
+        return "What is advised was chosen by the test numbers shown, which flatters it."
+    return "What is advised was chosen on held-out training examples; all numbers shown are of the test set."
+
+
+def nearness(study: Any, unit: str, of: str = "") -> str:
+    """What has to be so for a row to be chosen: ``surely within 1 point``, ``within 1 point on held-out examples``."""
+    sure = "surely " if study.select == "test" else ""
+    return f"{sure}within {within(study.tolerance, unit)}{f' of {of}' if of else ''}{on_held_out(study)}"
+
+
+def on_test(study: Any) -> str:
+    """`` on the test set``, where something else was said of held-out examples."""
+    return " on the test set" if study.select == "validation" else ""
+
+
+def on_held_out(study: Any) -> str:
+    """`` on held-out examples``; nothing where choices are read from the test set."""
+    return " on held-out examples" if study.select == "validation" else ""
+
+
+def held_out_drop(study: Any) -> list[Column]:
+    """The column of what choices are read from besides the drop on the test set, if anything."""
+    says = "The drop on the held-out examples, which choices are read from."
+    return [Column("validation_drop", "held-out drop", says, points)][: len(study.held_out)]
+
+
+def judgement(row: Row) -> str:
+    """The verdict on the test set of what was chosen, where it is not robust: ``, undecided on the test set``."""
+    return "" if row["verdict"] == "robust" else f", {row['verdict']} on the test set"
 
 
 def still_undecided(study: Any, rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:

@@ -43,6 +43,8 @@ Row = dict[str, Any]
 Results = dict[str, Any]
 """What one seed gave: the result of each measure by name, and the results of each cell it is compared with."""
 
+CHOSEN_BY = ("accuracy", "drop")
+"""The quantities that choices are read from, where that is on held-out examples."""
 STATISTICS: dict[str, Callable[[Sequence[float]], float | None]] = {
     "mean": mean,
     "ci95": ci95,
@@ -66,7 +68,8 @@ class Cell:
         context: What ``numbers`` needs besides the results.
         draws: What is measured of further draws under a seed; quantities are means over all draws of a seed.
         count: How many seeds it is measured under, where its verdict decides that.
-        drop: The drop at the last look, there too.
+        drops: The drop at the last look, there too, by how its columns begin: on the test set (nothing), and on the
+            examples that choices are read from.
     """
 
     labels: Row
@@ -79,7 +82,7 @@ class Cell:
     context: Any = None
     draws: Sequence[Callable[[Recipe], Mapping[str, Measure]]] = ()
     count: int | None = field(default=None, init=False)
-    drop: Drop | None = field(default=None, init=False)
+    drops: dict[str, Drop] = field(default_factory=dict, init=False)
     _read: dict[Recipe, list[Results]] = field(default_factory=dict, init=False, repr=False)
 
     def measured(self, recipe: Recipe) -> list[Mapping[str, Measure]]:
@@ -129,12 +132,17 @@ class CellStudy(StudyOptions):
     def subjects(self) -> list[Subject]:
         """The network of each recipe."""
         seeds = getattr(self, "seeds", 1)
-        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.recipes]  # type: ignore[attr-defined]
+        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.trained]
 
     @property
     def sequential(self) -> bool:
         """Whether verdicts decide how many seeds there are."""
         return getattr(self, "seeds", 1) == "auto"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """How the columns of the splits begin that drops are measured on: test, and what choices are read from."""
+        return tuple(dict.fromkeys(("", getattr(self, "chosen", ""))))
 
     @property
     def searches(self) -> bool:
@@ -195,8 +203,8 @@ class CellStudy(StudyOptions):
         ]
 
     def _cells(self, store: Store) -> Iterator[tuple[Row, Subject, Cell]]:
-        for of in self.subjects:
-            columns = {name: getattr(of.recipe, name) for name in self.swept}
+        for recipe, of in zip(self.recipes, self.subjects, strict=True):
+            columns = {name: getattr(recipe, name) for name in self.swept}
             for cells in list(self.settled(of, store)):  # later stages may add seeds to what they compare with
                 for cell in cells:
                     yield columns, of, cell
@@ -221,8 +229,9 @@ class CellStudy(StudyOptions):
 
     def names(self, of: Subject) -> list[str]:
         """The quantities, and beside each accuracy what the task is judged by instead."""
-        beside = {"accuracy": of.metric.name, "train_accuracy": f"train_{of.metric.name}"}
-        return list(dict.fromkeys(name for own in self.quantities for name in (own, beside.get(own, own))))
+        beside = {f"{split}accuracy": f"{split}{of.metric.name}" for split in ("", "train_", "validation_")}
+        own = [*self.quantities, *(f"{split}{name}" for split in self.prefixes if split for name in CHOSEN_BY)]
+        return list(dict.fromkeys(name for one in own for name in (one, beside.get(one, one))))
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row: labels, each quantity over the seeds, their number, and the verdict."""
@@ -235,9 +244,10 @@ class CellStudy(StudyOptions):
         if hasattr(self, "tolerance"):
             tolerance = self.tolerance / 100  # type: ignore[attr-defined]
             drops = [one["drop"] for one in found if one.get("drop") is not None]
-            if cell.drop is not None and found:
-                row |= {"drop_mean": cell.drop.mean, "drop_ci95": cell.drop.half}
-            said = cell.drop.verdict(tolerance) if cell.drop is not None else verdict(drops, tolerance)
+            for split, drop in cell.drops.items():
+                if found and (not split or row[f"{split}drop_mean"] is not None):
+                    row |= {f"{split}drop_mean": drop.mean, f"{split}drop_ci95": drop.half}
+            said = cell.drops[""].verdict(tolerance) if cell.drops else verdict(drops, tolerance)
             row["verdict"] = said if cell.judged and self._learned(cell, of, store) else None
             row["drop_new_ci95"] = for_new_examples(row["drop_ci95"], self.sides(cell, of, store))
         return row
@@ -285,13 +295,13 @@ def _averaged(draws: Sequence[Row]) -> Row:
 
 
 def judged(metric: Metric, results: Results) -> Row:
-    """What evaluations named ``test`` and ``train`` say of a cell, and its drops from the cell ``base``.
+    """What evaluations named ``test``, ``train`` and ``validation`` say of a cell, and its drops from ``base``.
 
     Accuracies and the metric of the task; how much worse it is; the gap between training and test accuracy. A cell
     without a ``base`` is its own.
     """
     base, found = results.get("base", results), {}
-    for split, prefix in (("test", ""), ("train", "train_")):
+    for split, prefix in (("test", ""), ("train", "train_"), ("validation", "validation_")):
         if split in results:
             found |= {f"{prefix}{name}": results[split][name] for name in ("accuracy", metric.name)}
             found[f"{prefix}drop"] = metric.drop(base[split], results[split]) if split in base else None
@@ -346,35 +356,41 @@ class Looks:
 
     def _is_open(self, cell: Cell) -> bool:
         """Whether more seeds may decide: nothing failed, and the verdict is not there."""
-        assert cell.drop is not None
-        undecided = cell.drop.verdict(self.study.tolerance / 100) == "undecided"  # type: ignore[attr-defined]
+        undecided = cell.drops[""].verdict(self.study.tolerance / 100) == "undecided"  # type: ignore[attr-defined]
         return undecided and len(self._values(cell)) == cell.count
 
     def _look(self, followed: Sequence[Cell], alpha: float) -> None:
         """The drops so far; those of cells that stopped are as at their last look, but count for the variance."""
+        for split in self.study.prefixes:
+            self._look_on(split, followed, alpha)
+
+    def _look_on(self, split: str, followed: Sequence[Cell], alpha: float) -> None:
         for cell in followed:
             if cell.paired:
-                drops = [one["drop"] for one in self._numbers(cell) if one["drop"] is not None]
-                cell.drop = paired(drops, self._floors(cell)[0], alpha)
+                drops = [one.get(f"{split}drop") for one in self._numbers(cell)]
+                floor = self._floors(cell, split)[0]
+                cell.drops[split] = paired([drop for drop in drops if drop is not None], floor, alpha)
         for base in {cell.against["base"]: None for cell in followed if not cell.paired}:
             group = [cell for cell in self.cells if cell.judged and not cell.paired and cell.against["base"] is base]
-            before = self._values(base)
-            worth = [self.of.metric.worth(self._values(cell), before) for cell in (base, *group)]
-            sides = [self._floors(cell) for cell in group]
+            before = self._values(base, split)
+            worth = [self.of.metric.worth(self._values(cell, split), before) for cell in (base, *group)]
+            sides = [self._floors(cell, split) for cell in group]
             floors = [max(floors[0] for floors in sides), *(floors[-1] for floors in sides)]
             drops = unpaired(worth[0], worth[1:], floors, alpha)
             for cell, drop in zip(group, drops, strict=True):
-                cell.drop = drop if cell in followed else cell.drop
+                if cell in followed:
+                    cell.drops[split] = drop
 
-    def _floors(self, cell: Cell) -> list[float]:
-        """The least standard deviations of the sides of a drop: one test example, or the seeds' disagreement."""
-        one = 1 / self.of.recipe.dataset.split("test").labels.numel()
-        return [max(one, disagreement(side)) for side in self.study.sides(cell, self.of, self.store)] or [one]
+    def _floors(self, cell: Cell, split: str) -> list[float]:
+        """The least standard deviations of the sides of a drop: one example of a split, or the seeds' disagreement."""
+        one = 1 / self.of.recipe.dataset.split(split.removesuffix("_") or "test").labels.numel()
+        sides = [] if split else self.study.sides(cell, self.of, self.store)
+        return [max(one, disagreement(side)) for side in sides] or [one]
 
-    def _values(self, cell: Cell) -> list[float]:
-        """The metric under each seed; none where it is not finite."""
-        name = self.of.metric.name
-        return [one[name] for one in self._numbers(cell) if one[name] is not None]
+    def _values(self, cell: Cell, split: str = "") -> list[float]:
+        """The metric under each seed on a split; none where it is not finite or was not measured."""
+        name = f"{split}{self.of.metric.name}"
+        return [one[name] for one in self._numbers(cell) if one.get(name) is not None]
 
     def _numbers(self, cell: Cell) -> list[Mapping[str, Any]]:
         return list(self.study.found(cell, self.of, self.store).values())

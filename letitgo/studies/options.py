@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -33,6 +35,9 @@ def _number_or_auto(value: Any) -> Any:
         raise BadRequest(f"seeds is {value!r}: give a whole number of at least 1, or auto")
     return value
 
+
+HELD_OUT, MOST, LEAST = 5, 5000, 30
+"""What is held out to choose on: one training example in so many, at most so many, and no fewer than so many."""
 
 Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
 Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
@@ -74,6 +79,11 @@ class StudyOptions:
         first, *others = self.recipes
         return tuple(name for name in first.fields() if any(getattr(r, name) != getattr(first, name) for r in others))
 
+    @cached_property
+    def trained(self) -> tuple[Recipe, ...]:
+        """The recipes as they are trained, with what is held out to choose on."""
+        return self.recipes
+
 
 @checked
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -94,6 +104,60 @@ class JudgedOptions(StudyOptions):
         bool, Field(description="where seeds is auto: divide the error of a verdict by the number of verdicts")
     ] = False
     tolerance: Tolerance = 1.0
+    select: Annotated[
+        Literal["validation", "test"],
+        Field(
+            description="on what is chosen whatever the report advises: validation (the recipe's held-out examples, or "
+            "a fifth of the training examples, at most 5,000) or test; numbers are of the test set in any case"
+        ),
+    ] = "validation"
+
+    @cached_property
+    def trained(self) -> tuple[Recipe, ...]:
+        return tuple(map(held_out, self.recipes)) if self.select == "validation" else self.recipes
+
+    @property
+    def held_out(self) -> tuple[Literal["validation"], ...]:
+        """The split that choices are read from besides the test split, if any."""
+        return ("validation",) if self.select == "validation" else ()
+
+    @property
+    def chosen(self) -> str:
+        """How the names of the columns begin that choices are read from: ``validation_drop_mean``, ``drop_mean``."""
+        return "validation_" if self.select == "validation" else ""
+
+    def passes(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row may be advised: its mean drop on held-out examples is within the tolerance.
+
+        That takes no certainty, since the test set judges it. Where the test set chooses, the whole interval has to be.
+        """
+        drop = row[f"{self.chosen}drop_mean"]
+        if self.select == "test" or row["verdict"] is None:
+            return row["verdict"] == "robust"
+        return drop is not None and drop <= self.tolerance / 100
+
+
+def held_out(recipe: Recipe) -> Recipe:
+    """A recipe with training examples held out to choose on: its own number, else a fifth and at most 5,000.
+
+    Raises:
+        BadRequest: They are too few, or too few are left.
+    """
+    there = len(recipe.dataset.split("train"))
+    count = recipe.validation or min(MOST, there // HELD_OUT)
+    if count < LEAST:
+        raise BadRequest(
+            f"{count} of {there:,} training examples would be held out to choose on, and {LEAST} are the least: give "
+            "more examples, or choose on the test set (select test)"
+        )
+    found = dataclasses.replace(recipe, validation=count)
+    try:
+        assert found.dataset
+    except BadRequest as error:
+        raise BadRequest(
+            f"{error}, besides {count:,} held out to choose on: give fewer, or choose on the test set (select test)"
+        ) from error
+    return found
 
 
 def check_epochs(option: str, epochs: Sequence[int] | None, recipes: Sequence[Recipe]) -> None:

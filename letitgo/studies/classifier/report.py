@@ -76,7 +76,8 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
 def _section(study: Classifier, recipe: Recipe, rows: Sequence[Row], fixed: Sequence[Row]) -> Section:
     numbered = [row | {"scales": _scales(row["scale"])} for row in rows if row["n"]]
     metric = words.metric_of(study)
-    main, everything = (words.judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], ALL_NUMBERS))
+    everything = [*ALL_NUMBERS, *words.held_out_drop(study)]
+    main, everything = (words.judged_by(metric, own) for own in ([NAME, TEST, DROP, TRAIN_DROP, *SAVED], everything))
     tables = [Table(main, fixed), Table(everything, numbered, "All numbers")]
     if section := words.unlearned(study, recipe, rows[0], tables[1]):
         return section
@@ -92,10 +93,15 @@ def _scales(scale: list[float] | None) -> str:
 
 
 def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
-    """The replacement that costs least, if it is surely within the tolerance."""
+    """The replacement that costs least where choices are read from, if it is within the tolerance there."""
     metric = words.metric_of(study)
     limit, worse = words.within(study.tolerance, metric.unit), words.lost(metric).partition(",")[0]
-    best = _best(fixed)
+    best = _best(study, fixed)
+    if best is not None and best["verdict"] != "robust":
+        return (
+            f"Undecided: {NAMES[best['classifier']]} is {words.nearness(study, metric.unit)}; the {worse} is "
+            f"{words.cost(best, metric.unit)}{words.judgement(best)}."
+        )
     if best is not None:
         saved = numbers.percent(best["memory_saved"])
         return (
@@ -104,16 +110,15 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
         )
     if fixed and all(row["verdict"] == "critical" for row in fixed):
         return f"The classifier is worth training: every replacement costs more than {limit}."
-    return f"Undecided: no replacement of the classifier is surely within {limit}."
+    return f"Undecided: no replacement of the classifier is {words.nearness(study, metric.unit)}."
 
 
-def _best(fixed: Sequence[Row]) -> Row | None:
-    robust = [row for row in fixed if row["verdict"] == "robust"]
-    return min(robust, key=lambda row: row["drop_mean"], default=None)
+def _best(study: Classifier, fixed: Sequence[Row]) -> Row | None:
+    return min(filter(study.passes, fixed), key=lambda row: row[f"{study.chosen}drop_mean"], default=None)
 
 
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:
-    metric, best = words.metric_of(study), _best(fixed)
+    metric, best = words.metric_of(study), _best(study, fixed)
 
     def name(row: Row) -> str:
         return row["classifier"]

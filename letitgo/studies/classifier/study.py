@@ -83,7 +83,8 @@ class Classifier(ClassifierOptions, CellStudy):
 
     def _measures(self, of: Subject, kind: str, recipe: Recipe) -> Mapping[str, Measure]:
         run = self.run(of, kind, recipe)
-        found: dict[str, Measure] = {split: Evaluation.under(recipe, run.final, split) for split in ("test", "train")}
+        splits = ("test", "train", *self.held_out)
+        found: dict[str, Measure] = {split: Evaluation.under(recipe, run.final, split) for split in splits}
         if kind in FIXED:
             states = tuple(run.at_epoch(epoch) for epoch in range(recipe.epochs + 1))
             found["scale"] = Track(states, f"{self.name(of)}.scale")

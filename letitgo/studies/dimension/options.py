@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,7 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
-from letitgo.studies.options import StudyOptions, Tolerance, check_distinct
+from letitgo.recipes import Recipe
+from letitgo.studies.options import StudyOptions, Tolerance, check_distinct, held_out
 
 
 @checked
@@ -66,8 +68,12 @@ class DimensionOptions(StudyOptions):
         Field(description="what the other layers do: frozen at their initialization, or trained in full"),
     ] = "frozen"
     split: Annotated[
-        Literal["train", "test"], Field(description="split on which accuracy is measured: train or test")
-    ] = "test"
+        Literal["validation", "test", "train"],
+        Field(
+            description="split on which d is searched: validation (the recipe's held-out examples, or a fifth of the "
+            "training examples, at most 5,000; what is found is judged on the test set once), test or train"
+        ),
+    ] = "validation"
     stop_every: Annotated[
         int,
         Field(
@@ -88,3 +94,7 @@ class DimensionOptions(StudyOptions):
         epochs = min(recipe.epochs for recipe in self.recipes)
         if self.stop_every > epochs:
             raise BadRequest(f"stop-every is {self.stop_every}: give at most {epochs}, the number of epochs")
+
+    @cached_property
+    def trained(self) -> tuple[Recipe, ...]:
+        return tuple(map(held_out, self.recipes)) if self.split == "validation" else self.recipes

@@ -32,18 +32,19 @@ def report(study: Dimension, rows: Sequence[Row]) -> Report:
         if study.stop_every
         else "Accuracy is that of the last epoch."
     )
+    judged = "; the baseline and what is found are then judged on the test set" if study.split == "validation" else ""
     note = (
         "Training in a random subspace, θ = θ₀ + P z: only the d numbers z are learned. The intrinsic dimension is the "
         f"least d tried whose mean accuracy over {study.seeds} seeds exceeds the threshold times the baseline; "
         "d_int90 is that for a threshold of 0.9. "
         f"Each seed draws its own initial weights, data order and projection ({study.kind}). {stop} Accuracy is on the "
-        f"{_split(study)} set. Intervals are 95 % (Student's t)."
+        f"{_split(study)} set{judged}. Intervals are 95 % (Student's t)."
     )
     return Report("dimension", study.QUESTION, sections, note, SOURCE)
 
 
 def _split(study: Dimension) -> str:
-    return "training" if study.split == "train" else "test"
+    return {"train": "training", "validation": "held-out"}.get(study.split, study.split)
 
 
 def _kind(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -56,7 +57,8 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     tables = [_answers(study, answers)] if answers else []
     tables.append(_tried(study, rows))
     base = next((row for row in _kind(rows, "baseline") if row["n"]), None)
-    if base and study.split == "test" and (section := unlearned(study, recipe, base, tables[-1])):
+    told = base if not base or study.split == "test" else _on_test(base)
+    if told and study.split != "train" and (section := unlearned(study, recipe, told, tables[-1])):
         return section
     pictures = {"layers": _layers(answers)} if layered and any(row["d"] for row in answers) else {}
     if any(row["d"] for row in _kind(rows, "d")):
@@ -64,7 +66,7 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     return Section(
         heading(recipe, study.swept) + (f", other layers {study.others}" if layered else ""),
         _layered(answers) if layered else _answer(answers[0]) if answers else "Nothing is decided: runs are missing.",
-        _layer_sentences(study, answers) if layered else _sentences(answers),
+        _layer_sentences(study, answers) if layered else _sentences(answers) + _judgement(answers, base),
         tables,
         1 if layered else len(tables),
         pictures,
@@ -107,6 +109,22 @@ def _sentences(answers: Sequence[Row]) -> list[str]:
     if answers and answers[0]["n"] < 2:
         said.append("One seed: the spread is not known.")
     return said
+
+
+def _on_test(row: Row) -> Row:
+    """A row of a baseline or an answer with its accuracy on the test set."""
+    return row | {name: row.get(f"test_{name}") for name in ("accuracy_mean", "accuracy_ci95")}
+
+
+def _judgement(answers: Sequence[Row], base: Row | None) -> list[str]:
+    """What is found, on the test set, where it was searched on held-out examples."""
+    known = [row for row in answers if row.get("test_accuracy_mean") is not None]
+    if not base or not known:
+        return []
+    reached = {row["best_d"]: numbers.points(row["test_accuracy_mean"], row["test_accuracy_ci95"]) for row in known}
+    full = numbers.points(base["test_accuracy_mean"], base["test_accuracy_ci95"])
+    said = ", ".join(f"{accuracy} % at d = {d:,}" for d, accuracy in reached.items())
+    return [f"On the test set: {said}; {full} % trained in full."]
 
 
 def _layered(answers: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Initial, Run, Stored, Subspace
 from letitgo.recipes import Recipe
+from letitgo.recipes.splits import SplitName
 from letitgo.store import Store
 from letitgo.studies.subject import Subject, Unit
 
@@ -133,27 +134,41 @@ class Search:
         choice = Subspace(d, self.study.kind, recipe.seed, self.within, self.besides, self.study.said)
         return Run(start, choice, recipe)
 
-    def baseline(self, recipe: Recipe) -> Evaluation:
-        """The accuracy of the network trained in full."""
-        return Evaluation.under(recipe, self.of.baseline(recipe).final, self.study.split)
+    @property
+    def shown(self) -> SplitName:
+        """The split on which baselines and answers are judged."""
+        return "test" if self.study.split == "validation" else self.study.split
+
+    def baseline(self, recipe: Recipe, split: SplitName | None = None) -> Evaluation:
+        """The accuracy of the network trained in full, on the split that is searched on or another."""
+        return Evaluation.under(recipe, self.of.baseline(recipe).final, split or self.study.split)
 
     def frozen(self, recipe: Recipe) -> Evaluation:
         """The accuracy with the layer frozen at its initialization and all others trained."""
-        return Evaluation.under(recipe, self.of.frozen(self.unit.parameters, recipe), self.study.split)
+        return Evaluation.under(recipe, self.of.frozen(self.unit.parameters, recipe), self.shown)
 
-    def at(self, d: int, epoch: int) -> list[Evaluation]:
+    def at(self, d: int, epoch: int, split: SplitName | None = None) -> list[Evaluation]:
         """The accuracy in d dimensions after so many epochs under each seed; at first where nothing trains."""
         found = []
         for recipe in self.of.seeds:
             run = self.run(d, recipe)
             state = run.at_epoch(epoch) if d or self.besides else run.start
-            found.append(Evaluation.under(recipe, state, self.study.split))
+            found.append(Evaluation.under(recipe, state, split or self.study.split))
         return found
 
     def baselines(self) -> list[Stored]:
         """What is measured in any case: the network trained in full, and without the subspace."""
         measured = [self.baseline(recipe) for recipe in self.of.seeds] + self.at(0, self.of.recipe.epochs)
         return [*measured, *(self.frozen(recipe) for recipe in self.of.seeds if self.layer)]
+
+    def judged(self, store: Store) -> list[Stored]:
+        """What is measured once the search is over: the baseline and each answer, on the test set."""
+        if self.shown == self.study.split:
+            return []
+        found, _ = self.replay(store)
+        answers = [answered(target.accuracy, found)[2] for target in self.targets(store) if found]
+        measured = [self.baseline(recipe, self.shown) for recipe in self.of.seeds]
+        return [*measured, *(value for d in answers for value in self.at(d, best(found[d])[0], self.shown))]
 
     def known(self, store: Store) -> list[Stored]:
         """What the search found already, so that a dry run counts it."""
@@ -285,6 +300,13 @@ def best(looks: Looks) -> tuple[int, list[float]]:
 def means(found: dict[int, Looks]) -> dict[int, float]:
     """The highest mean accuracy of each d."""
     return {d: average(best(looks)[1]) for d, looks in found.items()}
+
+
+def answered(accuracy: float, found: dict[int, Looks]) -> tuple[int, int | None, int]:
+    """The interval in which the answer lies, and the d that is shown for it: its upper end, else the best tried."""
+    reached = means(found)
+    low, high = interval(accuracy, reached)
+    return low, high, high if high is not None else max(reached, key=reached.__getitem__)
 
 
 def interval(accuracy: float, reached: dict[int, float]) -> tuple[int, int | None]:

@@ -7,12 +7,12 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
-from letitgo.plan import Stored
+from letitgo.plan import Evaluation, Stored
 from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.dimension.options import DimensionOptions
-from letitgo.studies.dimension.search import Looks, Search, Target, average, best, interval, means, results
+from letitgo.studies.dimension.search import Looks, Search, Target, answered, average, best, results
 from letitgo.studies.statistics import ci95, mean, verdict
 from letitgo.studies.subject import Subject
 
@@ -30,7 +30,7 @@ class Dimension(DimensionOptions):
     @cached_property
     def asked(self) -> list[Search]:
         """One search for each recipe, or for each layer of each."""
-        subjects = [Subject(recipe, self.seeds) for recipe in self.recipes]
+        subjects = [Subject(recipe, self.seeds) for recipe in self.trained]
         return [
             Search(self, of, unit)
             for of in subjects
@@ -43,7 +43,7 @@ class Dimension(DimensionOptions):
         Raises:
             BadRequest: One cannot, a pattern matches nothing, or a dimension is outside its range.
         """
-        for recipe in self.recipes:
+        for recipe in self.trained:
             check_recipe(recipe)
         for search in self.asked:
             search.check()
@@ -62,11 +62,13 @@ class Dimension(DimensionOptions):
             tried |= asked
             for values in zip_longest(*(self.asked[i].looks(d, store) for i, d in sorted(asked)), fillvalue=()):
                 yield [value for some in values for value in some]
+        yield [value for search in self.asked for value in search.judged(store)]
 
     def rows(self, store: Store) -> list[Row]:
         """Of each search the baseline, each d, and the answers. Accuracies are fractions."""
+        given = dict(zip(self.trained, self.recipes, strict=True))
         return [
-            {**{name: getattr(search.of.recipe, name) for name in self.swept}, **row}
+            {**{name: getattr(given[search.of.recipe], name) for name in self.swept}, **row}
             for search in self.asked
             for row in _rows(search, store)
         ]
@@ -86,7 +88,9 @@ def _rows(search: Search, store: Store) -> Iterator[Row]:
     """The baseline, each d, and an answer for each accuracy to exceed."""
     found, _ = search.replay(store)
     base = results(map(search.baseline, search.of.seeds), store)
-    yield _row(search, "baseline", None, search.of.recipe.epochs, base)
+    yield _row(search, "baseline", None, search.of.recipe.epochs, base) | _judged(
+        search, [search.baseline(recipe, search.shown) for recipe in search.of.seeds], store
+    )
     for d in sorted(found):
         yield _row(search, "d", d, *best(found[d])) | {"stopped": _stopped(search, found[d], store)}
     for target in search.targets(store) if found else ():
@@ -94,14 +98,15 @@ def _rows(search: Search, store: Store) -> Iterator[Row]:
 
 
 def _answer(search: Search, target: Target, found: dict[int, Looks], store: Store) -> Row:
-    reached = means(found)
-    low, high = interval(target.accuracy, reached)
-    shown = high if high is not None else max(reached, key=reached.__getitem__)
+    low, high, shown = answered(target.accuracy, found)
+    epoch, accuracies = best(found[shown])
     alone = [
         next((d for d in sorted(found) if best(found[d])[1][i] > target.accuracy), None)
         for i in range(len(search.of.seeds))
     ]
-    return _row(search, "answer", high, *best(found[shown])) | {
+    judged = _judged(search, search.at(shown, epoch, search.shown), store)
+    return _row(search, "answer", high, epoch, accuracies) | {
+        **judged,
         "stopped": None if high == 0 else _stopped(search, found[low], store),
         "low": None if high == 0 else low,
         "threshold": target.threshold,
@@ -112,6 +117,14 @@ def _answer(search: Search, target: Target, found: dict[int, Looks], store: Stor
         "bits_per_label": None if high is None else _bits(search, high),
         "verdict": _verdict(search, store) if search.layer else None,
     }
+
+
+def _judged(search: Search, evaluations: Sequence[Evaluation], store: Store) -> Row:
+    """The columns of what is found, on the test set; none where the search was on the split that is shown."""
+    if search.shown == search.study.split:
+        return {}
+    accuracies = results(evaluations, store)
+    return {"test_accuracy_mean": mean(accuracies), "test_accuracy_ci95": ci95(accuracies)}
 
 
 def _row(search: Search, kind: str, d: int | None, epoch: int, accuracies: list[float]) -> Row:
@@ -148,7 +161,9 @@ def _bits(search: Search, d: int) -> float:
 
 def _verdict(search: Search, store: Store) -> str | None:
     """The verdict of ``map`` on the layer frozen at its initialization."""
-    base, frozen = (results(map(measure, search.of.seeds), store) for measure in (search.baseline, search.frozen))
+    seeds = search.of.seeds
+    base = results((search.baseline(recipe, search.shown) for recipe in seeds), store)
+    frozen = results(map(search.frozen, seeds), store)
     if not len(base) == len(frozen) == len(search.of.seeds):
         return None
     return verdict([a - b for a, b in zip(base, frozen, strict=True)], search.study.tolerance / 100)

@@ -6,6 +6,7 @@ The relative gradient norm of each layer at the start is the cheap adviser (Auto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from math import sqrt
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
 from letitgo.studies.finetune.options import FinetuneOptions
+from letitgo.studies.options import held_out
 from letitgo.studies.statistics import mean
 from letitgo.studies.subject import Subject, Unit
 from letitgo.studies.sweep import with_seed
@@ -24,7 +26,7 @@ from letitgo.studies.sweep import with_seed
 Start = Literal["pretrained", "initialization"]
 BySeed = dict[int, Any]
 Found = Mapping[Cell, BySeed]
-"""The test accuracies of each way to fine-tune, by seed."""
+"""The accuracies of each way to fine-tune on one split, by seed."""
 
 _OF_THE_TARGET = ("shift", "examples", "label_noise")
 _OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "optimizer_args")
@@ -65,7 +67,11 @@ class Finetune(FinetuneOptions, CellStudy):
             raise BadRequest("pretrained names a seed: pretraining has the seed of fine-tuning, so leave it out")
         left_out = {*_OF_THE_TARGET, *(_OF_THE_OPTIMIZER if "optimizer" in given else ())}
         own: dict[str, Any] = {name: getattr(of.recipe, name) for name in of.recipe.fields() if name not in left_out}
-        return Recipe(**(own | given))
+        found = Recipe(**(own | given))
+        if self.select == "test" or "validation" in given:
+            return found
+        # Of the same data the same examples are held out, so none that a choice is read from was trained on before.
+        return held_out(replace(found, validation=0))
 
     def start(self, of: Subject, recipe: Recipe) -> State:
         """The pretrained network under a seed.
@@ -125,7 +131,9 @@ class Finetune(FinetuneOptions, CellStudy):
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             state = run(recipe).final if trains else start(recipe)
-            found: dict[str, Measure] = {"test": Evaluation(state, recipe.dataset, "test")}
+            found: dict[str, Measure] = {
+                split: Evaluation(state, recipe.dataset, split) for split in ("test", *self.held_out)
+            }
             if (origin, way) == ("pretrained", "only"):
                 found["gradients"] = Gradients(start(recipe), recipe)
             return found
@@ -159,19 +167,26 @@ class Finetune(FinetuneOptions, CellStudy):
     def rows(self, store: Store) -> list[Row]:
         """One row per way to fine-tune and recipe, over the seeds that the store holds."""
         rows = []
-        for of in self.subjects:
-            columns = {name: getattr(of.recipe, name) for name in self.swept}
+        for recipe, of in zip(self.recipes, self.subjects, strict=True):
+            columns = {name: getattr(recipe, name) for name in self.swept}
             [cells] = self.settled(of, store)
             own = {cell: self.row(cell, of, store) for cell in cells}
-            found = {
-                cell: {seed: numbers["accuracy"] for seed, numbers in self.found(cell, of, store).items()}
-                for cell in cells
-            }
-            rows += [{**columns, **own[cell], **more} for cell, more in self._compared(own, found).items()]
+            numbers = {cell: self.found(cell, of, store) for cell in cells}
+            test, chosen = (
+                {cell: {seed: one[name] for seed, one in by_seed.items()} for cell, by_seed in numbers.items()}
+                for name in ("accuracy", f"{self.chosen}accuracy")
+            )
+            rows += [{**columns, **own[cell], **more} for cell, more in self._compared(own, test, chosen).items()]
         return rows
 
-    def _compared(self, rows: Mapping[Cell, Row], found: Found) -> dict[Cell, Row]:
-        """What each way is among the others: the recommended one, the adviser's choice, and how far ahead or behind."""
+    def _compared(self, rows: Mapping[Cell, Row], found: Found, chosen: Found) -> dict[Cell, Row]:
+        """What each way is among the others: the recommended one, the adviser's choice, and how far ahead or behind.
+
+        Args:
+            rows: The row of each way.
+            found: The test accuracies, of which differences are.
+            chosen: The accuracies that the best is chosen by.
+        """
         within = [
             cell
             for cell, row in rows.items()
@@ -179,7 +194,7 @@ class Finetune(FinetuneOptions, CellStudy):
         ]
         # Of two names for one run, as freezing the first of two layers and training only the second, one is enough.
         different = list({cell.context[1]: cell for cell in reversed(within)}.values())[::-1]
-        best, rounds = _best(different, found), _rounds(different, found)
+        best, rounds = _best(different, chosen), _rounds(different, chosen)
         advice = [cell for cell in within if rows[cell]["gradient_mean"] is not None]
         advised = max(advice, key=lambda cell: rows[cell]["gradient_mean"], default=None)
         compared = {}
@@ -188,7 +203,7 @@ class Finetune(FinetuneOptions, CellStudy):
             rivals = [
                 c for c in rows if c is not cell and all(rows[c][name] == row[name] for name in kind) and found[c]
             ]
-            rival = _best(rivals, found)
+            rival = _best(rivals, chosen)
             compared[cell] = {
                 **self.summary("lead", _minus(found[cell], found[rival]) if rival else []),
                 **self.summary(

@@ -62,7 +62,7 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
         if part and part[0]["n"]
     ]
     sections = [_section(study, recipe, part) for recipe, part in measured]
-    sections += [_tasks_section(tasks) for tasks in on_one_base(measured)]
+    sections += [_tasks_section(study, tasks) for tasks in on_one_base(measured)]
     limit = words.within(study.tolerance, words.metric_of(study).unit)
     statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
@@ -109,7 +109,7 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     if alone:
         tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
     shown = len(tables)
-    tables.append(Table(words.judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], rows, "All numbers"))
     if section := words.unlearned(study, recipe, rows[0], tables[-1]):
         return section
     pictures = {"accuracy": _accuracy(rows)} if metric.share else {}
@@ -130,25 +130,24 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
 def _answer(study: Fraction, rows: Sequence[Row]) -> str:
     """The fewest values that are surely within the tolerance."""
     unit = words.metric_of(study).unit
-    best = _best(rows)
+    best = _best(study, rows)
     if best is None:
-        least = min(rows, key=lambda row: row["drop_mean"], default=None)
+        least = min(rows, key=lambda row: row[f"{study.chosen}drop_mean"], default=None)
         among = "" if least is None else f"; the least drop is {words.cost(least, unit)}, with {least['what']}"
-        return f"No part is surely within {words.within(study.tolerance, unit)} of everything learned{among}."
+        return f"No part is {words.nearness(study, unit, 'everything learned')}{among}."
     share = numbers.percent(best["learned"] / best["parameters"])
     how = "" if best["share"] is None else f" ({conditions(best)})"
     values = f"{best['learned']:,} of {best['parameters']:,} values ({share})"
-    return f"Learn {best['what']}{how}: {values} cost {words.cost(best, unit)}."
+    return f"Learn {best['what']}{how}: {values} cost {words.cost(best, unit)}{words.judgement(best)}."
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    robust = [row for row in rows if row["verdict"] == "robust"]
-    return min(robust, key=lambda row: row["learned"], default=None)
+def _best(study: Fraction, rows: Sequence[Row]) -> Row | None:
+    return min(filter(study.passes, rows), key=lambda row: row["learned"], default=None)
 
 
 def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     shares, alone = _kinds(rows)
-    base, metric, best = rows[0], words.metric_of(study), _best(shares + alone)
+    base, metric, best = rows[0], words.metric_of(study), _best(study, shares + alone)
 
     def named(row: Row) -> str:
         return f"{row['what']} ({row['learned']:,} values)"
@@ -164,7 +163,7 @@ def _sentences(study: Fraction, rows: Sequence[Row]) -> list[str]:
     if against := [row for row in shares + alone if row["above_random_ci95"] is not None]:
         said.append(_against_random(against))
     if alone:
-        best = min(alone, key=lambda row: row["drop_mean"])
+        best = min(alone, key=lambda row: row[f"{study.chosen}drop_mean"])
         said.append(f"Best alone: {best['what']}, {words.reached(best, metric)} with {best['learned']:,} values.")
     if kept := [row for row in shares if row["share"] < 1]:
         said.append(_kept(min(kept, key=lambda row: abs(row["share"] - 0.1))))
@@ -268,28 +267,30 @@ def on_one_base(measured: Sequence[tuple[Recipe, list[Row]]]) -> list[Tasks]:
     return [tasks for tasks in several if len({tuple(row["what"] for row in rows) for _, rows in tasks}) == 1]
 
 
-def together(tasks: Tasks) -> list[Row]:
-    """What each policy takes to be stored for all the tasks, in bytes, and whether it is robust on all."""
+def together(study: Fraction, tasks: Tasks) -> list[Row]:
+    """What each policy takes to be stored for all the tasks, in bytes, and whether it may be advised for all."""
     found = []
     for several in zip(*(rows for _, rows in tasks), strict=True):
         row = several[0]
         if row["policy"] not in ("everything", RANDOM):
             sizes: Row = {name: sum(one[f"{name}_bytes_mean"] for one in several) for name in ("delta", "whole")}
-            sizes["robust"] = all(one["verdict"] == "robust" for one in several)
+            sizes["passes"] = all(map(study.passes, several))
             found.append({column.name: row[column.name] for column in (NAME, *CONDITIONS, VALUES)} | sizes)
     return found
 
 
-def _tasks_section(tasks: Tasks) -> Section:
+def _tasks_section(study: Fraction, tasks: Tasks) -> Section:
     columns = (
         *(NAME, *CONDITIONS, VALUES),
         Column("delta", "differences", "Size of the saved differences of all tasks.", numbers.size),
         Column("whole", "networks", "Size of as many whole networks.", numbers.size),
     )
-    names, found = " and ".join(data for data, _ in tasks), together(tasks)
-    best = min((row for row in found if row["robust"]), key=lambda row: row["delta"], default=None)
+    names, found = " and ".join(data for data, _ in tasks), together(study, tasks)
+    best = min((row for row in found if row["passes"]), key=lambda row: row["delta"], default=None)
     if best is None:
-        answer = "No part is surely within the tolerance on every task."
+        answer = (
+            f"No part is {words.nearness(study, words.metric_of(study).unit, 'everything learned')}, on every task."
+        )
     else:
         answer = (
             f"Learn {best['what']} for each task: the differences of {len(tasks)} tasks take "

@@ -101,11 +101,9 @@ class Fraction(FractionOptions, CellStudy):
     def _cell(self, of: Subject, policy: Policy, against: Mapping[str, Cell]) -> Cell:
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             run = self.run(of, policy, recipe)
-            return {
-                "test": Evaluation.under(recipe, run.final, "test"),
-                "train": Evaluation.under(recipe, run.final, "train"),
-                "delta": Delta(run.final, run.start),
-            }
+            splits = ("test", "train", *(() if policy.count else self.held_out))  # controls are not advised
+            found = {split: Evaluation.under(recipe, run.final, split) for split in splits}
+            return {**found, "delta": Delta(run.final, run.start)}
 
         labels = {name: getattr(policy, name) for name in ("share", "rest", "norms", "classifier")}
         sizes = {"learned": policy.size(of), "parameters": sum(of.sizes.values())}

@@ -66,7 +66,7 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     tables = [_verdicts(metric, layers)]
     tables += [_by_epoch(metric, layers)] if len(study.freeze_at) > 1 else []
     tables += [_verdicts(metric, sets)] if sets else []
-    tables.append(Table(words.judged_by(metric, ALL_NUMBERS), rows, "All numbers"))
+    tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], rows, "All numbers"))
     if section := words.unlearned(study, recipe, base, tables[-1]):
         return section
     pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
@@ -121,19 +121,20 @@ def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
 
 
 def _answer(study: Map, rows: Sequence[Row]) -> str:
-    """The freeze that saves most and is surely within the tolerance."""
-    unit, best = words.metric_of(study).unit, _best(rows)
+    """The freeze that saves most of those within the tolerance where choices are read from."""
+    unit, best = words.metric_of(study).unit, _best(study, rows)
     if best is None:
-        limit = words.within(study.tolerance, unit)
-        return f"No freeze is surely within {limit}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}."
+        near = words.nearness(study, unit)
+        return f"No freeze is {near}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}{words.on_test(study)}."
     since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
     saved = numbers.percent(best["saved"])
-    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, costs {words.cost(best, unit)}."
+    costs = f"costs {words.cost(best, unit)}{words.judgement(best)}"
+    return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, {costs}."
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    robust = [row for row in rows if (row["intervention"], row["verdict"]) == ("frozen", "robust")]
-    return max(robust, key=lambda row: row["saved"], default=None)
+def _best(study: Map, rows: Sequence[Row]) -> Row | None:
+    frozen = [row for row in rows if row["intervention"] == "frozen"]
+    return max(filter(study.passes, frozen), key=lambda row: row["saved"], default=None)
 
 
 def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -141,7 +142,7 @@ def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
 
 
 def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
-    base, metric, best = rows[0], words.metric_of(study), _best(rows)
+    base, metric, best = rows[0], words.metric_of(study), _best(study, rows)
 
     def name(row: Row) -> str:
         return f"{row['layer']} {question(row)}"
@@ -157,10 +158,8 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["scope"] == "robust":
             names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
-            said.append(
-                f"{words.listed(names)}, each robust alone, together {how}: {words.cost(row, metric.unit)}, "
-                f"{row['verdict']}."
-            )
+            what = f"{words.listed(names)}, each alone {words.nearness(study, metric.unit)}, together {how}"
+            said.append(f"{what}: {words.cost(row, metric.unit)}, {row['verdict']}.")
     asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
     return said + words.still_undecided(study, asked, name)
 

@@ -64,7 +64,8 @@ class Map(MapOptions, CellStudy):
             return of.baseline(recipe).at(0)
 
         labels = self._labels(of, of.everything, "baseline", None) | {"saved": 0.0}
-        return Cell(labels, self._measures(of, final, start), judged=False, context=of.layers_of(of.everything))
+        measures = self._measures(of, final, start, chosen=True)
+        return Cell(labels, measures, judged=False, context=of.layers_of(of.everything))
 
     def _acts(self, of: Subject, unit: Unit, base: Cell) -> list[Cell]:
         """A unit frozen from each epoch, put back to each epoch, and drawn afresh."""
@@ -82,7 +83,7 @@ class Map(MapOptions, CellStudy):
             return of.baseline(recipe).at_epoch(epoch)
 
         labels = self._labels(of, unit, "frozen", epoch) | {"saved": _saved(of, state(of.recipe))}
-        measures = self._measures(of, state, donor)
+        measures = self._measures(of, state, donor, chosen=True)
         return Cell(labels, measures, {"base": base}, paired=epoch > 0, context=of.layers_of(unit))
 
     def _put_back(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
@@ -109,12 +110,13 @@ class Map(MapOptions, CellStudy):
     ) -> Cell:
         """A unit of the trained network as each of some donors has it."""
         statistics = "re-estimated" if self.re_estimate else "as is"
+        chosen = self.together and what == "reinitialised" and not epoch  # for the set found robust
 
         def measures(donor: Callable[[Recipe], State]) -> Callable[[Recipe], Mapping[str, Measure]]:
             def state(recipe: Recipe) -> State:
                 return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
 
-            return self._measures(of, state, donor, statistics)
+            return self._measures(of, state, donor, statistics, chosen)
 
         first, *others = map(measures, donors)
         return Cell(
@@ -129,7 +131,7 @@ class Map(MapOptions, CellStudy):
         )
 
     def _robust_alone(self, cell: Cell, of: Subject, store: Store) -> bool:
-        return cell.labels["epoch"] == 0 and self.row(cell, of, store)["verdict"] == "robust"
+        return cell.labels["epoch"] == 0 and self.passes(self.row(cell, of, store))
 
     def _robust(self, of: Subject, units: list[Unit], base: Cell, robust: list[Cell]) -> list[Cell]:
         """All units found robust alone: frozen together, and put back together."""
@@ -152,15 +154,20 @@ class Map(MapOptions, CellStudy):
         }
 
     def _measures(
-        self, of: Subject, state: Callable[[Recipe], State], donor: Callable[[Recipe], State], statistics: Any = "as is"
+        self,
+        of: Subject,
+        state: Callable[[Recipe], State],
+        donor: Callable[[Recipe], State],
+        statistics: Any = "as is",
+        chosen: bool = False,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
+        """What is measured of a state; on held-out examples only where a choice is read from it."""
+        splits = ("test", "train", *(self.held_out if chosen else ()))
+
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
-            return {
-                "test": Evaluation.under(recipe, reached, "test", statistics=statistics),
-                "train": Evaluation.under(recipe, reached, "train", statistics=statistics),
-                "distance": Distance(of.baseline(recipe).final, donor(recipe)),
-            }
+            found = {split: Evaluation.under(recipe, reached, split, statistics=statistics) for split in splits}
+            return {**found, "distance": Distance(of.baseline(recipe).final, donor(recipe))}
 
         return measures
 
