@@ -365,7 +365,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Classifier((RECIPE,), seeds=2, kinds=("hadamard", "orthogonal", "frozen"))
+    return Classifier((RECIPE,), seeds=2, kinds=("hadamard", "orthogonal", "frozen"), select="test")
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +434,7 @@ class TestStudy:
         assert (takes.runs, takes.runs_stored, takes.seconds) == (8, 8, 0)
 
     def test_a_sweep_and_an_estimate(self, store):
-        takes = estimate(Classifier(sweep(widths=["4", "8"], depth=1, epochs=1), seeds=2), store, 1)
+        takes = estimate(Classifier(sweep(widths=["4", "8"], depth=1, epochs=1), seeds=2, select="test"), store, 1)
         assert (takes.runs, takes.runs_stored) == (2 * 2 * 3, 0)
         assert takes.seconds > 0
 
@@ -449,15 +449,15 @@ class TestStudy:
         }
         for sentence, options in wrong.items():
             with pytest.raises(BadRequest, match=sentence):
-                Classifier((RECIPE,), **options)
+                Classifier((RECIPE,), **options, select="test")
         with pytest.raises(BadRequest, match="no layer 'fc3': did you mean"):
-            Classifier((RECIPE,), layer="fc3").check()
+            Classifier((RECIPE,), layer="fc3", select="test").check()
         with pytest.raises(BadRequest, match="no layer 'fc3'"):
-            Classifier((RECIPE,), layer="fc3", kinds=("frozen",)).check()
+            Classifier((RECIPE,), layer="fc3", kinds=("frozen",), select="test").check()
         with pytest.raises(BadRequest, match="already: name the network within it"):
-            Classifier((small_recipe(model="fixed-classifier"),)).check()
+            Classifier((small_recipe(model="fixed-classifier"),), select="test").check()
         with pytest.raises(BadRequest, match="is its classifier alone: frozen, nothing trains"):
-            Classifier((small_recipe(widths=None, depth=0),), kinds=("frozen",)).check()
+            Classifier((small_recipe(widths=None, depth=0),), kinds=("frozen",), select="test").check()
 
 
 def told(study, *replacements):
@@ -515,7 +515,7 @@ def test_the_figures_show_the_rows(study, rows):
 def test_a_sweep_is_drawn_in_one_figure(study, rows):
     recipes = sweep(lr=[0.1, 0.2], widths="16", depth=1)
     swept = [{"lr": recipe.lr, **row} for recipe in recipes for row in rows.values()]
-    together, *sections = report(Classifier(recipes), swept).sections
+    together, *sections = report(Classifier(recipes, select="test"), swept).sections
     assert together.answer.startswith("6 replacements of the classifier: ")
     places = together.pictures["drops"].panels[0][0].places
     assert places == [f"{lr}: {kind}" for lr in (0.1, 0.2) for kind in ("hadamard", "orthogonal", "frozen")]

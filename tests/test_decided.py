@@ -126,13 +126,13 @@ def by_layer(rows: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]
 
 def test_decided_rows_stop_and_undecided_ones_go_on(tmp_path):
     store = open_store(tmp_path / "store")
-    easy = Map(small_recipe(**TINY), tolerance=90.0, freeze_at=(0,), reinit_at=(0,))
+    easy = Map(small_recipe(**TINY), tolerance=90.0, freeze_at=(0,), reinit_at=(0,), select="test")
     assert estimate(easy, store, 1).at_least
     rows = compute(easy, store).rows
     assert {row["n"] for row in by_layer(rows, "frozen").values()} == {3}
     assert [row["n"] for row in rows if row["intervention"] != "frozen"] == [6] * 7
     assert {row["verdict"] for row in rows if row["intervention"] == "frozen"} == {"robust"}
-    hard = Map(small_recipe(**TINY), tolerance=3.0, max_seeds=4, freeze_at=(0,), reinit_at=(0,))
+    hard = Map(small_recipe(**TINY), tolerance=3.0, max_seeds=4, freeze_at=(0,), reinit_at=(0,), select="test")
     outcome = compute(hard, store)
     undecided = [row for row in outcome.rows if row["verdict"] == "undecided"]
     assert undecided
@@ -216,9 +216,11 @@ def learned(monkeypatch):
 
 
 STUDIES: dict[str, Callable[..., Any]] = {
-    "finetune": lambda **o: Finetune(small_recipe(**TINY, shift="invert"), {"data": "digits", "shift": "none"}, **o),
-    "fraction": lambda **o: Fraction(small_recipe(**TINY), shares=(0.5,), only=("classifier",), **o),
-    "classifier": lambda **o: Classifier(small_recipe(**TINY), **o),
+    "finetune": lambda **o: Finetune(
+        small_recipe(**TINY, shift="invert"), {"data": "digits", "shift": "none"}, **o, select="test"
+    ),
+    "fraction": lambda **o: Fraction(small_recipe(**TINY), shares=(0.5,), only=("classifier",), **o, select="test"),
+    "classifier": lambda **o: Classifier(small_recipe(**TINY), **o, select="test"),
 }
 
 
@@ -234,7 +236,7 @@ def test_seeds_are_added_until_a_verdict_is_there(name, tmp_path):
 
 
 def test_a_tolerance_is_also_a_share_of_the_error():
-    study = Map(small_recipe(), tolerance=1.0)
+    study = Map(small_recipe(), tolerance=1.0, select="test")
     assert of_the_error(study, {"accuracy_mean": 0.984}) == [
         "The tolerance of 1 point is 62 % of the baseline's error."
     ]

@@ -141,7 +141,7 @@ def test_whatever_changes_the_subspace_changes_the_key(store):
 
 
 def search(recipe=RECIPE, **fields) -> Search:
-    return Dimension(recipe, **fields).asked[0]
+    return Dimension(recipe, **fields, split="test").asked[0]
 
 
 @given(
@@ -174,7 +174,7 @@ def test_the_first_that_exceeds_counts_and_equal_is_not_enough():
     assert interval(0.05, means) == (0, 0)
 
 
-STUDY = Dimension(RECIPE, seeds=2, global_baseline=0.6, resolution=0.5)
+STUDY = Dimension(RECIPE, seeds=2, global_baseline=0.6, resolution=0.5, split="test")
 
 
 @pytest.fixture(scope="module")
@@ -219,12 +219,14 @@ def test_a_grid_finds_its_runs_in_the_store_and_the_search_is_not_led_by_them(do
     store, rows = done
     tried = tuple(sorted(row["d"] for row in of_kind(rows, "d") if row["d"]))
     steps = []
-    grid = compute(Dimension(RECIPE, seeds=2, global_baseline=0.6, grid=tried), store, on_progress=steps.append)
+    grid = compute(
+        Dimension(RECIPE, seeds=2, global_baseline=0.6, grid=tried, split="test"), store, on_progress=steps.append
+    )
     assert not steps
     assert grid.rows == rows
     other = Store(tmp_path / "other")
     near = {max(1, d - 1) for d in tried}
-    compute(Dimension(RECIPE, seeds=1, grid=tuple(near)), other)
+    compute(Dimension(RECIPE, seeds=1, grid=tuple(near), split="test"), other)
     assert compute(STUDY, other).rows == rows
 
 
@@ -239,7 +241,7 @@ def test_a_study_that_broke_off_ends_the_same(done, tmp_path):
 
 def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path):
     recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
-    early = Dimension(recipe, seeds=2, grid=(20, 400), stop_every=1, thresholds=(0.5,))
+    early = Dimension(recipe, seeds=2, grid=(20, 400), stop_every=1, thresholds=(0.5,), split="test")
     rows = compute(early, store).rows
     little, much = (next(row for row in rows if row["row"] == "d" and row["d"] == d) for d in (20, 400))
     [answer] = of_kind(rows, "answer")
@@ -248,14 +250,16 @@ def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path
     part = early.asked[0]
     assert part.run(400, recipe).at_epoch(4).address not in store
     assert part.run(20, recipe).at_epoch(4).address in store
-    compute(Dimension(recipe, seeds=2, grid=(20, 400)), store)
+    compute(Dimension(recipe, seeds=2, grid=(20, 400), split="test"), store)
     assert part.run(400, recipe).at_epoch(4).address in store
     assert early.rows(store) == rows
 
 
 def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
     recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=12, optimizer="adam", lr=0.05)
-    study = Dimension(recipe, seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse")
+    study = Dimension(
+        recipe, seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse", split="test"
+    )
     rows = compute(study, store).rows
     [answer] = of_kind(rows, "answer")
     given_up = [row for row in of_kind(rows, "d") if row["stopped"] == "given up"]
@@ -288,7 +292,7 @@ def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
 )
 def test_options_that_mean_nothing_are_refused(options, said):
     with pytest.raises(BadRequest, match=re.escape(said)):
-        Dimension(RECIPE, **options)
+        Dimension(RECIPE, **options, split="test")
 
 
 def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch, store):
@@ -310,7 +314,9 @@ def test_on_the_level_of_chance_nothing_is_given_up(monkeypatch, store):
 
 def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):
     recipe = small_recipe(widths="8", depth=1, batch_size=256, epochs=4, optimizer="adam", lr=0.05)
-    early = Dimension(recipe, seeds=2, grid=(20, 100), stop_every=1, thresholds=(0.9,), global_baseline=0.0)
+    early = Dimension(
+        recipe, seeds=2, grid=(20, 100), stop_every=1, thresholds=(0.9,), global_baseline=0.0, split="test"
+    )
     rows = compute(early, tmp_path / "whole").rows
     assert max(row["epoch"] for row in of_kind(rows, "d")) > 1
     broken = Store(tmp_path / "broken")
@@ -321,7 +327,7 @@ def test_a_search_that_broke_off_between_looks_ends_the_same(tmp_path):
 
 
 def test_what_is_never_reached_says_so_with_the_best(store):
-    study = Dimension(RECIPE, seeds=1, thresholds=(1.0,), max_d=30)
+    study = Dimension(RECIPE, seeds=1, thresholds=(1.0,), max_d=30, split="test")
     rows = compute(study, store).rows
     [answer] = of_kind(rows, "answer")
     assert (answer["d"], answer["low"], answer["bits_per_label"]) == (None, 30, None)
@@ -333,7 +339,9 @@ def test_what_is_never_reached_says_so_with_the_best(store):
 
 def test_a_layer_with_the_others_frozen_or_trained(store):
     for others in ("frozen", "trained"):
-        study = Dimension(RECIPE, seeds=2, layers=("fc*",), others=others, grid=(5, 60), exclude=("fc1.bias",))
+        study = Dimension(
+            RECIPE, seeds=2, layers=("fc*",), others=others, grid=(5, 60), exclude=("fc1.bias",), split="test"
+        )
         first, last = study.asked
         assert [one.layer for one in study.asked] == ["fc1", "fc2"]
         assert (first.size, last.size) == (512, 90)
@@ -341,7 +349,7 @@ def test_a_layer_with_the_others_frozen_or_trained(store):
         wanted = {"frozen": ("fc1.bias",), "trained": ("fc1.bias", "fc2.weight", "fc2.bias")}[others]
         assert (training.trains.within, training.trains.besides) == (("fc1.weight",), wanted)
         rows = compute(study, store).rows
-        mapped = compute(Map(RECIPE, seeds=2, freeze_at=(0,), reinit_at=()), store).rows
+        mapped = compute(Map(RECIPE, seeds=2, freeze_at=(0,), reinit_at=(), select="test"), store).rows
         for layer in ("fc1", "fc2"):
             [answer] = of_kind([row for row in rows if row["layer"] == layer], "answer")
             [frozen] = [row for row in mapped if (row["layer"], row["intervention"]) == (layer, "frozen")]
@@ -482,7 +490,7 @@ def test_an_optimizer_of_matrices_is_refused():
         with pytest.raises(
             BadRequest, match="in a subspace, which is one vector to the optimiser: the optimiser 'muon'"
         ):
-            Dimension(recipe).check()
+            Dimension(recipe, split="test").check()
 
 
 def answer_row(widths, depth, d, size):
@@ -503,7 +511,7 @@ def answer_row(widths, depth, d, size):
 
 def test_a_sweep_over_widths_and_depths_is_a_grid():
     recipes = sweep(widths=["8", "16"], depth=[1, 2])
-    study = Dimension(recipes, seeds=1)
+    study = Dimension(recipes, seeds=1, split="test")
     rows = [
         answer_row(r.widths, r.depth, d, size)
         for r, d, size in zip(recipes, (50, 60, None, 70), (600, 700, 800, 900), strict=True)
@@ -515,7 +523,7 @@ def test_a_sweep_over_widths_and_depths_is_a_grid():
     shown = [[column.cell(row) for column in over.tables[0].columns] for row in over.tables[0].rows]
     assert [row[:3] for row in shown] == [["8", "1", "600"], ["8", "2", "700"], ["16", "1", "800"], ["16", "2", "900"]]
     assert "not reached" in shown[2]
-    along = Dimension(recipes[:2], seeds=1)
+    along = Dimension(recipes[:2], seeds=1, split="test")
     [[panel]] = along.report(rows[:2]).sections[0].pictures["sweep"].panels
     assert panel.x == "weights, D"
     assert [(mark.x, mark.y) for mark in panel.marks] == [([600, 600], [49, 50]), ([700, 700], [59, 60])]

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Finetune(DEEPER, START, seeds=2, together=True, budget=0.9)
+    return Finetune(DEEPER, START, seeds=2, together=True, budget=0.9, select="test")
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +168,14 @@ def test_a_file_for_another_network_is_refused(change, sentence, tmp_path):
     change(state)
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(BadRequest, match=sentence):
-        Finetune(TARGET, str(tmp_path / "x.safetensors")).check()
+        Finetune(TARGET, str(tmp_path / "x.safetensors"), select="test").check()
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     (tmp_path / "x.safetensors").write_text("no weights")
     for name in ("x.safetensors", "absent.safetensors"):
         with pytest.raises(BadRequest, match="cannot be read"):
-            Finetune(TARGET, str(tmp_path / name)).check()
+            Finetune(TARGET, str(tmp_path / name), select="test").check()
 
 
 def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
@@ -184,7 +184,7 @@ def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
         "test": (pictures(8, (8, 8), seed=1), [0, 1, 2, 3] * 2),
     }
     path = str(write_dataset(tmp_path / "four", images, classes=4))
-    study = Finetune((small_recipe(widths="16", epochs=4),), {"data": path}, seeds=1)
+    study = Finetune((small_recipe(widths="16", epochs=4),), {"data": path}, seeds=1, select="test")
     outcome = compute(study, store)
     assert outcome.failures == []
     assert study.new_head(study.subjects[0]) == "fc4"
@@ -199,7 +199,7 @@ def test_the_start_is_the_baseline_of_a_map_of_its_data(study, folder, rows):
     source = study.source(of)
     assert (source.shift, source.examples, source.epochs, source.widths) == ("none", None, 3, "8")
     assert study.start(of, DEEPER) == baseline(source).final
-    mapped = Map(source, seeds=2).subjects[0]
+    mapped = Map(source, seeds=2, select="test").subjects[0]
     assert plan_jobs([mapped.baseline(recipe).final for recipe in mapped.seeds], folder) == []
     assert estimate(study, folder, 1).operations == 0
 
@@ -208,7 +208,7 @@ def test_an_optimiser_named_in_pretraining_comes_with_its_own_rate():
     recipe = small_recipe(optimizer="adam", lr=0.003, shift="invert")
     rates = []
     for pretrained in ({"optimizer": "sgd"}, "digits"):
-        study = Finetune(recipe, pretrained)
+        study = Finetune(recipe, pretrained, select="test")
         rates.append(study.source(study.subjects[0]).all_optimizer_args["lr"])
     assert rates == [0.05, 0.003]
 
@@ -451,6 +451,7 @@ def test_claims_of_lee23_take_the_better_rate_of_each_way():
 
     class Study:
         tolerance = 1.0
+        chosen = ""
 
     claims = lee23.claims(Study(), rows)
     assert [claim.within for claim in claims] == [True, True, False, False]
@@ -458,3 +459,23 @@ def test_claims_of_lee23_take_the_better_rate_of_each_way():
     assert "rates 0.01 and 0.001" in claims[0].note
     rows[-1] = claim_row("permute-labels", "only", "fc4", 0.915)
     assert [claim.within for claim in lee23.claims(Study(), rows)] == [True, True, None, True]
+
+
+def test_claims_of_lee23_take_the_rate_and_the_rival_that_held_out_examples_choose():
+    def row(layer, test, held_out, lr=0.001):
+        way = "all" if layer == "all" else "only"
+        return claim_row("noise", way, layer, test, lr=lr) | {"validation_accuracy_mean": held_out}
+
+    rows = [
+        row("all", 0.90, 0.9),
+        row("fc1", 0.80, 0.9),
+        row("fc1", 0.95, 0.8, lr=0.01),
+        row("fc2", 0.70, 0.7),
+        row("fc3", 0.99, 0.6),
+    ]
+    study = Finetune(TARGET, {"shift": "none"})
+    rival, everything = lee23.claims(study, rows)
+    assert "(fc2)" in rival.quantity
+    assert rival.measured == pytest.approx(10)
+    assert "rates 0.001 and" in rival.note
+    assert everything.measured == pytest.approx(-10)

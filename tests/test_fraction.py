@@ -50,7 +50,7 @@ SHARES = (1.0, 0.5, 0.1)
 
 def study_of(recipe=NORMED, **fields):
     """A study, the network it acts on, and its policies."""
-    study = Fraction(recipe, **{"seeds": 2, "shares": SHARES, **fields})
+    study = Fraction(recipe, **{"seeds": 2, "shares": SHARES, **fields}, select="test")
     [of] = study.subjects
     return study, of, study.policies(of)
 
@@ -156,7 +156,7 @@ def test_all_of_everything_is_the_baseline_and_shared_with_the_map():
     study, of, policies = study_of(seeds=1)
     assert study.run(of, policies[0], NORMED).key == baseline(NORMED).key
     assert [policy.share for policy in policies if policy.name == "filters"] == [0.5, 0.1]  # 1 is everything
-    of_map = {value.key for stage in Map((NORMED,), seeds=1).stages(Store("nowhere")) for value in stage}
+    of_map = {value.key for stage in Map((NORMED,), seeds=1, select="test").stages(Store("nowhere")) for value in stage}
     [base, *_], *_ = study.cells(of, Store("nowhere"))
     own = {value.key for value in base.measures(NORMED).values() if isinstance(value, Evaluation)}
     assert len(own) == 2
@@ -208,7 +208,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Fraction((NORMED,), seeds=2, shares=(1.0, 0.5), rest=("initial", "zero"), only=("norms", "classifier"))
+    return Fraction(
+        (NORMED,), seeds=2, shares=(1.0, 0.5), rest=("initial", "zero"), only=("norms", "classifier"), select="test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -299,19 +301,19 @@ BAD = {
 def test_bad_requests(what):
     fields, sentence = BAD[what]
     with pytest.raises(BadRequest) as told:
-        Fraction((PLAIN,), **fields).check()
+        Fraction((PLAIN,), **fields, select="test").check()
     assert sentence in str(told.value)
 
 
 def test_a_network_that_is_its_classifier_and_an_optimiser_for_matrices():
     with pytest.raises(BadRequest, match="no filters but those of its classifier fc1: learn a share of that"):
-        Fraction((small_recipe(widths="8", depth=0),)).check()
-    Fraction((small_recipe(widths="8", depth=0),), classifier=("share",)).check()
+        Fraction((small_recipe(widths="8", depth=0),), select="test").check()
+    Fraction((small_recipe(widths="8", depth=0),), classifier=("share",), select="test").check()
     if hasattr(torch.optim, "Muon"):
         recipe = small_recipe(model="test_fraction:matrices", widths=None, optimizer="muon")
-        Fraction((recipe,), controls=False).check()
+        Fraction((recipe,), controls=False, select="test").check()
         with pytest.raises(BadRequest, match=r"random values, .* values: the optimiser 'muon' cannot be used"):
-            Fraction((recipe,)).check()
+            Fraction((recipe,), select="test").check()
 
 
 def matrices() -> nn.Module:
@@ -453,11 +455,14 @@ def test_tasks_on_one_base_are_added_up(rows):
 
     assert tasks_of("digits") == []
     [tasks] = tasks_of("mnist", "fashion_mnist")
-    by_name = {row["what"]: row for row in together(tasks)}
+    study = Fraction((NORMED,), select="test")
+    by_name = {row["what"]: row for row in together(study, tasks)}
     [alone] = [row for row in rows if row["policy"] == "norms only"]
     assert by_name["norms only"]["delta"] == 2 * alone["delta_bytes_mean"]
-    assert by_name["norms only"]["robust"] == (alone["verdict"] == "robust")
-    assert len(together(tasks)) == len([row for row in rows if row["policy"] not in ("everything", "random values")])
+    assert by_name["norms only"]["passes"] == (alone["verdict"] == "robust")
+    assert len(together(study, tasks)) == len(
+        [row for row in rows if row["policy"] not in ("everything", "random values")]
+    )
 
 
 def claim_row(policy, accuracy, **fields):
@@ -469,6 +474,7 @@ def claim_row(policy, accuracy, **fields):
             "norms": "frozen",
             "classifier": "learned",
             "accuracy_mean": accuracy,
+            "validation_accuracy_mean": accuracy,
             "accuracy_ci95": 0.01,
             "n": 3,
         },
@@ -492,7 +498,10 @@ def test_claims_of_rt18():
         claim_row("fc3 only", 0.6),
     ]
     assert [claim.within for claim in rt18.claims(study, told)] == [True, False, True, True, True]
-    told[2]["above_random_mean"], told[4]["accuracy_mean"], told[1]["delta_bytes_mean"] = -0.1, 0.55, 700.0
+    told.insert(4, claim_row("fc2 only", 0.99) | {"validation_accuracy_mean": 0.1})  # held-out examples choose fc1
+    assert [claim.within for claim in rt18.claims(study, told)] == [True, False, True, True, True]
+    assert rt18.claims(study, told)[3].measured == pytest.approx(10)
+    told[2]["above_random_mean"], told[5]["accuracy_mean"], told[1]["delta_bytes_mean"] = -0.1, 0.55, 700.0
     assert [claim.within for claim in rt18.claims(study, told)] == [True, False, False, False, False]
     for row in told:
         row.update(dict.fromkeys([name for name in row if name.endswith(("_mean", "_ci95", "_bytes"))]), n=0)

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Map((RECIPE,), seeds=2, freeze_at=(0, 1), reinit_at=(0, 2), together=True)
+    return Map((RECIPE,), seeds=2, freeze_at=(0, 1), reinit_at=(0, 2), together=True, select="test")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_together_acts_on_sets(rows, folder):
 
 
 def test_robust_layers_are_acted_on_together(tmp_path):
-    study = Map((small_recipe(widths="8", depth=2, epochs=1),), seeds=2, together=True, tolerance=99.0)
+    study = Map((small_recipe(widths="8", depth=2, epochs=1),), seeds=2, together=True, tolerance=99.0, select="test")
     rows = compute(study, tmp_path / "store").rows
     for kind in ("frozen", "reinitialised"):
         robust = [row for row in rows if row["scope"] == "layer" and row["intervention"] == kind and row["epoch"] == 0]
@@ -232,7 +232,7 @@ def test_another_study_shares_the_baseline(rows, folder):
 
 
 def test_an_estimate_tells_what_is_left(store):
-    study = Map((small_recipe(widths="8", depth=1, epochs=1),), seeds=2)
+    study = Map((small_recipe(widths="8", depth=1, epochs=1),), seeds=2, select="test")
     before = estimate(study, store, workers=2)
     assert (before.runs, before.runs_stored, before.measures_stored) == (2 * 3, 0, 0)
     assert before.measures > 0
@@ -247,7 +247,7 @@ def test_an_estimate_tells_what_is_left(store):
 
 
 def test_a_sweep_has_a_column_for_what_differs(store):
-    study = Map(sweep(widths=["4", "8"], depth=1, epochs=1, batch_size=128), seeds=1)
+    study = Map(sweep(widths=["4", "8"], depth=1, epochs=1, batch_size=128), seeds=1, select="test")
     rows = compute(study, store).rows
     assert study.swept == ("widths",)
     assert {row["widths"] for row in rows} == {"4", "8"}
@@ -261,7 +261,7 @@ def test_a_sweep_has_a_column_for_what_differs(store):
 
 def test_label_noise_is_in_the_training_accuracy_alone(store):
     recipe = small_recipe(widths="8", depth=1, label_noise=0.5)
-    row = row_of(compute(Map((recipe,), seeds=1), store).rows, "baseline")
+    row = row_of(compute(Map((recipe,), seeds=1, select="test"), store).rows, "baseline")
     final = baseline(recipe).final
     train = recipe.dataset.split("train")
     labels = noisy(train.labels, 10, 0.5, recipe.seed)
@@ -274,7 +274,7 @@ def test_label_noise_is_in_the_training_accuracy_alone(store):
 @pytest.mark.parametrize("asked", [False, True])
 def test_statistics_are_re_estimated_where_asked(asked, store):
     recipe = small_recipe(model="helpers:NormNet", widths=None, epochs=1)
-    study = Map((recipe,), seeds=1, layers=("fc1", "norm1"), re_estimate=asked)
+    study = Map((recipe,), seeds=1, layers=("fc1", "norm1"), re_estimate=asked, select="test")
     rows = compute(study, store).rows
     base = baseline(recipe)
     data = recipe.dataset.split("train")
@@ -307,7 +307,7 @@ def test_re_estimated_statistics_are_those_of_the_data():
 @pytest.mark.parametrize("statistics", ["follow", "frozen"])
 def test_statistics_of_a_frozen_norm_follow_or_stay(statistics, store):
     recipe = small_recipe(model="helpers:NormNet", widths=None, epochs=1)
-    study = Map((recipe,), seeds=1, layers=("norm1",), statistics=statistics)
+    study = Map((recipe,), seeds=1, layers=("norm1",), statistics=statistics, select="test")
     compute(study, store)
     run = freezing(baseline(recipe), "norm1", statistics=statistics)
     start, end = run.start.load(store), run.final.load(store)
@@ -319,7 +319,7 @@ def test_statistics_of_a_frozen_norm_follow_or_stay(statistics, store):
 
 def test_blocks_are_acted_on_as_one(store):
     recipe = small_recipe(model="helpers:block_net", widths=None, epochs=1)
-    rows = compute(Map((recipe,), seeds=1, blocks=("block?",)), store).rows
+    rows = compute(Map((recipe,), seeds=1, blocks=("block?",), select="test"), store).rows
     assert {row["layer"] for row in rows} == {"all", "stem", "block1", "block2", "head"}
     row = row_of(rows, "frozen", "block1", 0)
     assert row["parameters"] == 2 * (8 * 8 + 8)
@@ -342,13 +342,13 @@ def test_blocks_are_acted_on_as_one(store):
 )
 def test_a_map_that_cannot_be_drawn_is_refused(fields, sentence, store):
     with pytest.raises(BadRequest) as error:
-        compute(Map((RECIPE,), **fields), store)
+        compute(Map((RECIPE,), **fields, select="test"), store)
     assert str(error.value).startswith(sentence)
     assert not list(store.root.glob("*/**/*.json"))
 
 
 def test_a_study_that_fails_keeps_what_came_through(store):
-    study = Map((small_recipe(lr=1e30, epochs=1),), seeds=1)
+    study = Map((small_recipe(lr=1e30, epochs=1),), seeds=1, select="test")
     with pytest.warns(PartlyFailed, match="jobs failed, the first: training everything, seed 0: the loss is not"):
         outcome = compute(study, store)
     assert outcome.failures

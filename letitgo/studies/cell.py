@@ -132,7 +132,7 @@ class CellStudy(StudyOptions):
     def subjects(self) -> list[Subject]:
         """The network of each recipe."""
         seeds = getattr(self, "seeds", 1)
-        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.trained]
+        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.trained]  # type: ignore[attr-defined]
 
     @property
     def sequential(self) -> bool:
