@@ -80,7 +80,7 @@ def of_the_error(study: Any, base: Row) -> list[str]:
 def over_seeds(study: Any) -> str:
     """How many seeds the means are over, and what the intervals are."""
     if study.seeds != "auto":
-        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS} {_chosen_on(study)}"
+        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS} {_chosen_on(study)}".rstrip()
     shared = " divided by the number of verdicts" if study.familywise else ""
     return (
         "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "
@@ -88,11 +88,13 @@ def over_seeds(study: Any) -> str:
         f"of seeds: a verdict errs in at most 5 %{shared}. Drops are paired by seed where runs share a trained state. "
         "Elsewhere they are differences of means, with one variance for all runs that seem to have the same. "
         f"{_OF_THE_SEEDS} {_chosen_on(study)}"
-    )
+    ).rstrip()
 
 
 def _chosen_on(study: Any) -> str:
-    """What choices are read from."""
+    """What choices are read from; nothing of a study without any."""
+    if not hasattr(study, "select"):
+        return ""
     if study.select == "test":
         return "What is advised was chosen by the test numbers shown, which flatters it."
     return "What is advised was chosen on held-out training examples; all numbers shown are of the test set."

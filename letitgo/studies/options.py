@@ -104,6 +104,17 @@ class JudgedOptions(StudyOptions):
         bool, Field(description="where seeds is auto: divide the error of a verdict by the number of verdicts")
     ] = False
     tolerance: Tolerance = 1.0
+
+
+@checked
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ChoosingOptions(JudgedOptions):
+    """Options of a study that advises one of its rows.
+
+    Attributes:
+        recipes: What is trained on: one recipe, or those of a sweep.
+    """
+
     select: Annotated[
         Literal["validation", "test"],
         Field(

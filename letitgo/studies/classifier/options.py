@@ -8,14 +8,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import JudgedOptions, Tolerance, check_distinct
+from letitgo.studies.options import ChoosingOptions, Tolerance, check_distinct
 
 Head = Literal["hadamard", "orthogonal", "frozen"]
 
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class ClassifierOptions(JudgedOptions):
+class ClassifierOptions(ChoosingOptions):
     """Find whether a network's classifier needs training.
 
     Trains the network, and again with its last layer replaced by a fixed Hadamard or random orthogonal matrix, one

@@ -9,12 +9,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, JudgedOptions, Layers, Statistics
+from letitgo.studies.options import Blocks, ChoosingOptions, Layers, Statistics
 
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class FinetuneOptions(JudgedOptions):
+class FinetuneOptions(ChoosingOptions):
     """Find which layers to freeze when a pretrained network is fine-tuned.
 
     Fine-tunes everything, everything but one layer, and one layer alone (surgical fine-tuning, Lee et al.,

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import JudgedOptions, Statistics, check_distinct
+from letitgo.studies.options import ChoosingOptions, Statistics, check_distinct
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -19,7 +19,7 @@ Only = Literal["norms", "biases", "classifier", "layers"]
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class FractionOptions(JudgedOptions):
+class FractionOptions(ChoosingOptions):
     """Find how much of a network has to be learned.
 
     Trains a share of the filters or weights of each layer and leaves the rest as drawn (Rosenfeld and Tsotsos,

@@ -8,12 +8,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, JudgedOptions, Layers, Statistics, check_epochs
+from letitgo.studies.options import Blocks, ChoosingOptions, Layers, Statistics, check_epochs
 
 
 @checked
 @dataclass(frozen=True, config=STRICT)
-class MapOptions(JudgedOptions):
+class MapOptions(ChoosingOptions):
     """Find which layers of a network need training.
 
     Trains the network, then trains it again with each layer frozen at its initialization (Let It Go). Puts each layer
