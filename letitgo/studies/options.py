@@ -118,8 +118,8 @@ class ChoosingOptions(JudgedOptions):
     select: Annotated[
         Literal["validation", "test"],
         Field(
-            description="on what is chosen whatever the report advises: validation (the recipe's held-out examples, or "
-            "a fifth of the training examples, at most 5,000) or test; numbers are of the test set in any case"
+            description="the examples that advice is chosen on: validation (the recipe's held-out examples, or a fifth "
+            "of the training examples, at most 5,000) or test; the numbers shown are of the test set"
         ),
     ] = "validation"
 
