@@ -359,6 +359,7 @@ def fraction_norms(store: Store) -> list[Row]:
     study = Fraction(
         recipes(model_args={"norm": True}),
         seeds=2,
+        select="test",
         shares=(0.5,),
         of=("filters", "weights"),
         rest=("initial", "zero"),
