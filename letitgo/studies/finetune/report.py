@@ -53,10 +53,9 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
     drop = "minus this" if metric.share else f"against this, in {metric.unit} of {metric.name}"
     note = (
         f"{words.over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from "
-        f"the same start, {drop}. Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; gains "
-        "count. "
-        "Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way with the highest "
-        f"mean accuracy within the budget{words.on_held_out(study)}."
+        f"the same start, {drop}. Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; "
+        "gains count. Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way "
+        f"with the highest mean accuracy within the budget{words.on_held_out(study)}."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)
 
