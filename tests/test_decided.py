@@ -143,7 +143,7 @@ def test_decided_rows_stop_and_undecided_ones_go_on(tmp_path):
 
 def test_each_verdict_has_an_interval_for_new_examples(tmp_path):
     store = open_store(tmp_path / "store")
-    study = Map(small_recipe(**TINY), seeds=3, reinit_at=(0,), draws=2)
+    study = Map(small_recipe(**TINY), seeds=3, reinit_at=(0,), draws=2, select="test")
     outcome = compute(study, store)
     base, *judged = outcome.rows
     assert base["drop_new_ci95"] is None
@@ -162,7 +162,7 @@ def test_each_verdict_has_an_interval_for_new_examples(tmp_path):
 
 
 def test_records_without_right_examples_still_read(tmp_path, monkeypatch):
-    store, study = open_store(tmp_path / "store"), Map(small_recipe(**TINY), seeds=2, reinit_at=(0,))
+    store, study = open_store(tmp_path / "store"), Map(small_recipe(**TINY), seeds=2, reinit_at=(0,), select="test")
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "compute", without_correct(Evaluation.compute))
         old = compute(study, store)
@@ -179,7 +179,7 @@ def without_correct(computed: Callable[..., dict[str, Any]]) -> Callable[..., di
 
 def test_a_floor_is_what_seeds_disagree_in(tmp_path):
     store = open_store(tmp_path / "store")
-    study = Map(small_recipe(**TINY), tolerance=50.0, max_seeds=3, reinit_at=(0,))
+    study = Map(small_recipe(**TINY), tolerance=50.0, max_seeds=3, reinit_at=(0,), select="test")
     compute(study, store)
     [of] = study.subjects
     [cells] = study.settled(of, store)
@@ -193,10 +193,10 @@ def test_a_floor_is_what_seeds_disagree_in(tmp_path):
 def test_draws_of_a_seed_are_averaged(tmp_path):
     store = open_store(tmp_path / "store")
     options: dict[str, Any] = {"seeds": 2, "reinit_at": (0,), "layers": ("fc1",)}
-    one, three = (compute(Map(small_recipe(**TINY), draws=n, **options), store) for n in (1, 3))
+    one, three = (compute(Map(small_recipe(**TINY), draws=n, **options, select="test"), store) for n in (1, 3))
     assert one.usage.results
     assert three.usage.stored == one.usage.results  # the first draw is the one there was
-    study = Map(small_recipe(**TINY), draws=3, **options)
+    study = Map(small_recipe(**TINY), draws=3, **options, select="test")
     [of] = study.subjects
     [cells] = study.cells(of, store)
     drawn = cells[-1].measured(of.recipe)

@@ -261,7 +261,7 @@ def test_one_shot_prunes_the_trained_network_to_each_levels_density(store):
 
 def test_the_baseline_is_the_one_of_the_map(store):
     recipe = small_recipe(widths="16", depth=2, batch_size=256, epochs=1)
-    compute(Map(recipe, seeds=1, reinit_at=(0,)), store)
+    compute(Map(recipe, seeds=1, reinit_at=(0,), select="test"), store)
     takes = letitgo.estimate(Ticket(recipe, seeds=1, levels=1, variants=()), store, 0)
     assert (takes.runs, takes.runs_stored) == (2, 1)
 

@@ -80,7 +80,8 @@ def of_the_error(study: Any, base: Row) -> list[str]:
 def over_seeds(study: Any) -> str:
     """How many seeds the means are over, and what the intervals are."""
     if study.seeds != "auto":
-        return f"Means over {study.seeds} seeds with 95 % intervals (Student's t). {_OF_THE_SEEDS} {_chosen_on(study)}".rstrip()
+        means = f"Means over {study.seeds} seeds with 95 % intervals (Student's t)."
+        return f"{means} {_OF_THE_SEEDS} {_chosen_on(study)}".rstrip()
     shared = " divided by the number of verdicts" if study.familywise else ""
     return (
         "Means over seeds with 95 % intervals (Student's t): as many seeds as each verdict needs, at most "

@@ -381,7 +381,7 @@ class Looks:
                 if cell in followed:
                     cell.drops[split] = drop
 
-    def _floors(self, cell: Cell, split: str) -> list[float]:
+    def _floors(self, cell: Cell, split: str = "") -> list[float]:
         """The least standard deviations of the sides of a drop: one example of a split, or the seeds' disagreement."""
         one = 1 / self.of.recipe.dataset.split(split.removesuffix("_") or "test").labels.numel()
         sides = [] if split else self.study.sides(cell, self.of, self.store)
