@@ -162,7 +162,7 @@ def test_searches_of_other_options_are_other_studies_and_keep_their_results(tmp_
     monkeypatch.setenv("LETITGO_STORE", str(store.root))
     shared = {"seeds": 1, "global_baseline": 0.0}
     asked = [{"grid": (20, 60)}, {"grid": (30, 40)}, {"max_d": 200}, {"max_d": 200, "kind": "sparse"}]
-    studies = [Dimension((recipe,), **shared, **options, split="test") for options in asked]
+    studies = [Dimension((recipe,), **shared, **options) for options in asked]
     for study in studies:
         compute(study, store)
     rows = told("runs")["study_rows"]
@@ -330,9 +330,7 @@ def test_conflicts_and_damage_are_named(filled, tmp_path, capsys):
 def test_runs_in_a_subspace_are_not_told_as_frozen(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
     recipe = small_recipe(epochs=1)
-    compute(
-        Dimension((recipe,), seeds=1, grid=(5,), layers=("fc1",), global_baseline=0.0, split="test"), tmp_path / "store"
-    )
+    compute(Dimension((recipe,), seeds=1, grid=(5,), layers=("fc1",), global_baseline=0.0), tmp_path / "store")
     assert run(["runs", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {(row["part"], "fc1" in row["frozen"], "fc2" in row["frozen"]) for row in rows} == {
