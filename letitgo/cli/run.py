@@ -146,11 +146,12 @@ def _write_estimate(takes: Any, form: str, store: Store) -> None:
         row = {**dataclasses.asdict(takes), "covered": " ".join(takes.covered)}
         write(form, [row], {"dry_run": row})
         return
-    least = "at least " if takes.at_least else ""
+    least, left = "at least " if takes.at_least else "", ""
+    if takes.seconds is not None:
+        left = f"\nleft to do: {least}{amount(takes.operations)}FLOP, {least}about {duration(takes.seconds)}"
     print(
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
-        f"{takes.measures} measures, {takes.measures_stored} of them in the store\n"
-        f"left to do: {least}{amount(takes.operations)}FLOP, {least}about {duration(takes.seconds)}"
+        f"{takes.measures} measures, {takes.measures_stored} of them in the store{left}"
         + (f"\nkeys cover: {', '.join(takes.covered)}" if takes.covered else "")
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from letitgo import weights
+from letitgo.execute.own import train_own
 from letitgo.execute.record import provenance
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
@@ -56,7 +57,10 @@ def carry_out(
     wanted = {step for step in steps if not store.intact(At(run, step).address, At(run, step).key)}
     if wanted:
         with place.entered():
-            _train(run, store, wanted, place, on_step, checkpoint_every)
+            if run.recipe.own is not None:
+                train_own(run, store, wanted, place, on_step)
+            else:
+                _train(run, store, wanted, place, on_step, checkpoint_every)
     for address in list(store.under(run.partial_folder)):  # also what a kill left behind
         store.remove(address)
 

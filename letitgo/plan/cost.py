@@ -11,11 +11,12 @@ from torch import Tensor
 from letitgo import weights
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
+from letitgo.recipes.own import Own
 from letitgo.weights.cost import spared_by_each
 
 
 @lru_cache(maxsize=256)
-def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain: Data) -> weights.StepCost:
+def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain: Data | Own) -> weights.StepCost:
     """Operations for one example through one step of a run, counted once for each choice of what trains."""
     names, trainable, whole, spared = _counted(network, plain)
     chosen = set(trains)
@@ -23,7 +24,7 @@ def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain:
         return replace(whole, backward=whole.backward - spared[left_out])
     module = weights.seeded(network, 0)
     weights.train_only(module, weights.Selection(trains, names), statistics)
-    return weights.step_cost(module, _examples(plain))
+    return weights.step_cost(module, plain.sample)
 
 
 @lru_cache(maxsize=16)
@@ -36,11 +37,8 @@ def _counted(
     """
     module = weights.seeded(network, 0)
     trainable = weights.trainable_names(module)
-    there, wanted = spared_by_each(module, _examples(plain)), set(trainable)
+    sample, wanted = plain.sample, set(trainable)
+    there = spared_by_each(module, sample) if isinstance(sample, Tensor) else {}
     layers = {layer: tuple(name for name in names if name in wanted) for layer, names in network.layers.items()}
     spared = {layers[name]: operations for name, operations in there.items() if layers.get(name)}
-    return weights.parameter_names(module), trainable, weights.step_cost(module, _examples(plain)), spared
-
-
-def _examples(plain: Data) -> Tensor:
-    return plain.split("train").batch(slice(0, 2))
+    return weights.parameter_names(module), trainable, weights.step_cost(module, sample), spared

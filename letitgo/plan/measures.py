@@ -15,6 +15,7 @@ from letitgo.plan.stored import Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
+from letitgo.recipes.own import Own
 from letitgo.recipes.splits import SplitName, noisy
 from letitgo.recipes.tasks import BATCH
 from letitgo.store import Store
@@ -71,7 +72,7 @@ class Evaluation(Measure):
     """
 
     state: State
-    dataset: Data
+    dataset: Data | Own
     split: SplitName
     label_noise: float = 0.0
     noise_seed: int = 0
@@ -92,8 +93,13 @@ class Evaluation(Measure):
 
         Which examples were answered right (``correct``) is kept of the test split alone. Records of earlier versions
         lack it.
+
+        Of a task of the user's own, what its ``evaluate`` gives.
         """
         module = place.bring(self.state.module(store))
+        if isinstance(self.dataset, Own):
+            with drawing_from("evaluation"):
+                return self.dataset.evaluate(module.eval(), self.split)
         if self.statistics == "re-estimated":
             train = place.bring(self.dataset.split("train"))
             weights.re_estimate(module, (inputs for inputs, _ in train.batches(BATCH)))
@@ -104,6 +110,8 @@ class Evaluation(Measure):
 
     def cost(self) -> int:
         """Floating-point operations, counted."""
+        if isinstance(self.dataset, Own):
+            return 1
         forward = step_cost(self.state.network, (), "follow", self.dataset.plain).forward
         return forward * len(self.dataset.split(self.split))
 

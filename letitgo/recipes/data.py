@@ -85,6 +85,11 @@ class Data(Value):
         return _after(self.name, self.digest, self.steps).splits[name]
 
     @property
+    def sample(self) -> Tensor:
+        """Inputs of two examples, to count operations with."""
+        return self.split("train").batch(slice(0, 2))
+
+    @property
     def constant(self) -> float | None:
         """What the best prediction that does not look at the inputs reaches on the test split, in the task's metric."""
         return self.task.constant(self.split("train").labels, self.split("test").labels, self.classes)

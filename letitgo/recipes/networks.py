@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import Parameter
 from math import prod
 from typing import Any
 
@@ -192,7 +193,7 @@ class Network(Value):
         about = canonical(self.fields())
         if about not in _FILES or {file: digest_of(file) for file in _FILES[about]} != _FILES[about]:
             with opened() as files:
-                seeded(self)
+                self._built_anew()
             _FILES[about] = {file: digest_of(file) for file in files}
         return _FILES[about]
 
@@ -202,20 +203,34 @@ class Network(Value):
         Raises:
             BadRequest: The factory raises, gives something that is no ``nn.Module``, or its code is another by now.
         """
-        if self.source != (_code(self.factory, self.args) or ""):
+        if self.source != (code_of_factory(self.factory, self.args) or ""):
             raise BadRequest(f"the code of {self.factory!r} changed since its recipe was made: make the recipe again")
-        args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in self.args.items()}
-        try:
-            module = find_factory(self.factory)(**args)
-        except BadRequest:
-            raise
-        except (Exception, SystemExit) as error:
-            raise BadRequest(f"the network {self.factory!r} raises {type(error).__name__}: {error}") from error
+        module = self._build()
         if not isinstance(module, nn.Module):
             raise BadRequest(
                 f"the network {self.factory!r} gives a {type(module).__name__}: it has to return a torch.nn.Module"
             )
         return module
+
+    def _build(self) -> Any:
+        return self._called("network")
+
+    def _called(self, what: str) -> Any:
+        """What the factory gives.
+
+        Raises:
+            BadRequest: It raises.
+        """
+        args = {name: tuple(arg) if isinstance(arg, list) else arg for name, arg in self.args.items()}
+        try:
+            return find_factory(self.factory)(**args)
+        except BadRequest:
+            raise
+        except (Exception, SystemExit) as error:
+            raise BadRequest(f"the {what} {self.factory!r} raises {type(error).__name__}: {error}") from error
+
+    def _built_anew(self) -> None:
+        seeded(self)
 
     @cached_property
     def layers(self) -> dict[str, tuple[str, ...]]:
@@ -256,25 +271,32 @@ def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args
     taken = arguments(factory, f"network {name!r}")
     known = {"input_shape": list(input_shape), "num_classes": num_classes}
     given = {**{key: value for key, value in known.items() if key in taken}, **args}
+    check_arguments(f"network {name!r}", taken, given)
+    return Network(name, given, code_of_factory(name, given) or "")
+
+
+def check_arguments(what: str, taken: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+    """Make sure that a factory takes what it is given, and is given what it needs.
+
+    Args:
+        what: What the factory makes, with its name.
+        taken: The parameters of its signature.
+        given: Keyword arguments.
+
+    Raises:
+        BadRequest: It does not, or is not.
+    """
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     for argument in given:
         if argument not in taken and not takes_any:
-            raise BadRequest(f"the network {name!r} takes no {argument!r}: it takes {', '.join(taken) or 'nothing'}")
+            raise BadRequest(f"the {what} takes no {argument!r}: it takes {', '.join(taken) or 'nothing'}")
     for argument, parameter in taken.items():
-        if (
-            parameter.default is parameter.empty
-            and argument not in given
-            and parameter.kind
-            in (
-                parameter.POSITIONAL_OR_KEYWORD,
-                parameter.KEYWORD_ONLY,
-            )
-        ):
-            raise BadRequest(f"the network {name!r} needs {argument!r}: give it with --model-args")
-    return Network(name, given, _code(name, given) or "")
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if parameter.default is parameter.empty and argument not in given and by_name:
+            raise BadRequest(f"the {what} needs {argument!r}: give it with --model-args")
 
 
-def _code(name: str, args: dict[str, Any]) -> Code:
+def code_of_factory(name: str, args: dict[str, Any]) -> Code:
     """The code that a factory depends on; for a fixed classifier that of the network within."""
     if name == "fixed-classifier" and isinstance(args.get("network"), str):
         name = args["network"]

@@ -5,7 +5,7 @@ This module is read for ``--help``, so it imports torch only where it works.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from letitgo.code import Code
     from letitgo.recipes.data import Data
     from letitgo.recipes.networks import Network
+    from letitgo.recipes.own import Own
 
 BUILT_IN = (
     "fcn, lenet-300-100, lenet, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet56, wrn28, "
@@ -72,8 +73,8 @@ class Recipe(Value):
         str | None,
         Field(
             pattern=":",
-            description="import path package.module:Class of what is learned [default: to classify images, or to "
-            "predict the next word]",
+            description="import path package.module:Class of what is learned, or package.module:make of a task with "
+            "training code of its own [default: to classify images, or to predict the next word]",
         ),
     ] = None
     shift: Annotated[
@@ -144,7 +145,36 @@ class Recipe(Value):
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
+    def __post_init__(self) -> None:
+        if self.own is None:
+            return
+        stated = {"model": self.task, "data": "own", "epochs": self.own.epochs}
+        for name, default in self._defaults.items():
+            value = getattr(self, name)
+            if name not in ("task", "model_args", "seed") and value not in (default, stated.get(name, default)):
+                raise BadRequest(
+                    f"{name.replace('_', '-')} does not apply to {self.task!r}, which trains with its own code"
+                )
+        for name, value in stated.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        found = fields(self)  # type: ignore[arg-type]
+        return {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in found}
+
+    @cached_property
+    def own(self) -> Own | None:
+        """The task of the user's own that trains and judges networks; None where letitgo does."""
+        if self.task is None:
+            return None
+        from letitgo.recipes.own import is_own, open_own
+
+        return open_own(self.task, self.model_args) if is_own(self.task) else None
+
     def identity(self) -> dict[str, Any]:
+        if self.own is not None:
+            return {"own": self.own, "seed": self.seed}
         optimizer = self.optimizer if ":" in self.optimizer else self.optimizer.lower()
         of_optimizer, of_schedule = self._codes
 
@@ -173,12 +203,16 @@ class Recipe(Value):
     @property
     def covered(self) -> list[str]:
         """What the key covers that is not letitgo's: modules, installed distributions with versions, opened files."""
-        code = {name: about for part in (self.network.code, *self._codes) for name, about in part.items()}
+        codes = (self.network.code, *(() if self.own else self._codes))
+        code = {name: about for part in codes for name, about in part.items()}
         names = [name if len(about) == 64 else f"{name} {about}" for name, about in sorted(code.items())]
         return names + sorted(self.network.files)
 
     @cached_property
     def dataset(self) -> Data:
+        """The data; of a task of the user's own, what stands for them: :class:`letitgo.recipes.own.Own`."""
+        if self.own is not None:
+            return self.own  # type: ignore[return-value]
         from letitgo.recipes import steps
         from letitgo.recipes.data import open_data
 
@@ -198,6 +232,8 @@ class Recipe(Value):
 
     @cached_property
     def network(self) -> Network:
+        if self.own is not None:
+            return self.own.network
         from letitgo.recipes.networks import find_network
 
         args = dict(self.model_args)
@@ -228,7 +264,9 @@ class Recipe(Value):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last batch of an epoch may be smaller."""
+        """The last batch of an epoch may be smaller. A task of the user's own is asked epoch by epoch alone."""
+        if self.own is not None:
+            return 1
         return -(-len(self.dataset.split("train")) // self.batch_size)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
 from letitgo.report.grammar import NEW, TEST, Column, Section, Table
-from letitgo.report.numbers import decimal, percent, points
+from letitgo.report.numbers import decimal, percent, points, significant
 
 if TYPE_CHECKING:
     from letitgo.recipes.tasks import Metric
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _NAMED = ("model", "data", "epochs", "seed")
+OTHER = "test_"
+"""Begins the names of the other numbers that a task of the user's own gives."""
 _UNSET: Any = (None, {}, ())
 _OF_THE_SEEDS = "Intervals are about other seeds on these test examples; ± new is about new test examples too."
 
@@ -29,7 +31,9 @@ def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = 
         swept: Fields that are named in any case.
         without: Fields that are not named.
     """
-    found = [recipe.model if "data" in without else f"{recipe.model} on {recipe.data}", length(recipe)]
+    own = recipe.own is not None
+    found = [recipe.model if own or "data" in without else f"{recipe.model} on {recipe.data}", length(recipe)]
+    without = (*without, "task") if own else without
     for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
         value, name = getattr(recipe, field.name), field.name.replace("_", "-")
         default = None if field.default is dataclasses.MISSING else field.default
@@ -70,8 +74,7 @@ def within(tolerance: float, unit: str = "points") -> str:
 
 def of_the_error(study: Any, base: Row) -> list[str]:
     """The tolerance as a share of the baseline's error: a point of 98.4 % is two thirds more errors."""
-    error = 1 - base["accuracy_mean"]
-    if metric_of(study).name != "accuracy" or error <= 0 or not study.tolerance:
+    if metric_of(study).name != "accuracy" or not study.tolerance or (error := 1 - base["accuracy_mean"]) <= 0:
         return []
     share = percent(study.tolerance / 100 / error)
     return [f"The tolerance of {within(study.tolerance)} is {share} of the baseline's error."]
@@ -96,25 +99,25 @@ def _chosen_on(study: Any) -> str:
     """What choices are read from; nothing of a study without any."""
     if not hasattr(study, "select"):
         return ""
-    if study.select == "test":
+    if study.chooses_on == "test":
         return "What is advised was chosen by the test numbers shown, which flatters it."
     return "What is advised was chosen on held-out training examples; all numbers shown are of the test set."
 
 
 def nearness(study: Any, unit: str, of: str = "") -> str:
     """What has to be so for a row to be chosen: ``surely within 1 point``, ``within 1 point on held-out examples``."""
-    sure = "surely " if study.select == "test" else ""
+    sure = "surely " if study.chooses_on == "test" else ""
     return f"{sure}within {within(study.tolerance, unit)}{f' of {of}' if of else ''}{on_held_out(study)}"
 
 
 def on_test(study: Any) -> str:
     """`` on the test set``, where something else was said of held-out examples."""
-    return " on the test set" if study.select == "validation" else ""
+    return " on the test set" if study.chooses_on == "validation" else ""
 
 
 def on_held_out(study: Any) -> str:
     """`` on held-out examples``; nothing where choices are read from the test set."""
-    return " on held-out examples" if study.select == "validation" else ""
+    return " on held-out examples" if study.chooses_on == "validation" else ""
 
 
 def held_out_drop(study: Any) -> list[Column]:
@@ -222,6 +225,20 @@ def judged_by(metric: Metric, columns: Sequence[Column]) -> list[Column]:
     return [dataclasses.replace(column, **changes.get(column.name, {})) for column in columns]
 
 
+def told(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Columns without those of training accuracy that no row has, and with what else a task of the user's own tells."""
+    found = {name for row in rows for name, value in row.items() if value is not None}
+    kept = [
+        column
+        for column in columns
+        if column.name not in ("train_accuracy", "gap", "loss") or found & {column.name, f"{column.name}_mean"}
+    ]
+    others = sorted(
+        {name.removesuffix("_mean") for name in found if name.startswith(OTHER) and not name.endswith("_ci95")}
+    )
+    return kept + [Column(name, name.replace("_", " "), shown=significant) for name in others]
+
+
 def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | None:
     """The section of a recipe whose baseline has not learned, with all numbers and no advice; None of one that has."""
     data, metric = recipe.dataset, metric_of(study)
@@ -242,6 +259,8 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
         fields.pop(name, None)
     network, data = recipe.network, recipe.dataset
+    if recipe.own is not None:
+        return {name: fields[name] for name in ("task", "epochs", "seed")} | network.args
     return {
         **fields,
         "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),

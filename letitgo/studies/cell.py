@@ -12,13 +12,15 @@ from functools import cached_property
 from importlib import import_module
 from itertools import zip_longest
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from letitgo.plan import Absent, Measure, Stored
 from letitgo.recipes import Recipe
+from letitgo.recipes.own import ASSUMED
 from letitgo.recipes.tasks import Metric, unpacked
+from letitgo.report.words import OTHER
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.options import StudyOptions
@@ -215,7 +217,7 @@ class CellStudy(StudyOptions):
 
         def numbers(results: Results) -> Row:
             own = {name: value for name, value in judged(of.metric, results).items() if name in names}
-            return {**own, **self.numbers(cell, results)}
+            return {**own, **self.numbers(cell, results), **others(of, results)}
 
         return {seed: _averaged(list(map(numbers, draws))) for seed, draws in _held(cell, of, store)}
 
@@ -237,7 +239,9 @@ class CellStudy(StudyOptions):
         """One row: labels, each quantity over the seeds, their number, and the verdict."""
         found = list(self.found(cell, of, store).values())
         row: Row = dict(cell.labels)
-        for name in self.names(of):
+        for name in dict.fromkeys(
+            (*self.names(of), *(name for one in found for name in one if name.startswith(OTHER)))
+        ):
             values = [number for one in found if (number := one.get(name)) is not None]
             row |= self.summary(name, values)
         row["n"] = len(found)
@@ -294,6 +298,18 @@ def _averaged(draws: Sequence[Row]) -> Row:
     return {name: None if None in values else fmean(values) for name, values in each.items()}
 
 
+def others(of: Subject, results: Results) -> Row:
+    """What else a task of the user's own tells of a cell, besides the metric."""
+    if of.recipe.own is None:
+        return {}
+    return {f"{OTHER}{name}": value for name, value in results["test"].items() if name not in (of.metric.name, "n", "correct")}
+
+
+def evaluated(recipe: Recipe) -> tuple[Literal["test", "train"], ...]:
+    """The splits that networks are evaluated on; a task of the user's own has a single way, which counts as a test."""
+    return ("test", "train") if recipe.own is None else ("test",)
+
+
 def judged(metric: Metric, results: Results) -> Row:
     """What evaluations named ``test``, ``train`` and ``validation`` say of a cell, and its drops from ``base``.
 
@@ -303,9 +319,9 @@ def judged(metric: Metric, results: Results) -> Row:
     base, found = results.get("base", results), {}
     for split, prefix in (("test", ""), ("train", "train_"), ("validation", "validation_")):
         if split in results:
-            found |= {f"{prefix}{name}": results[split][name] for name in ("accuracy", metric.name)}
+            found |= {f"{prefix}{name}": results[split].get(name) for name in ("accuracy", metric.name)}
             found[f"{prefix}drop"] = metric.drop(base[split], results[split]) if split in base else None
-    if "train_accuracy" in found and "accuracy" in found:
+    if found.get("train_accuracy") is not None and found.get("accuracy") is not None:
         found["gap"] = found["train_accuracy"] - found["accuracy"]
     return found
 
@@ -383,7 +399,7 @@ class Looks:
 
     def _floors(self, cell: Cell, split: str = "") -> list[float]:
         """The least standard deviations of the sides of a drop: one example of a split, or the seeds' disagreement."""
-        one = 1 / self.of.recipe.dataset.split(split.removesuffix("_") or "test").labels.numel()
+        one = 1 / self._answers(split.removesuffix("_") or "test")
         sides = [] if split else self.study.sides(cell, self.of, self.store)
         return [max(one, disagreement(side)) for side in sides] or [one]
 
@@ -391,6 +407,13 @@ class Looks:
         """The metric under each seed on a split; none where it is not finite or was not measured."""
         name = f"{split}{self.of.metric.name}"
         return [one[name] for one in self._numbers(cell) if one.get(name) is not None]
+
+    def _answers(self, split: str) -> int:
+        """How many answers a split has."""
+        if self.of.recipe.own is None:
+            return self.of.recipe.dataset.split(split).labels.numel()
+        [first, *_] = self.cells[0].results(self.of.recipe, self.store)
+        return int(first[split].get("n") or ASSUMED)
 
     def _numbers(self, cell: Cell) -> list[Mapping[str, Any]]:
         return list(self.study.found(cell, self.of, self.store).values())

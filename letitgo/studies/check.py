@@ -25,6 +25,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise BadRequest(f"the network {recipe.model!r} has no parameters to train")
     if recipe.network.code:
         check_draws(recipe.network, f"the network {recipe.model!r}")
+    if recipe.own is not None:
+        recipe.own.sample  # noqa: B018  (evaluate begins, and calls the network)
+        return
     split = recipe.dataset.split("train")
     inputs, labels = split.batch(slice(0, 2)), split.labels[:2]
     try:

@@ -95,6 +95,11 @@ def _check(study: Study) -> None:
     Raises:
         BadRequest: It cannot, or code or data changed.
     """
+    for recipe in study.recipes:
+        if recipe.own is not None and not getattr(study, "takes_own", False):
+            raise BadRequest(
+                f"{recipe.task!r} trains with its own code, which this study cannot change: map, finetune and train can"
+            )
     study.check()
     for recipe in study.recipes:
         if replace(recipe).key != recipe.key:
@@ -111,7 +116,8 @@ class Estimate:
         measures: Evaluations and distances in all.
         measures_stored: Those in the store already.
         operations: Floating-point operations left to do, counted.
-        seconds: Time they take, from a short measurement of training on this machine.
+        seconds: Time they take, from a short measurement of training on this machine. Of training code of the user's
+            own nobody knows, nor how many operations an epoch has: both are None.
         at_least: Whether what is computed first tells what else there is to do, as in a search.
         covered: What the keys cover that is not letitgo's: modules, installed distributions, files that factories open.
     """
@@ -120,8 +126,8 @@ class Estimate:
     runs_stored: int
     measures: int
     measures_stored: int
-    operations: int
-    seconds: float
+    operations: int | None
+    seconds: float | None
     at_least: bool = False
     covered: tuple[str, ...] = ()
 
@@ -138,8 +144,10 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     values = [value for stage in study.stages(store) for value in stage]
     everything, left = plan_jobs(values, None), plan_jobs(values, store, check=False)
     (runs, measures), (runs_left, measures_left) = map(_counted, (everything, left))
-    operations = sum(job.cost for job in left)
-    seconds = _seconds(left, study.recipes) / max(1, min(workers, len(left))) if left else 0.0
+    operations, seconds = None, None
+    if not any(recipe.own for recipe in study.recipes):
+        operations = sum(job.cost for job in left)
+        seconds = _seconds(left, study.recipes) / max(1, min(workers, len(left))) if left else 0.0
     return Estimate(
         runs=runs,
         runs_stored=runs - runs_left,

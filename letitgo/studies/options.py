@@ -70,6 +70,8 @@ class StudyOptions:
     """What the study answers: its help and its title."""
     EXAMPLES: ClassVar[tuple[tuple[str, str], ...]]
     """Command lines, and what each does."""
+    takes_own: ClassVar[bool] = False
+    """Whether it can be asked of a task with training code of the user's own."""
 
     recipes: Recipes
 
@@ -125,17 +127,22 @@ class ChoosingOptions(JudgedOptions):
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:
-        return tuple(map(held_out, self.recipes)) if self.select == "validation" else self.recipes
+        return tuple(map(held_out, self.recipes)) if self.chooses_on == "validation" else self.recipes
+
+    @property
+    def chooses_on(self) -> Literal["validation", "test"]:
+        """As asked; the test set where a task with training code of its own has no ``validate``."""
+        return "test" if any(recipe.own and not recipe.own.validates for recipe in self.recipes) else self.select
 
     @property
     def held_out(self) -> tuple[Literal["validation"], ...]:
         """The split that choices are read from besides the test split, if any."""
-        return ("validation",) if self.select == "validation" else ()
+        return ("validation",) if self.chooses_on == "validation" else ()
 
     @property
     def chosen(self) -> str:
         """How the names of the columns begin that choices are read from: ``validation_drop_mean``, ``drop_mean``."""
-        return "validation_" if self.select == "validation" else ""
+        return "validation_" if self.chooses_on == "validation" else ""
 
     def passes(self, row: Mapping[str, Any]) -> bool:
         """Whether a row may be advised: its mean drop on held-out examples is within the tolerance.
@@ -143,7 +150,7 @@ class ChoosingOptions(JudgedOptions):
         That takes no certainty, since the test set judges it. Where the test set chooses, the whole interval has to be.
         """
         drop = row[f"{self.chosen}drop_mean"]
-        if self.select == "test" or row["verdict"] is None:
+        if self.chooses_on == "test" or row["verdict"] is None:
             return row["verdict"] == "robust"
         return drop is not None and drop <= self.tolerance / 100
 
@@ -154,6 +161,8 @@ def held_out(recipe: Recipe) -> Recipe:
     Raises:
         BadRequest: They are too few, or too few are left.
     """
+    if recipe.own is not None:
+        return recipe  # its validate holds them
     there = len(recipe.dataset.split("train"))
     count = recipe.validation or min(MOST, there // HELD_OUT)
     if count < LEAST:

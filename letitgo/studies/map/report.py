@@ -66,13 +66,14 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     tables = [_verdicts(metric, layers)]
     tables += [_by_epoch(metric, layers)] if len(study.freeze_at) > 1 else []
     tables += [_verdicts(metric, sets)] if sets else []
-    tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], rows, "All numbers"))
+    everything = [*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)]
+    tables.append(Table(words.told(everything, rows), rows, "All numbers"))
     if section := words.unlearned(study, recipe, base, tables[-1]):
         return section
     pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
     if sets:
         pictures |= {"heatmap-sets": _heatmap(metric, base, sets), "cost-sets": _cost(study, sets)}
-    if metric.share:
+    if metric.share and base["train_accuracy_mean"] is not None:
         pictures["generalization"] = _generalization(rows)
     if moved := [row for row in layers if row["intervention"] == "reinitialised"]:
         pictures["distances"] = _distances(moved)

@@ -10,7 +10,7 @@ from letitgo.errors import BadRequest
 from letitgo.plan import Distance, Evaluation, Graft, Initial, Measure, Run, State
 from letitgo.recipes import Recipe
 from letitgo.store import Store
-from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.cell import Cell, CellStudy, Results, Row, evaluated
 from letitgo.studies.map.options import MapOptions
 from letitgo.studies.subject import Subject, Unit
 from letitgo.value import derive
@@ -21,6 +21,8 @@ CHECKPOINTS = (0, 1, 2, 3, 8)
 
 class Map(MapOptions, CellStudy):
     """Which layers of a network need training? See :class:`MapOptions` for the options."""
+
+    takes_own = True
 
     quantities: ClassVar[tuple[str, ...]] = (
         "accuracy",
@@ -39,6 +41,10 @@ class Map(MapOptions, CellStudy):
     def check_subject(self, of: Subject) -> None:
         if not of.units(self.layers, self.blocks):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
+        if self.re_estimate and of.recipe.own is not None:
+            raise BadRequest(
+                f"re-estimate needs training data, which only the task {of.recipe.task!r} knows: leave it out"
+            )
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         base = self._baseline(of)
@@ -162,7 +168,7 @@ class Map(MapOptions, CellStudy):
         chosen: bool = False,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
         """What is measured of a state; on held-out examples only where a choice is read from it."""
-        splits = ("test", "train", *(self.held_out if chosen else ()))
+        splits = (*evaluated(of.recipe), *(self.held_out if chosen else ()))
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)

@@ -11,9 +11,9 @@ from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
-from letitgo.report.words import heading, judged_by, metric_of, reached, resolved
+from letitgo.report.words import heading, judged_by, metric_of, reached, resolved, told
 from letitgo.store import Store
-from letitgo.studies.cell import CellStudy, Row
+from letitgo.studies.cell import CellStudy, Row, judged, others, evaluated
 from letitgo.studies.subject import Subject
 from letitgo.studies.train.options import TrainOptions
 from letitgo.whole import replaced
@@ -32,6 +32,8 @@ COLUMNS = (
 
 class Train(TrainOptions, CellStudy):
     """One run for each recipe. See :class:`TrainOptions` for the options."""
+
+    takes_own = True
 
     def check_subject(self, of: Subject) -> None:
         if not self.run(of.recipe).moves:
@@ -76,39 +78,38 @@ class Train(TrainOptions, CellStudy):
         return Evaluation.under(recipe, self.run(recipe).final, split)
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
-        yield [self.evaluation(recipe, split) for recipe in self.recipes for split in ("test", "train")]
+        yield [self.evaluation(recipe, split) for recipe in self.recipes for split in evaluated(recipe)]
 
     def rows(self, store: Store) -> list[Row]:
         """One row for each recipe that the store holds the results of. Accuracies are fractions."""
         rows = []
         for of in self.subjects:
             try:
-                test, train = (self.evaluation(of.recipe, split).result(store) for split in ("test", "train"))
+                found = {split: self.evaluation(of.recipe, split).result(store) for split in evaluated(of.recipe)}
             except Absent:
                 continue
             columns = {name: getattr(of.recipe, name) for name in self.swept}
-            rows.append(columns | self._row(of, test, train, store))
+            rows.append(columns | self._row(of, found, store))
         return rows
 
     def seed_rows(self, store: Store) -> list[Row]:
         """A run has one seed, so these are the rows."""
         return self.rows(store)
 
-    def _row(self, of: Subject, test: Row, train: Row, store: Store) -> Row:
-        metric = of.metric.name
-        other = {} if metric == "accuracy" else {metric: test[metric], f"train_{metric}": train[metric]}
+    def _row(self, of: Subject, found: Row, store: Store) -> Row:
         return {
             **({"ticket": self.ticket} if self.ticket else {}),
             "frozen": " ".join(self.freeze),
             "epoch": self.freeze_at,
             "parameters": sum(of.sizes.values()),
             "trained": self._trained(of, store),
-            "accuracy": test["accuracy"],
-            "loss": test["loss"],
-            "train_accuracy": train["accuracy"],
-            "train_loss": train["loss"],
-            "gap": train["accuracy"] - test["accuracy"],
-            **other,
+            **{"accuracy": None, "train_accuracy": None, "gap": None},
+            **{name: value for name, value in judged(of.metric, found).items() if "drop" not in name},
+            **{
+                f"{prefix}loss": found.get(split, {}).get("loss")
+                for split, prefix in (("test", ""), ("train", "train_"))
+            },
+            **others(of, found),
             "seed": of.recipe.seed,
         }
 
@@ -142,7 +143,7 @@ class Train(TrainOptions, CellStudy):
         swept = [Column(name, name.replace("_", " ")) for name in self.swept]
         recipe, metric = self.recipes[0], metric_of(self)
         columns = [column for column in COLUMNS if column.name != "gap" or metric.share]
-        table = Table((*swept, *judged_by(metric, columns)), rows)
+        table = Table((*swept, *told(judged_by(metric, columns), rows)), rows)
         choose = max if metric.more_is_better else min
         best = choose(
             (row for row in rows if row[metric.name] is not None), key=lambda row: row[metric.name], default=None

@@ -1,0 +1,130 @@
+"""Carrying out a run whose training code is the user's own: freeze, let it train, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from letitgo import weights
+from letitgo.errors import WorkFailed
+from letitgo.execute.record import provenance
+from letitgo.plan import At, Run
+from letitgo.recipes.own import Own
+from letitgo.store import Store
+from letitgo.training.optimizer_state import decode, encode
+from letitgo.training.place import Place
+from letitgo.value import derive
+from letitgo.weights.state import seed_generators
+
+
+def train_own(run: Run, store: Store, wanted: set[int], place: Place, on_step: Callable[[int], None] | None) -> None:
+    """Train with the user's code to the wanted epochs, and write the states there to the store.
+
+    Code that can resume goes on from the latest epoch in the store. Other code is run from the beginning again, also
+    where something is to be frozen from a later epoch on: up to there everything is trained, as before.
+
+    Raises:
+        WorkFailed: The code raises, moves what is frozen, trains nothing, or yields another number of epochs than it
+            states.
+    """
+    own, started = run.recipe.own, time.monotonic()
+    assert own is not None
+    chain = _chain(run)
+    resumed = _latest(run, store, min(wanted)) if own.resumes else None
+    first = resumed.run if resumed else chain[0]
+    module = weights.seeded(run.recipe.network, 0)
+    weights.load_state(module, (resumed or first.start).load(store))
+    begin, checkpoint = 0, None
+    if resumed:
+        begin, checkpoint = resumed.step, decode(*resumed.optimizer(store))
+    ahead = {later.begin: later for later in chain[chain.index(first) + 1 :]}
+    module = place.bring(module)
+    watch = Watch(ahead.pop(begin, first), module, store)
+    for epoch, given in _epochs(own, module, run.recipe.seed, begin, checkpoint, max(wanted)):
+        watch.check()
+        if on_step is not None:
+            on_step(epoch)
+        if epoch in wanted and watch.run == run:
+            point = At(run, epoch)
+            tensors, body = point.packed(module, encode(given) if own.resumes else ({}, {}), [])
+            store.write(
+                point.address, point.key, {**body, **provenance(point, time.monotonic() - started, place)}, tensors
+            )
+        if epoch in ahead:
+            weights.load_state(module, ahead[epoch].start.load(store))  # the same, where the code repeats itself
+            watch = Watch(ahead[epoch], module, store)
+
+
+def _chain(run: Run) -> list[Run]:
+    """The runs that lead to this one, each beginning at a point of the one before."""
+    chain = [run]
+    while chain[0].begin:
+        start = chain[0].start
+        assert isinstance(start, At)
+        chain.insert(0, start.run)
+    return chain
+
+
+def _latest(run: Run, store: Store, before: int) -> At | None:
+    """The latest point in the store that leads to the wanted epochs."""
+    points = [At(each, epoch) for each in _chain(run) for epoch in range(each.begin + 1, before)]
+    starts = [each.start for each in _chain(run) if isinstance(each.start, At)]
+    found = [point for point in (*points, *starts) if store.intact(point.address, point.key)]
+    return max(found, key=lambda point: (point.step, point.run == run), default=None)
+
+
+def _epochs(own: Own, module: nn.Module, seed: int, begin: int, checkpoint: Any, end: int) -> Iterator[tuple[int, Any]]:
+    """The epochs after ``begin`` up to ``end``, each with what the code yields."""
+    stated, path = own.epochs, own.network.factory
+    module.train()
+    given = own.train(module, seed, checkpoint)
+    for epoch in range(begin + 1, end + 1):
+        seed_generators(seed if epoch == 1 else derive(seed, "epoch", epoch))  # so that an epoch can be gone on from
+        try:
+            yielded = next(given)
+        except StopIteration:
+            raise WorkFailed(
+                f"train of the task {path!r} yields {epoch - 1} times: it states {stated} epochs"
+            ) from None
+        if epoch == stated and next(given, given) is not given:
+            raise WorkFailed(f"train of the task {path!r} yields more than {stated} times: it states {stated} epochs")
+        yield epoch, yielded
+
+
+class Watch:
+    """What is frozen in a network while code of the user's own trains the rest.
+
+    Attributes:
+        run: Says what trains.
+    """
+
+    def __init__(self, run: Run, module: nn.Module, store: Store) -> None:
+        self.run, self._module = run, module
+        run.prepare(module, store)
+        self._before = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def check(self) -> None:
+        """See that what is frozen is as it was and something else is not.
+
+        Raises:
+            WorkFailed: It is not, or the network has other parameters by now.
+        """
+        path, now = self.run.recipe.network.factory, dict(self._module.named_parameters())
+        if other := sorted(now.keys() ^ self._before.keys()):
+            raise WorkFailed(
+                f"train of the task {path!r} changes which parameters there are ({other[0]}): build them in model()"
+            )
+        moved = [name for name, before in self._before.items() if not _same(now[name], before)]
+        if wrong := [name for name in moved if name not in self.run.moves]:
+            thawed = " It asks for a gradient again." if now[wrong[0]].requires_grad else ""
+            raise WorkFailed(f"{wrong[0]} is frozen and moved all the same in train of the task {path!r}.{thawed}")
+        if not moved and set(self.run.moves) == self._before.keys():
+            raise WorkFailed(f"train of the task {path!r} leaves every weight as it was: train the model it is given")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.detach().to(b.device), b)

@@ -1,0 +1,209 @@
+"""Tasks with training code of their own, good ones and bad ones, for tests to name by import path."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+
+
+class Digits:
+    """Ten classes told apart by a plain loop with momentum and decay, dropout included."""
+
+    epochs = 3
+
+    def __init__(self, rate: float = 0.1) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(160) % 10
+        self.inputs = 3 * one_hot(self.labels, 10) + 0.5 * torch.randn(160, 10, generator=draw)
+        self.rate = rate
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 16), nn.Linear(16, 10))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), self.rate, momentum=0.9, weight_decay=1e-3)
+
+    def epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for batch in torch.randperm(120).split(20):
+            optimizer.zero_grad()
+            cross_entropy(model(self.inputs[batch]), self.labels[batch]).backward()
+            optimizer.step()
+
+    def train(self, model, seed):
+        optimizer = self.optimizer(model)
+        for _ in range(self.epochs):
+            self.epoch(model, optimizer)
+            yield
+
+    def evaluate(self, model):
+        with torch.no_grad():
+            outputs = model(self.inputs[120:])
+        right = outputs.argmax(1) == self.labels[120:]
+        return {"accuracy": right.float().mean(), "even": right[::2].float().mean(), "n": 40}
+
+
+class Resuming(Digits):
+    """Goes on from what it yielded. ``stop`` makes it fail in that epoch, if a file says so."""
+
+    def __init__(self, flag: str = "") -> None:
+        super().__init__()
+        self.flag = flag
+
+    def train(self, model, seed, resume=None):
+        optimizer = self.optimizer(model)
+        done = 0
+        if resume is not None:
+            optimizer.load_state_dict(resume["optimizer"])
+            done = resume["epoch"]
+        for epoch in range(done, self.epochs):
+            if self.flag and epoch == 2:
+                from pathlib import Path
+
+                if Path(self.flag).exists():
+                    raise RuntimeError("the power went")
+            self.epoch(model, optimizer)
+            yield {"optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+
+
+class Whole(Digits):
+    """Trains in one go."""
+
+    epochs = 1
+
+    def train(self, model, seed):
+        self.epoch(model, self.optimizer(model))
+
+
+class Regression(Digits):
+    """Judged by an error, of which less is better."""
+
+    epochs = 1
+    metric = "mse"
+    more_is_better = False
+
+    def train(self, model, seed):
+        optimizer = self.optimizer(model)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(self.inputs[:120]) - self.inputs[:120]).square().mean().backward()
+            optimizer.step()
+
+    def evaluate(self, model):
+        with torch.no_grad():
+            return {"mse": (model(self.inputs[120:]) - self.inputs[120:]).square().mean().item()}
+
+
+class ByKeyword(Whole):
+    """Calls its network with keywords, as those of transformers are."""
+
+    def model(self):
+        return Keyed()
+
+    def epoch(self, model, optimizer):
+        optimizer.zero_grad()
+        cross_entropy(model(features=self.inputs[:120])["logits"], self.labels[:120]).backward()
+        optimizer.step()
+
+    def evaluate(self, model):
+        with torch.no_grad():
+            found = model(features=self.inputs[120:])["logits"].argmax(1)
+        return {"accuracy": (found == self.labels[120:]).float().mean()}
+
+
+class Keyed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(10, 16), nn.Linear(16, 10)
+
+    def forward(self, features):
+        return {"logits": self.head(self.body(features).relu())}
+
+
+class Thawing(Whole):
+    def train(self, model, seed):
+        model.requires_grad_(True)
+        super().train(model, seed)
+
+
+class Replacing(Whole):
+    def train(self, model, seed):
+        return nn.Linear(10, 10)
+
+
+class Growing(Whole):
+    def train(self, model, seed):
+        super().train(model, seed)
+        model.more = nn.Linear(2, 2)
+
+
+class Idle(Whole):
+    def train(self, model, seed):
+        pass
+
+
+class Raising(Whole):
+    def train(self, model, seed):
+        raise ValueError("no such file")
+
+
+class TooFew(Digits):
+    def train(self, model, seed):
+        for _ in range(2):
+            self.epoch(model, self.optimizer(model))
+            yield
+
+
+class TooMany(Digits):
+    def train(self, model, seed):
+        for _ in range(4):
+            self.epoch(model, self.optimizer(model))
+            yield
+
+
+class Unmeasured(Whole):
+    def evaluate(self, model):
+        super().evaluate(model)
+        return {"loss": 1.0}
+
+
+class Wordy(Whole):
+    def evaluate(self, model):
+        super().evaluate(model)
+        return 0.9
+
+
+class NotANumber(Whole):
+    def evaluate(self, model):
+        super().evaluate(model)
+        return {"accuracy": float("nan")}
+
+
+class Untrained:
+    def model(self):
+        return nn.Linear(2, 2)
+
+    def evaluate(self, model):
+        return {"accuracy": 1.0}
+
+
+class Unpaused(Whole):
+    epochs = 3
+
+
+class Endless(Digits):
+    epochs = 0
+
+
+class Nameless(Digits):
+    metric = 3
+
+
+class Blind(Whole):
+    def evaluate(self, model):
+        return {"accuracy": 0.5}
+
+
+class Shapeless(Whole):
+    def model(self):
+        return "a network"

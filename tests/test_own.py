@@ -1,0 +1,211 @@
+"""Training code of one's own: what letitgo freezes, asks and compares around it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+
+import own_tasks
+import pytest
+import torch
+
+from letitgo.errors import BadRequest, PartlyFailed
+from letitgo.plan import Evaluation, Initial
+from letitgo.recipes import Recipe
+from letitgo.studies.compute import compute, estimate
+from letitgo.studies.fraction.study import Fraction
+from letitgo.studies.map.study import Map
+from letitgo.studies.subject import Subject
+from letitgo.studies.train.study import Train
+from letitgo.value import derive
+from letitgo.weights.state import seed_generators
+
+SEED = 3
+
+
+def recipe(task: str = "Digits", **fields) -> Recipe:
+    return Recipe(task=f"own_tasks:{task}", seed=SEED, **fields)
+
+
+def trained(of: Recipe, freeze_at: dict[int, list[str]]) -> dict[str, torch.Tensor]:
+    """What the same script gives alone, with parameters frozen by hand at epochs."""
+    task = getattr(own_tasks, of.model.partition(":")[2])()
+    model = task.model()
+    model.load_state_dict(Initial(of.network, SEED).load(None))
+    model.train()
+    frozen = [p for name, p in model.named_parameters() if name in freeze_at.get(0, ())]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    seed_generators(SEED)
+    for epoch, _ in enumerate(task.train(model, SEED), start=1):
+        for name in freeze_at.get(epoch, ()):
+            model.get_parameter(name).requires_grad_(False)
+            model.get_parameter(name).grad = None
+        seed_generators(derive(SEED, "epoch", epoch + 1))
+    return model.state_dict()
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("names", "epoch"), [((), 0), (("0.weight", "0.bias"), 0), (("0.weight", "0.bias"), 2)])
+def test_it_trains_as_the_script_alone_does(names, epoch, store):
+    of = Subject(recipe())
+    state = of.frozen(names, of.recipe, epoch) if names else of.baseline(of.recipe).final
+    outcome = compute(_Only(of.recipe, state), store)
+    assert not outcome.failures
+    found = state.load(store)
+    assert equal(found, trained(of.recipe, {epoch: list(names)}))
+    if names:
+        start = of.baseline(of.recipe).at_epoch(epoch).load(store)
+        assert all(torch.equal(found[name], start[name]) for name in names)
+        assert not torch.equal(found["3.weight"], start["3.weight"])
+
+
+class _Only(Train):
+    """One evaluation of a state."""
+
+    def __init__(self, of: Recipe, state) -> None:
+        super().__init__(of)
+        object.__setattr__(self, "wanted", Evaluation.under(of, state, "test"))
+
+    def stages(self, store):
+        yield [self.wanted]
+
+    def rows(self, store):
+        return []
+
+
+def test_a_map_has_verdicts_and_what_else_is_measured(store):
+    study = Map(recipe(), seeds=2, freeze_at=(0, 1))
+    told = estimate(study, store, 1)
+    outcome = compute(study, store)
+    assert not outcome.failures
+    assert told.runs == 2 * 7
+    base, *others = outcome.rows
+    assert base["accuracy_mean"] > 0.8
+    assert 0 <= base["test_even_mean"] <= 1
+    assert "test_n_mean" not in base
+    assert {row["verdict"] for row in others} <= {"robust", "critical", "undecided"}
+    saved = {row["layer"]: row["saved"] for row in others if (row["intervention"], row["epoch"]) == ("frozen", 0)}
+    assert saved["0"] > saved["4"] > 0
+    assert all(0 < row["saved"] < saved[row["layer"]] for row in others if row["epoch"] == 1 and row["saved"])
+    table = outcome.said.sections[0].tables[-1]
+    assert [column.name for column in table.columns if column.name == "test_even"]
+    assert not [column.name for column in table.columns if column.name == "train_accuracy"]
+
+
+def test_less_is_better_where_the_task_says_so(store):
+    outcome = compute(Map(recipe("Regression"), seeds=2), store)
+    base, *others = outcome.rows
+    fresh = [row for row in others if row["intervention"] == "rerandomised"]
+    assert all(row["mse_mean"] > base["mse_mean"] and row["drop_mean"] > 0 for row in fresh)
+    assert "mse" in outcome.answers[1]
+
+
+def test_a_network_that_is_called_with_keywords_is_counted(store):
+    rows = compute(Map(recipe("ByKeyword"), seeds=1), store).rows
+    saved = {row["layer"]: row["saved"] for row in rows if row["intervention"] == "frozen"}
+    assert saved["body"] == pytest.approx(1 - (160 * 2 + 160 * 4 + 0) / (160 * 4 + 160 * 6), abs=0.2)
+
+
+def test_one_run_at_a_time(store):
+    [row] = compute(Train(recipe("Whole"), freeze=("0",)), store).rows
+    assert row["trained"] == 16 * 16 + 16 + 16 * 10 + 10
+    assert row["train_accuracy"] is None
+    assert None not in (row["accuracy"], row["test_even"])
+
+
+def test_a_run_goes_on_where_it_broke_off(tmp_path, store):
+    flag = tmp_path / "stop"
+    flag.write_text("")
+    of = Subject(recipe("Resuming", model_args={"flag": str(flag)}))
+    states = [of.baseline(of.recipe).at_epoch(epoch) for epoch in (2, 3)]
+    with pytest.warns(PartlyFailed, match="the power went"):
+        compute(_Several(of.recipe, states), store)
+    flag.unlink()
+    outcome = compute(_Several(of.recipe, states), store)
+    assert not outcome.failures
+    assert equal(states[-1].load(store), trained(recipe("Digits"), {}))
+    frozen = of.frozen(("0.weight",), of.recipe, 2)
+    assert not compute(_Only(of.recipe, frozen), store).failures
+    assert equal(frozen.load(store), trained(recipe("Digits"), {2: ["0.weight"]}))
+
+
+class _Several(_Only):
+    def __init__(self, of: Recipe, states) -> None:
+        super().__init__(of, states[0])
+        object.__setattr__(self, "states", states)
+
+    def stages(self, store):
+        yield [Evaluation.under(self.recipes[0], state, "test") for state in self.states]
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("Thawing", "0.weight is frozen and moved all the same in train of the task 'own_tasks:Thawing'. It asks for"),
+        ("Replacing", "returns another network: it has to train the one that it is given, in place"),
+        ("Growing", "changes which parameters there are (more.bias): build them in model()"),
+        ("Idle", "leaves every weight as it was: train the model it is given"),
+        ("Raising", "train of the task 'own_tasks:Raising' raises ValueError: no such file"),
+        ("TooFew", "yields 2 times: it states 3 epochs"),
+        ("TooMany", "yields more than 3 times: it states 3 epochs"),
+        ("Unmeasured", "has to give a dict with 'accuracy': it gives loss"),
+        ("Wordy", "has to give a dict with 'accuracy': it gives float"),
+        ("NotANumber", "gives nan for 'accuracy'"),
+    ],
+)
+def test_a_bad_task_fails_in_one_sentence(task, says, store):
+    with pytest.warns(PartlyFailed):
+        outcome = compute(Map(recipe(task), seeds=1, layers=("0",), reinit_at=()), store)
+    assert any(says in failure.why and "\n" not in failure.why for failure in outcome.failures), outcome.failures
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("Untrained", "without train(model, seed)"),
+        ("Unpaused", "states 3 epochs, so train has to be a generator"),
+        ("Endless", "epochs of the task 'own_tasks:Endless' is 0"),
+        ("Nameless", "metric of the task 'own_tasks:Nameless' is 3"),
+        ("Blind", "never calls the model, so operations cannot be counted"),
+        ("Shapeless", "gives a str: it has to return a torch.nn.Module"),
+        ("Nowhere", "has no function or class 'Nowhere'"),
+    ],
+)
+def test_a_bad_task_is_refused_before_anything_runs(task, says, store):
+    with pytest.raises(BadRequest, match=says.replace("(", r"\(").replace(")", r"\)")):
+        compute(Map(recipe(task), seeds=1), store)
+
+
+def test_fields_that_its_code_decides_are_refused():
+    with pytest.raises(BadRequest, match="lr does not apply to 'own_tasks:Digits', which trains with its own code"):
+        recipe(lr=0.1)
+    with pytest.raises(BadRequest, match="epochs does not apply"):
+        recipe(epochs=7)
+    with pytest.raises(BadRequest, match="takes no 'depth'"):
+        recipe(model_args={"depth": 2})
+    with pytest.raises(BadRequest, match="map, finetune and train can"):
+        compute(Fraction(recipe(), seeds=1))
+
+
+def test_its_key_is_the_same_elsewhere_and_covers_its_arguments():
+    script = "import sys; from letitgo import Recipe; print(Recipe(task='own_tasks:Digits', seed=3).key)"
+    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert elsewhere.stdout.strip() == recipe().key == deepcopy(recipe()).key
+    assert recipe(model_args={"rate": 0.2}).key != recipe().key
+    assert any(name.startswith("own_tasks") for name in recipe().covered)
+
+
+def test_the_command_trains_it_in_workers(tmp_path):
+    command = [sys.executable, "-m", "letitgo", "map", "--task", "own_tasks:Digits", "--seeds", "1", "--workers", "2"]
+    run = subprocess.run(
+        [*command, "--report", "none", "--format", "json"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(run.stdout)["rows"]
+    assert {row["layer"] for row in rows} == {"all", "0", "3", "4"}
