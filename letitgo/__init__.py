@@ -37,6 +37,7 @@ _HOMES = {
         "studies.dimension.study": "Dimension",
         "studies.finetune.study": "Finetune",
         "studies.fraction.study": "Fraction",
+        "studies.live": "map",
         "studies.map.study": "Map",
         "studies.outcome": "Outcome",
         "studies.sweep": "sweep",

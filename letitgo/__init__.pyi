@@ -21,6 +21,7 @@ from letitgo.studies.compute import estimate as estimate
 from letitgo.studies.dimension.study import Dimension as Dimension
 from letitgo.studies.finetune.study import Finetune as Finetune
 from letitgo.studies.fraction.study import Fraction as Fraction
+from letitgo.studies.live import map as map
 from letitgo.studies.map.study import Map as Map
 from letitgo.studies.outcome import Outcome as Outcome
 from letitgo.studies.sweep import sweep as sweep

@@ -207,3 +207,22 @@ class Blind(Whole):
 class Shapeless(Whole):
     def model(self):
         return "a network"
+
+
+class Restless(Whole):
+    """Does not repeat itself."""
+
+    def train(self, model, seed):
+        super().train(model, seed)
+        noise = torch.Generator()
+        noise.seed()
+        with torch.no_grad():
+            model[4].bias += 0.01 * torch.rand(10, generator=noise)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+def error(outputs, labels):
+    return (outputs.argmax(1) != labels).float().mean()

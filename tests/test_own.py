@@ -10,7 +10,9 @@ from copy import deepcopy
 import own_tasks
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
+import letitgo
 from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.plan import Evaluation, Initial
 from letitgo.recipes import Recipe
@@ -84,7 +86,7 @@ def test_a_map_has_verdicts_and_what_else_is_measured(store):
     told = estimate(study, store, 1)
     outcome = compute(study, store)
     assert not outcome.failures
-    assert told.runs == 2 * 7
+    assert told.runs == 2 * 7 + 1
     base, *others = outcome.rows
     assert base["accuracy_mean"] > 0.8
     assert 0 <= base["test_even_mean"] <= 1
@@ -209,3 +211,59 @@ def test_the_command_trains_it_in_workers(tmp_path):
     assert run.returncode == 0, run.stderr
     rows = json.loads(run.stdout)["rows"]
     assert {row["layer"] for row in rows} == {"all", "0", "3", "4"}
+
+
+@pytest.mark.parametrize(("task", "says"), [("Whole", "give the same weights"), ("Restless", "differ: by ")])
+def test_it_is_told_whether_runs_repeat(task, says, store):
+    outcome = compute(Map(recipe(task), seeds=2, layers=("0",), reinit_at=()), store)
+    assert any(sentence.startswith(f"Two runs under one seed {says}") for sentence in outcome.answers)
+    assert (outcome.rows[0]["repeat_l2"] == 0) is (task == "Whole")
+
+
+def loaders(shuffle: bool = True, generator: torch.Generator | None = None, scale: float = 1.0):
+    task = own_tasks.Digits()
+    train, test = (
+        TensorDataset(scale * task.inputs[part], task.labels[part]) for part in (slice(120), slice(120, 160))
+    )
+    return DataLoader(train, 20, shuffle, generator=generator), DataLoader(test, 40)
+
+
+def test_a_task_may_be_an_object(store):
+    task = own_tasks.Digits(rate=0.2)
+    of = Recipe(task=task)
+    assert of.key == Recipe(task=own_tasks.Digits(rate=0.2)).key != Recipe(task=own_tasks.Digits()).key
+    rows = compute(Train(of), store).rows
+    assert (
+        rows[0]["accuracy"]
+        == compute(Train(Recipe(task="own_tasks:Digits", model_args={"rate": 0.2})), store).rows[0]["accuracy"]
+    )
+    with pytest.raises(BadRequest, match="known to this process alone"):
+        compute(Train(of), store, workers=1)
+    with pytest.raises(BadRequest, match="is an object, which is made already"):
+        Recipe(task=task, model_args={"rate": 0.1})
+    task.rate = open
+    task.held = (number for number in range(3))
+    with pytest.raises(BadRequest, match="the Digits holds a generator, whose content cannot be read"):
+        Recipe(task=task)
+
+
+def test_live_objects(store):
+    def run(**given):
+        train, test = loaders(**given)
+        return letitgo.map(own_tasks.small, train, test, epochs=8, seeds=2, reinit_at=(0,), store=store)
+
+    first = run()
+    assert first.rows[0]["accuracy_mean"] > 0.8
+    assert first.rows[0]["test_loss_mean"] > 0
+    assert first.rows[0]["repeat_l2"] == 0
+    again = run(generator=torch.Generator().manual_seed(9))
+    assert again.rows[0]["repeat_l2"] == 0
+    assert run(scale=2.0).rows[0]["test_loss_mean"] != first.rows[0]["test_loss_mean"]
+    assert run().usage.stored == run().usage.results
+    train, test = loaders()
+    worse = letitgo.map(own_tasks.small, train, test, metric=own_tasks.error, more_is_better=False, epochs=1, seeds=1)
+    assert worse.rows[0]["error_mean"] < 0.9
+    with pytest.raises(BadRequest, match="metric has no name"):
+        letitgo.map(own_tasks.small, train, test, metric=lambda a, b: 0)
+    with pytest.raises(BadRequest, match=r"pairs \(inputs, labels\)"):
+        letitgo.map(own_tasks.small, [torch.ones(2)], test)

@@ -94,6 +94,7 @@ class Run(Value):
         begin: The step on the recipe's clock at which it starts: learning rate and order of the data go on from there.
         resume: Take over the optimiser's state of what still moves; the start is then a point of another run.
         statistics: Whether running statistics of frozen normalization layers follow the data.
+        again: Number of a repetition: the same run another time, to see whether code of the user's own repeats itself.
 
     Raises:
         BadRequest: It is to resume from a state that is no point of a run.
@@ -105,6 +106,10 @@ class Run(Value):
     begin: int = 0
     resume: bool = False
     statistics: Literal["follow", "frozen"] = "follow"
+    again: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        return {name: value for name, value in self.fields().items() if name != "again" or value}
 
     def __post_init__(self) -> None:
         if self.resume and not isinstance(self.start, At):

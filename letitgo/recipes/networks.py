@@ -203,7 +203,7 @@ class Network(Value):
         Raises:
             BadRequest: The factory raises, gives something that is no ``nn.Module``, or its code is another by now.
         """
-        if self.source != (code_of_factory(self.factory, self.args) or ""):
+        if self.source != (self._code_now() or ""):
             raise BadRequest(f"the code of {self.factory!r} changed since its recipe was made: make the recipe again")
         module = self._build()
         if not isinstance(module, nn.Module):
@@ -228,6 +228,9 @@ class Network(Value):
             raise
         except (Exception, SystemExit) as error:
             raise BadRequest(f"the {what} {self.factory!r} raises {type(error).__name__}: {error}") from error
+
+    def _code_now(self) -> Code:
+        return code_of_factory(self.factory, self.args)
 
     def _built_anew(self) -> None:
         seeded(self)

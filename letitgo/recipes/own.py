@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from letitgo.code import Code
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.imports import arguments, import_object
+from letitgo.recipes import live
 from letitgo.recipes.networks import Network, check_arguments, code_of_factory
 from letitgo.recipes.tasks import Metric, Task
 from letitgo.value import Value, canonical
@@ -46,6 +48,12 @@ class OwnNetwork(Network):
             with _disable_current_modes(), drawing_from("task"):  # nothing that it draws counts as a weight
                 _MADE[about] = self._called("task")
         return _MADE[about]
+
+    def _called(self, what: str) -> Any:
+        return live.found(self.factory)[0] if self.factory.startswith(live.LIVE) else super()._called(what)
+
+    def _code_now(self) -> Code:
+        return live.found(self.factory)[1] if self.factory.startswith(live.LIVE) else super()._code_now()
 
     def _build(self) -> Any:
         try:
@@ -87,6 +95,11 @@ class Own(Value):
     @property
     def _task(self) -> Any:
         return self.network.task
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the task is an object of this process, which no other can import."""
+        return self.network.factory.startswith(live.LIVE)
 
     @property
     def task(self) -> Own:
@@ -240,6 +253,8 @@ def is_own(path: str) -> bool:
     Raises:
         BadRequest: It does not import.
     """
+    if path.startswith(live.LIVE):
+        return True
     found = import_object(path, "task")
     return not (isinstance(found, type) and issubclass(found, Task))
 
@@ -250,6 +265,10 @@ def open_own(path: str, args: dict[str, Any]) -> Own:
     Raises:
         BadRequest: There is no such factory, it does not take the arguments, or what it makes is no task.
     """
+    if path.startswith(live.LIVE):
+        if args:
+            raise BadRequest(f"model-args are for factories: {path!r} is an object, which is made already")
+        return Own(OwnNetwork(path, {}, live.found(path)[1]))
     factory = import_object(path, "task")
     check_arguments(f"task {path!r}", arguments(factory, f"task {path!r}"), args)
     with torch.enable_grad():

@@ -9,7 +9,7 @@ from dataclasses import field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import checked
@@ -31,6 +31,15 @@ BUILT_IN = (
     "fcn, lenet-300-100, lenet, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet56, wrn28, "
     "densenet-bc, lstm (for text)"
 )
+
+
+def _named(task: Any) -> Any:
+    """The name of a task that is given as an object."""
+    if task is None or isinstance(task, str) or not hasattr(task, "train"):
+        return task
+    from letitgo.recipes.live import registered
+
+    return registered(task)
 
 
 @checked
@@ -71,6 +80,7 @@ class Recipe(Value):
     ] = "digits"
     task: Annotated[
         str | None,
+        BeforeValidator(_named),
         Field(
             pattern=":",
             description="import path package.module:Class of what is learned, or package.module:make of a task with "

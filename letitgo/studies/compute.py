@@ -66,6 +66,8 @@ def compute(
     if recompute_other_versions:
         store = Store(store.root, recompute_other_versions=True)
     _check(study)
+    if (workers or on == "ray") and any(recipe.own and recipe.own.is_live for recipe in study.recipes):
+        raise BadRequest("a task that is an object is known to this process alone: compute with workers=0")
     if on == "ray":
         if timeout is not None:
             raise BadRequest("timeout ends worker processes of this machine: leave it out on Ray")

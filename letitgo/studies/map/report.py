@@ -154,6 +154,7 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
     said += [
         f"Baseline: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
         *words.of_the_error(study, base),
+        *_repeats(base, metric),
     ]
     said += [f"{text}: {words.verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
     for row in rows:
@@ -163,6 +164,19 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
             said.append(f"{what}: {words.cost(row, metric.unit)}, {row['verdict']}.")
     asked = [row for row in rows if row["intervention"] == "frozen" or not row["epoch"]]
     return said + words.still_undecided(study, asked, name)
+
+
+def _repeats(base: Row, metric: Metric) -> list[str]:
+    """Whether training code of the user's own gives the same network twice."""
+    if (distance := base.get("repeat_l2")) is None:
+        return []
+    if not distance:
+        return ["Two runs under one seed give the same weights."]
+    return [
+        f"Two runs under one seed differ: by {numbers.points(abs(base['repeat_drop']))} {metric.unit} of test "
+        f"{metric.name}, and by {numbers.significant(distance)} in the L2 norm of all weights. So results do not "
+        "repeat to the bit."
+    ]
 
 
 def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:

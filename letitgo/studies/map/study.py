@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from math import sqrt
 from typing import Any, ClassVar
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Distance, Evaluation, Graft, Initial, Measure, Run, State
+from letitgo.plan import Absent, Distance, Evaluation, Graft, Initial, Measure, Run, State, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row, evaluated
@@ -61,6 +63,31 @@ class Map(MapOptions, CellStudy):
             yield sets + self._robust(
                 of, units, base, [cell for cell in singles if self._robust_alone(cell, of, store)]
             )
+
+    def stages(self, store: Store) -> Iterator[list[Stored]]:
+        yield from super().stages(store)
+        yield [measure for of in self.subjects if of.recipe.own for measure in self._repeated(of).values()]
+
+    def rows(self, store: Store) -> list[Row]:
+        """One row for each cell; where the training code is the user's own, the baseline's says if runs repeat."""
+        rows = super().rows(store)
+        for of in (of for of in self.subjects if of.recipe.own):
+            base = next(row for row in rows if row["intervention"] == "baseline" and _is_of(row, of, self.swept))
+            with suppress(Absent):
+                found = {name: measure.result(store) for name, measure in self._repeated(of).items()}
+                base["repeat_drop"] = of.metric.drop(found["first"], found["again"])
+                base["repeat_l2"] = sqrt(sum(part["squares"] for part in found["distance"].values()))
+        return rows
+
+    def _repeated(self, of: Subject) -> dict[str, Measure]:
+        """The baseline of the first seed, trained twice."""
+        run = of.baseline(of.recipe)
+        again = replace(run, again=1)
+        return {
+            "first": Evaluation.under(of.recipe, run.final, "test"),
+            "again": Evaluation.under(of.recipe, again.final, "test"),
+            "distance": Distance(run.final, again.final),
+        }
 
     def _baseline(self, of: Subject) -> Cell:
         def final(recipe: Recipe) -> State:
@@ -184,6 +211,10 @@ class Map(MapOptions, CellStudy):
             "distance_l2": sqrt(sum(part["squares"] for part in moved) / count),
             "distance_linf": max(part["largest"] for part in moved),
         }
+
+
+def _is_of(row: Row, of: Subject, swept: Sequence[str]) -> bool:
+    return all(row[name] == getattr(of.recipe, name) for name in swept)
 
 
 def _saved(of: Subject, state: State) -> float:
