@@ -42,6 +42,12 @@ def _named(task: Any) -> Any:
     return registered(task)
 
 
+if TYPE_CHECKING:
+    TaskName = Any  # an object too, which is named
+else:
+    TaskName = Annotated[str | None, BeforeValidator(_named)]
+
+
 @checked
 @dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe(Value):
@@ -79,8 +85,7 @@ class Recipe(Value):
         ),
     ] = "digits"
     task: Annotated[
-        str | None,
-        BeforeValidator(_named),
+        TaskName,
         Field(
             pattern=":",
             description="import path package.module:Class of what is learned, or package.module:make of a task with "
