@@ -19,7 +19,7 @@ from letitgo.errors import BadRequest, WorkFailed
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import live
 from letitgo.recipes.networks import Network, check_arguments, code_of_factory
-from letitgo.recipes.tasks import Metric, Task
+from letitgo.recipes.tasks import Metric, Task, packed
 from letitgo.value import Value, canonical
 from letitgo.weights.state import drawing_from, seeded
 
@@ -170,8 +170,10 @@ class Own(Value):
             )
         yield None
 
-    def evaluate(self, module: nn.Module) -> dict[str, float | None]:
+    def evaluate(self, module: nn.Module) -> dict[str, Any]:
         """What the task's ``evaluate`` gives: named numbers, None for what is infinite.
+
+        Of ``correct``, booleans that say which test examples are answered right, a bit each is kept, and their number.
 
         Raises:
             WorkFailed: It raises, or gives no number for the metric.
@@ -184,13 +186,15 @@ class Own(Value):
         if not isinstance(found, Mapping) or metric not in found:
             given = f"{', '.join(map(str, found)) or 'nothing'}" if isinstance(found, Mapping) else type(found).__name__
             raise WorkFailed(f"evaluate of the task {path!r} has to give a dict with {metric!r}: it gives {given}")
+        correct = torch.as_tensor(found.get("correct", ()), dtype=torch.bool, device="cpu").flatten()
+        about = {"correct": packed(correct), "n": len(correct)} if len(correct) else {}
         try:
-            numbers = {str(name): float(value) for name, value in found.items()}
+            numbers = {str(name): float(value) for name, value in found.items() if name != "correct"}
         except (TypeError, ValueError) as error:
             raise WorkFailed(f"evaluate of the task {path!r} gives something that is no number: {error}") from error
         if isnan(numbers[metric]):
             raise WorkFailed(f"evaluate of the task {path!r} gives nan for {metric!r}: training may have diverged")
-        return {name: value if isfinite(value) else None for name, value in numbers.items()}
+        return {name: value if isfinite(value) else None for name, value in numbers.items()} | about
 
     @property
     def plain(self) -> Own:

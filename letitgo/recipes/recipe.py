@@ -45,7 +45,7 @@ def _named(task: Any) -> Any:
 if TYPE_CHECKING:
     TaskName = Any  # an object too, which is named
 else:
-    TaskName = Annotated[str | None, BeforeValidator(_named)]
+    TaskName = Annotated[str | None, Field(pattern=":"), BeforeValidator(_named)]
 
 
 @checked
@@ -87,7 +87,6 @@ class Recipe(Value):
     task: Annotated[
         TaskName,
         Field(
-            pattern=":",
             description="import path package.module:Class of what is learned, or package.module:make of a task with "
             "training code of its own [default: to classify images, or to predict the next word]",
         ),

@@ -302,7 +302,11 @@ def others(of: Subject, results: Results) -> Row:
     """What else a task of the user's own tells of a cell, besides the metric."""
     if of.recipe.own is None:
         return {}
-    return {f"{OTHER}{name}": value for name, value in results["test"].items() if name not in (of.metric.name, "n", "correct")}
+    return {
+        f"{OTHER}{name}": value
+        for name, value in results["test"].items()
+        if name not in (of.metric.name, "n", "correct")
+    }
 
 
 def evaluated(recipe: Recipe) -> tuple[Literal["test", "train"], ...]:
