@@ -170,30 +170,32 @@ class Own(Value):
             )
         yield None
 
-    def evaluate(self, module: nn.Module) -> dict[str, Any]:
-        """What the task's ``evaluate`` gives: named numbers, None for what is infinite.
+    def evaluate(self, module: nn.Module, split: str = "test") -> dict[str, Any]:
+        """What the task's ``evaluate`` gives, or its ``validate`` for the split ``"validation"``.
 
-        Of ``correct``, booleans that say which test examples are answered right, a bit each is kept, and their number.
+        Named numbers, None for what is infinite. Of ``correct``, booleans that say which examples are answered right, a
+        bit each is kept, and their number.
 
         Raises:
             WorkFailed: It raises, or gives no number for the metric.
         """
-        path, metric = self.network.factory, self.metric.name
+        method, metric = "validate" if split == "validation" else "evaluate", self.metric.name
+        what = f"{method} of the task {self.network.factory!r}"
         try:
-            found = self._task.evaluate(module)
+            found = getattr(self._task, method)(module)
         except (Exception, SystemExit) as error:
-            raise WorkFailed(f"evaluate of the task {path!r} raises {_named(error)}") from error
+            raise WorkFailed(f"{what} raises {_named(error)}") from error
         if not isinstance(found, Mapping) or metric not in found:
             given = f"{', '.join(map(str, found)) or 'nothing'}" if isinstance(found, Mapping) else type(found).__name__
-            raise WorkFailed(f"evaluate of the task {path!r} has to give a dict with {metric!r}: it gives {given}")
-        correct = torch.as_tensor(found.get("correct", ()), dtype=torch.bool, device="cpu").flatten()
-        about = {"correct": packed(correct), "n": len(correct)} if len(correct) else {}
+            raise WorkFailed(f"{what} has to give a dict with {metric!r}: it gives {given}")
         try:
+            correct = torch.as_tensor(found.get("correct", ()), dtype=torch.bool, device="cpu").flatten()
             numbers = {str(name): float(value) for name, value in found.items() if name != "correct"}
-        except (TypeError, ValueError) as error:
-            raise WorkFailed(f"evaluate of the task {path!r} gives something that is no number: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WorkFailed(f"{what} gives something that is no number: {error}") from error
         if isnan(numbers[metric]):
-            raise WorkFailed(f"evaluate of the task {path!r} gives nan for {metric!r}: training may have diverged")
+            raise WorkFailed(f"{what} gives nan for {metric!r}: training may have diverged")
+        about = {"correct": packed(correct), "n": len(correct)} if len(correct) else {}
         return {name: value if isfinite(value) else None for name, value in numbers.items()} | about
 
     @property

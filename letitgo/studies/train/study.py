@@ -13,7 +13,7 @@ from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
 from letitgo.report.words import heading, judged_by, metric_of, reached, resolved, told
 from letitgo.store import Store
-from letitgo.studies.cell import CellStudy, Row, judged, others, evaluated
+from letitgo.studies.cell import CellStudy, Row, evaluated, judged, others
 from letitgo.studies.subject import Subject
 from letitgo.studies.train.options import TrainOptions
 from letitgo.whole import replaced
