@@ -111,6 +111,8 @@ def test_an_import_path_is_handed_what_its_signature_names():
         (find_optimizer, "adamm", "unknown optimiser 'adamm': did you mean adam or"),
         (find_optimizer, "helpers:nothing", "the optimiser 'helpers:nothing' does not import: helpers has no function"),
         (find_schedule, "cosin", "unknown schedule 'cosin': did you mean cosine?"),
+        (find_schedule, "0.1@80", "schedule is '0.1@80': write milestones as in 0.1@80ep+120ep, or in steps as in"),
+        (find_schedule, "2@3ep", "schedule is '2@3ep': write milestones as in"),
         (find_schedule, "zzz", "unknown schedule 'zzz': there is constant, linear, cosine, step"),
         (
             find_schedule,

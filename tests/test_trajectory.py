@@ -32,6 +32,7 @@ RECIPES = {
     "sgd": {},
     "sgd, cosine": {"schedule": "cosine", "weight_decay": 0.01},
     "sgd, step": {"schedule": "step", "optimizer_args": {"nesterov": True}},
+    "sgd, milestones after a warm-up": {"schedule": "0.1@1ep+40it", "warmup": "12it"},
     "schedule by import": {"schedule": "helpers:half_then_less"},
     "adam, dropout": {"model": "helpers:dropout_net", "widths": None, "optimizer": "adam"},
     "adamw, batch norm": {"model": "helpers:NormNet", "widths": None, "optimizer": "adamw"},
@@ -173,12 +174,30 @@ def test_training_is_the_loop_anyone_would_write(batch_size, store):
         ("step", lambda progress: 0.2 ** sum(progress >= milestone for milestone in (0.3, 0.6, 0.9))),
         ("linear", lambda progress: 1 - progress),
         ("helpers:half_then_less", lambda progress: 0.5 - progress / 4),
+        ("0.1@1ep+40it", lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 40 / 46))),
+        ("cosine, 1ep", lambda progress: (1 + cos(pi * progress)) / 2 * min(1, (round(progress * 46) + 1) / 23)),
+        ("constant, 7it", lambda progress: min(1, (round(progress * 46) + 1) / 7)),
     ],
 )
 def test_a_schedule_sets_the_rate_of_each_step(schedule, factor, store):
-    run = baseline(small_recipe(lr=0.05, momentum=0.9, schedule=schedule))
+    schedule, _, warmup = schedule.partition(", ")
+    run = baseline(small_recipe(lr=0.05, momentum=0.9, schedule=schedule, warmup=warmup or None))
     carry_out(run, store, [STEPS])
     assert bits(run.final.load(store)) == bits(by_hand(run.recipe, factor))
+
+
+@pytest.mark.parametrize("iterations", [1, 23, 40])
+def test_training_for_iterations_ends_within_an_epoch(iterations, store, tmp_path):
+    run, whole = baseline(small_recipe(iterations=iterations)), baseline(small_recipe())
+    assert run.recipe.epochs == -(-iterations // 23)
+    assert (run.key == baseline(small_recipe(epochs=1)).key) == (iterations == 23)
+    carry_out(run, store, [run.recipe.steps])
+    assert run.final == run.at(iterations) == run.at_epoch(run.recipe.epochs)
+    if iterations > 1:
+        carry_out(whole, other := Store(tmp_path / "other"), [iterations])  # the schedule is constant
+        assert point(run.final, store) == point(whole.at(iterations), other)
+    epochs, rest = divmod(iterations, 23)
+    assert run.cost() * whole.recipe.epochs * 1438 == whole.cost() * (epochs * 1438 + 64 * rest)
 
 
 def test_clipping_scales_gradients_down_to_a_norm(store):

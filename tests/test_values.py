@@ -81,7 +81,9 @@ def other_fields(folder: str) -> dict[str, Any]:
         "optimizer_args": {"nesterov": True},
         "clip": 1.0,
         "schedule": "cosine",
+        "warmup": "3it",
         "epochs": 3,
+        "iterations": 359,
         "batch_size": 7,
         "seed": 1,
     }

@@ -120,8 +120,8 @@ class Run(Value):
         return self.start if step == self.begin else At(self, step)
 
     def at_epoch(self, epoch: int) -> State:
-        """The state after so many epochs of the recipe's clock."""
-        return self.at(epoch * self.recipe.steps_per_epoch)
+        """The state after so many epochs of the recipe's clock, the last of which may be cut short."""
+        return self.at(min(epoch * self.recipe.steps_per_epoch, self.recipe.steps))
 
     @property
     def final(self) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from math import cos, pi
 from typing import Any
@@ -86,14 +87,50 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def find_schedule(name: str) -> Callable[[float], float]:
+_MILESTONES = re.compile(r"(0?\.\d+)@(\d+(?:it|ep)(?:\+\d+(?:it|ep))*)")
+
+
+def find_schedule(name: str, steps: int = 1, epoch: int = 1) -> Callable[[float], float]:
     """A function from the share of training that is done, in [0, 1), to the factor on the learning rate.
+
+    Args:
+        name: Of ours, an import path, or milestones as in ``0.1@80ep+120ep``: a factor, and when it applies.
+        steps: Of the whole training; milestones need it.
+        epoch: Steps of an epoch; likewise.
 
     Raises:
         BadRequest: There is none of that name.
     """
     if ":" in name:
         return import_object(name, "schedule")
+    if milestones := _MILESTONES.fullmatch(name):
+        decay, places = float(milestones[1]), [_steps(part, epoch) / steps for part in milestones[2].split("+")]
+        return lambda progress: decay ** sum(progress >= place for place in places)
+    if "@" in name:
+        raise BadRequest(f"schedule is {name!r}: write milestones as in 0.1@80ep+120ep, or in steps as in 0.1@500it")
     if name not in _SCHEDULES:
         raise BadRequest(f"unknown schedule {name!r}: {nearest(name, tuple(_SCHEDULES))}")
     return _SCHEDULES[name]
+
+
+def make_rate(schedule: str, warmup: str | None, steps: int, epoch: int) -> Callable[[int], float]:
+    """A function from a step to the factor on the learning rate.
+
+    Args:
+        schedule: As in :func:`find_schedule`.
+        warmup: Over its n steps, as in ``500it`` or ``5ep``, the schedule's factor is multiplied by 1/n, 2/n, …, 1.
+        steps: Of the whole training.
+        epoch: Steps of an epoch.
+
+    Raises:
+        BadRequest: There is no such schedule, or the warm-up is longer than the training.
+    """
+    factor, rise = find_schedule(schedule, steps, epoch), _steps(warmup, epoch) if warmup else 1
+    if rise > steps:
+        raise BadRequest(f"warmup is {warmup}, {rise:,} steps: training has {steps:,}")
+    return lambda step: factor(step / steps) * min(1, (step + 1) / rise) if warmup else factor(step / steps)
+
+
+def _steps(length: str, epoch: int) -> int:
+    """Steps that ``500it`` or ``5ep`` stands for."""
+    return int(length[:-2]) * (epoch if length.endswith("ep") else 1)

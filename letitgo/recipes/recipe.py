@@ -17,7 +17,7 @@ from letitgo.errors import BadRequest
 from letitgo.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
     from torch import nn
@@ -60,6 +60,7 @@ class Recipe(Value):
     """
 
     SHAPES: ClassVar[dict[str, str]] = {
+        "warmup": "write steps as in 500it, or epochs as in 5ep",
         "fit": "write channels (1 or 3), height and width, as in 1x28x28",
         "task": "write package.module:Class",
         "widths": "write 256, or 300x100 for the layers one by one",
@@ -152,15 +153,27 @@ class Recipe(Value):
         str,
         Field(
             description="learning rate over training: constant, linear (to 0), cosine, step (×0.2 at 30, 60, 90 %), "
-            "or an import path"
+            "0.1@80ep+120ep (×0.1 at each), or an import path"
         ),
     ] = "step"
+    warmup: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[1-9]\d*(it|ep)$",
+            description="over which the learning rate rises to the schedule's, as in 500it or 5ep [default: none]",
+        ),
+    ] = None
     epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 30
+    iterations: Annotated[
+        int | None, Field(ge=1, description="steps of training, in place of epochs; the last epoch may be cut short")
+    ] = None
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
     def __post_init__(self) -> None:
         if self.own is None:
+            if self.iterations is not None:
+                object.__setattr__(self, "epochs", -(-self.iterations // self.steps_per_epoch))
             return
         stated = {"model": self.task, "data": "own", "epochs": self.own.epochs}
         for name, default in self._defaults.items():
@@ -201,7 +214,9 @@ class Recipe(Value):
             "optimizer_args": self.all_optimizer_args,
             **({} if self.clip is None else {"clip": self.clip}),
             "schedule": [self.schedule, of_schedule or ""],
+            **({} if self.warmup is None else {"warmup": self.warmup}),
             "epochs": self.epochs,
+            **({"iterations": self.steps} if self.steps % self.steps_per_epoch else {}),
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
@@ -276,6 +291,17 @@ class Recipe(Value):
 
         return make_optimizer(self.optimizer, self.all_optimizer_args, parameters)
 
+    @cached_property
+    def rate(self) -> Callable[[int], float]:
+        """From a step to the factor on the learning rate.
+
+        Raises:
+            BadRequest: There is no such schedule.
+        """
+        from letitgo.recipes.optimizers import make_rate
+
+        return make_rate(self.schedule, self.warmup, self.steps, self.steps_per_epoch)
+
     @property
     def steps_per_epoch(self) -> int:
         """The last batch of an epoch may be smaller. A task of the user's own is asked epoch by epoch alone."""
@@ -285,4 +311,5 @@ class Recipe(Value):
 
     @property
     def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        """All of them: where the length is in iterations, the last epoch may be cut short."""
+        return self.iterations or self.epochs * self.steps_per_epoch

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_NAMED = ("model", "data", "epochs", "seed")
+_NAMED = ("model", "data", "epochs", "iterations", "seed")
 OTHER = "test_"
 """Begins the names of the other numbers that a task of the user's own gives."""
 _UNSET: Any = (None, {}, ())
@@ -38,7 +38,7 @@ def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = 
         value, name = getattr(recipe, field.name), field.name.replace("_", "-")
         default = None if field.default is dataclasses.MISSING else field.default
         is_default = value == default or (default is None and value in _UNSET)
-        if field.name in swept and field.name not in _NAMED[:3]:
+        if field.name in swept and field.name not in _NAMED[:4]:
             found.append(f"{name} {value}")
         elif field.name not in (*_NAMED, *without) and not is_default:
             found.append(f"{name} {_plain(value)}")
@@ -52,7 +52,9 @@ def _plain(value: Any) -> str:
 
 
 def length(recipe: Recipe) -> str:
-    """``30 epochs``."""
+    """``30 epochs``, or ``500 iterations``."""
+    if recipe.iterations:
+        return f"{recipe.iterations:,} iteration{'s' if recipe.iterations > 1 else ''}"
     return "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
 
 

@@ -7,7 +7,6 @@ import torch
 from letitgo import weights
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.recipes.optimizers import find_schedule
 from letitgo.recipes.splits import Split
 from letitgo.training import CPU, take_step
 from letitgo.weights.state import check_draws
@@ -56,7 +55,7 @@ def check_recipe(recipe: Recipe) -> None:
         ) from error
     _check_last_batch(recipe, split)
     try:
-        factor = find_schedule(recipe.schedule)(0.0)
+        factor = recipe.rate(0)
     except BadRequest:
         raise
     except Exception as error:

@@ -18,11 +18,13 @@ def sweep(**fields: Any) -> list[Recipe]:
         fields: Fields of a recipe; a list or tuple is swept over, the last field fastest.
 
     Raises:
-        BadRequest: A field is wrong, a list is empty, or two recipes are the same.
+        BadRequest: A field is wrong, a list is empty, two recipes are the same, or two fields say how long.
     """
     lists: Mapping[str, Sequence[Any]] = {
         name: value if isinstance(value, (list, tuple)) else [value] for name, value in fields.items()
     }
+    if {"epochs", "iterations"} <= lists.keys():
+        raise BadRequest("epochs and iterations both say how long training is: give one of them")
     for name, values in lists.items():
         if not values:
             raise BadRequest(f"{name} is an empty list: give at least one value")

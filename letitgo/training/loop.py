@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from letitgo.errors import WorkFailed
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
-from letitgo.recipes.optimizers import find_schedule
 from letitgo.training.place import CPU, Place
 from letitgo.training.step import take_step
 from letitgo.weights import frozen_prefix, trainable
@@ -69,12 +68,11 @@ def train(
     rates = [group.get("lr") for group in optimizer.param_groups]
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
-    schedule = find_schedule(recipe.schedule)
     network, batches = _without_prefix(module, Batches(recipe, place.device))
     still = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
     reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch
-    task, total_steps, epoch_steps = recipe.dataset.task, recipe.steps, recipe.steps_per_epoch
+    task, epoch_steps = recipe.dataset.task, recipe.steps_per_epoch
     total, done = torch.zeros(()), begin
     for stop in stops:
         for step in range(done, stop):
@@ -82,7 +80,7 @@ def train(
                 _check(total, recipe, step)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if rate is not None:
-                    group["lr"] = rate * schedule(step / total_steps)
+                    group["lr"] = rate * recipe.rate(step)
             reseed(batches.seed(step))
             inputs, labels = batches.at(step)
             total += take_step(network, optimizer, task, inputs, labels, recipe.clip)

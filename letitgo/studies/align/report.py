@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import TEST, Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import Panel, Picture, grid
-from letitgo.report.words import groups, heading, resolved
+from letitgo.report.words import groups, heading, length, resolved
 
 if TYPE_CHECKING:
     from letitgo.studies.align.study import Align
@@ -53,7 +53,7 @@ def _section(study: Align, recipe: Any, rows: list[Row]) -> Section:
     end = [row for row in rows if row["epoch"] == max(row["epoch"] for row in whole)]
     final = [row | {"begin": first[row["layer"]]["ratio_mean"]} for row in end if row["frozen"] is None]
     rose = [row for row in final if row["ratio_mean"] is not None and row["ratio_mean"] > (row["begin"] or 0)]
-    answer = f"Over {recipe.epochs} epochs ‖W‖₂/‖W‖_F rises in {len(rose)} of {len(final)} dense layers"
+    answer = f"Over {length(recipe)} ‖W‖₂/‖W‖_F rises in {len(rose)} of {len(final)} dense layers"
     if rose:
         top = max(rose, key=lambda row: row["ratio_mean"])
         answer += f"; {top['layer']} ends highest, at {numbers.significant(top['ratio_mean'], top['ratio_ci95'])}"

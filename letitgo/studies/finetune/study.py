@@ -67,6 +67,8 @@ class Finetune(FinetuneOptions, CellStudy):
             raise BadRequest("pretrained names a seed: pretraining has the seed of fine-tuning, so leave it out")
         left_out = {*_OF_THE_TARGET, *(_OF_THE_OPTIMIZER if "optimizer" in given else ())}
         own: dict[str, Any] = {name: getattr(of.recipe, name) for name in of.recipe.fields() if name not in left_out}
+        if "epochs" in given:
+            own.pop("iterations")
         found = Recipe(**(own | given))
         if self.select == "test" or "validation" in given:
             return found
