@@ -226,3 +226,14 @@ def small() -> nn.Module:
 
 def error(outputs, labels):
     return (outputs.argmax(1) != labels).float().mean()
+
+
+class Shifted(Whole):
+    """The same digits, their features in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs = self.inputs.flip(1)
+
+    def validate(self, model):
+        return {"accuracy": self.evaluate(model)["accuracy"], "n": 40}

@@ -17,6 +17,7 @@ from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.plan import Evaluation, Initial
 from letitgo.recipes import Recipe
 from letitgo.studies.compute import compute, estimate
+from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
 from letitgo.studies.subject import Subject
@@ -268,3 +269,27 @@ def test_live_objects(store):
         letitgo.map(own_tasks.small, train, test, metric=lambda a, b: 0)
     with pytest.raises(BadRequest, match=r"pairs \(inputs, labels\)"):
         letitgo.map(own_tasks.small, [torch.ones(2)], test)
+
+
+def test_fine_tuning_from_a_file_and_from_another_task(tmp_path, store):
+    file = tmp_path / "before.safetensors"
+    compute(Train(recipe(), save=str(file)), store)
+    for pretrained in (str(file), "own_tasks:Digits"):
+        outcome = compute(Finetune(recipe("Shifted"), pretrained, seeds=2), store)
+        assert not outcome.failures
+        ways = {(row["layer"], row["intervention"], row["start"]): row for row in outcome.rows}
+        assert ways["all", "none", "pretrained"]["accuracy_mean"] < ways["all", "all", "pretrained"]["accuracy_mean"]
+        assert all(row["validation_accuracy_mean"] is not None for row in outcome.rows)
+        assert sum(row["recommended"] for row in outcome.rows) == 1
+        assert {column.name for column in outcome.said.sections[0].tables[-1].columns} >= {"test_even"}
+        assert outcome.figures()
+
+
+def test_fine_tuning_is_judged_by_what_the_task_says(tmp_path, store):
+    outcome = compute(Finetune(recipe("Regression"), "own_tasks:Whole", seeds=2), store)
+    best = next(row for row in outcome.rows if row["recommended"])
+    rivals = [row for row in outcome.rows if row["start"] == "pretrained" and row["trained"]]
+    assert best["mse_mean"] == min(row["mse_mean"] for row in rivals)
+    assert all(row["drop_mean"] >= 0 for row in rivals if row["mse_mean"] >= outcome.rows[1]["mse_mean"])
+    assert "test mse" in " ".join(outcome.answers)
+    outcome.report(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points
 from letitgo.studies.finetune.study import phrase
 
 if TYPE_CHECKING:
+    from letitgo.recipes.tasks import Metric
     from letitgo.studies.finetune.study import Finetune
 
 Row = dict[str, Any]
@@ -52,10 +53,11 @@ def report(study: Finetune, rows: Sequence[Row]) -> Report:
     metric = words.metric_of(study)
     drop = "minus this" if metric.share else f"against this, in {metric.unit} of {metric.name}"
     note = (
-        f"{words.over_seeds(study)} Differences are in points of test accuracy. A drop is everything trained from "
+        f"{words.over_seeds(study)} Differences are in {metric.unit} of test {metric.name}. A drop is "
+        "everything trained from "
         f"the same start, {drop}. Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; "
         "gains count. Critical: the whole interval is beyond. Undecided: neither. The recommendation is the way "
-        f"with the highest mean accuracy within the budget{words.on_held_out(study)}."
+        f"with the best mean {metric.name} within the budget{words.on_held_out(study)}."
     )
     return Report("finetune", study.QUESTION, sections, note, SOURCE)
 
@@ -68,14 +70,15 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     ]
     metric = words.metric_of(study)
     tables = [_verdicts(part, metric.unit) for part in (single, sets) if part]
-    tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], marked, "All numbers"))
+    everything = [*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)]
+    tables.append(Table(words.told(everything, rows), marked, "All numbers"))
     full = _one(rows, "all")
     if full and (section := words.unlearned(study, of.recipe, full, tables[-1])):
         return section
-    pictures = {"layers": _layers(rows, single)} if single else {}
+    pictures = {"layers": _layers(rows, single, metric)} if single else {}
     if sets:
-        pictures["sets"] = _sets(rows, sets)
-    pictures["cost"] = _cost(rows, study.budget)
+        pictures["sets"] = _sets(rows, sets, metric)
+    pictures["cost"] = _cost(rows, study.budget, metric)
     source, head = study.source(of), study.new_head(of)
     before = Path(str(study.file)).name if source is None else f"{words.length(source)} on {source.data}"
     sentences = _sentences(study, rows)
@@ -105,7 +108,8 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
     budget = "" if study.budget == 1 else f"within {100 * study.budget:g} % of the arithmetic, "
     where = words.on_held_out(study) or " on the test set"
     if best["intervention"] == "all":
-        said = f"{budget}freeze nothing: no freeze has a higher mean accuracy{where} than training everything"
+        mean = f"mean {words.metric_of(study).name}{where}"
+        said = f"{budget}freeze nothing: no freeze has a better {mean} than training everything"
     else:
         frozen = f"freeze {best['layer']} and train the rest"
         what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
@@ -118,18 +122,18 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
 
 
 def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
-    best = next(row for row in rows if row["recommended"])
+    best, metric = next(row for row in rows if row["recommended"]), words.metric_of(study)
     full, untrained = _one(rows, "all"), _one(rows, "none")
     own = [row for row in rows if row["start"] == "pretrained" and row["scope"] == "layer"]
     said = words.for_new_examples(study, [best] if best["verdict"] else own, phrase)
     if full and untrained:
         scratch = _one(rows, "all", "initialization")
-        also = f", {_accuracy(scratch)} from initialization" if scratch else ""
-        said.append(f"Everything trained: {_accuracy(full)} test accuracy{also}, n = {full['n']}.")
+        also = f", {_reached(scratch, metric)} from initialization" if scratch else ""
+        said.append(f"Everything trained: {words.reached(full, metric)}{also}, n = {full['n']}.")
         said += words.of_the_error(study, full)
-        said.append(f"The pretrained network without any training: {_accuracy(untrained)}.")
-        if untrained["accuracy_mean"] >= best["accuracy_mean"]:
-            said.append("No fine-tuning within the budget is more accurate than none.")
+        said.append(f"The pretrained network without any training: {_reached(untrained, metric)}.")
+        if _worth(metric)(untrained) >= _worth(metric)(best):
+            said.append("No fine-tuning within the budget is better than none.")
     said += _sureness(study, rows, best)
     kinds = {"only": "Trained alone", "frozen": "Frozen"}
     said += [
@@ -138,12 +142,11 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         if (found := [row for row in own if row["intervention"] == kind])
     ]
     said += _cheapest(study, rows)
-    by_mean = f"{study.chosen}accuracy_mean"
-    alone = max((row for row in own if row["intervention"] == "only"), key=lambda row: row[by_mean], default=None)
+    alone = max((r for r in own if r["intervention"] == "only"), key=_worth(metric, study.chosen), default=None)
     if alone:
         lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
-        said.append(f"Best single layer to train alone: {alone['layer']}, {_accuracy(alone)}{lead}.")
-    said.append(_adviser(rows, best))
+        said.append(f"Best single layer to train alone: {alone['layer']}, {_reached(alone, metric)}{lead}.")
+    said += [_adviser(rows, best)] if study.recipes[0].own is None else []
     return said + words.still_undecided(study, own, phrase)
 
 
@@ -157,13 +160,14 @@ def _sureness(study: Finetune, rows: Sequence[Row], best: Row) -> list[str]:
     # What is as good on every seed is as a rule the same run under another name.
     rivals = [row for row in rivals if (row["behind_mean"], row["behind_ci95"]) != (0, 0)]
     if not rivals:
-        return ["Every other way within the budget has the same accuracy under each seed."]
-    rival = max(rivals, key=lambda row: row[f"{study.chosen}accuracy_mean"])
+        return ["Every other way within the budget reaches the same under each seed."]
+    metric = words.metric_of(study)
+    rival = max(rivals, key=_worth(metric, study.chosen))
     differ = "the two differ" if _apart(rival, "behind") else "the two cannot be told apart"
     gap = numbers.points(rival["behind_mean"], rival["behind_ci95"])
     steady, rounds = round(best["steady"] * best["n"]), best["n"]
     return [
-        f"Next best within the budget: {phrase(rival)}, {gap} points behind; {differ}.",
+        f"Next best within the budget: {phrase(rival)}, {gap} {metric.unit} behind; {differ}.",
         f"With each seed left out in turn, the same way is recommended in {steady} of {rounds} rounds.",
     ]
 
@@ -210,8 +214,20 @@ def _one(rows: Sequence[Row], kind: str, start: str = "pretrained") -> Row | Non
     return next((row for row in rows if (row["intervention"], row["start"]) == (kind, start)), None)
 
 
-def _accuracy(row: Row) -> str:
-    return f"{numbers.points(row['accuracy_mean'], row['accuracy_ci95'])} %"
+def _reached(row: Row, metric: Metric) -> str:
+    """``97.31 ± 0.12 %``; of a metric that is no share, without a unit."""
+    return words.reached(row, metric).removesuffix(f" test {metric.name}")
+
+
+def _worth(metric: Metric, split: str = "") -> Callable[[Row], float]:
+    """What orders rows by their mean on a split, the best last."""
+    sign = 1 if metric.more_is_better else -1
+    return lambda row: sign * row[f"{split}{metric.name}_mean"]
+
+
+def _scaled(metric: Metric) -> tuple[str, float]:
+    """The label of an axis for a metric, and the factor of its numbers there."""
+    return (f"test {metric.name}, %", 100.0) if metric.share else (f"test {metric.name}", 1.0)
 
 
 def _verdicts(rows: Sequence[Row], unit: str) -> Table:
@@ -226,8 +242,8 @@ def _verdicts(rows: Sequence[Row], unit: str) -> Table:
     return Table(columns, by_block(wide), f"drop from training everything, {unit}; share of its arithmetic")
 
 
-def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:
-    """The relative gradient norms, and the accuracy with each layer trained alone or frozen, from either start."""
+def _layers(rows: Sequence[Row], single: Sequence[Row], metric: Metric) -> Picture:
+    """The relative gradient norms if known, and what each layer trained alone or frozen reaches, from either start."""
     names = list(dict.fromkeys(row["layer"] for row in single))
     norms = [row for row in single if row["gradient_mean"] is not None]
     marks = []
@@ -240,15 +256,19 @@ def _layers(rows: Sequence[Row], single: Sequence[Row]) -> Picture:
     for kind, title in (("only", "trained alone"), ("frozen", "frozen, the rest trained")):
         own = [row for row in single if row["intervention"] == kind]
         if own:
-            panels.append(Panel([*_rules(rows), *_both(own, names)], title, "test accuracy, %", places=names))
+            marks = [*_rules(rows, metric), *_both(own, names, metric)]
+            panels.append(Panel(marks, title, _scaled(metric)[0], places=names))
     caption = (
-        "Left: the relative gradient norm of each layer of the pretrained network, over the first batches. Right: test "
-        "accuracy with one layer trained alone or frozen, with 95 % intervals; lines: everything trained, or nothing."
+        f"est {metric.name} with one layer trained alone or frozen, with 95 % intervals; lines: everything trained, or "
+        "nothing."
     )
-    return Picture([panels], caption, [0.8] + [1] * (len(panels) - 1))
+    if not norms:
+        return Picture([panels[1:]], f"T{caption}")
+    left = "Left: the relative gradient norm of each layer of the pretrained network, over the first batches. Right: "
+    return Picture([panels], f"{left}t{caption}", [0.8] + [1] * (len(panels) - 1))
 
 
-def _rules(rows: Sequence[Row]) -> list[Rule]:
+def _rules(rows: Sequence[Row], metric: Metric) -> list[Rule]:
     rules = []
     for kind, start, line in (
         ("all", "pretrained", "-"),
@@ -258,14 +278,15 @@ def _rules(rows: Sequence[Row]) -> list[Rule]:
         if row := _one(rows, kind, start):
             name, colour = STARTS[start]
             what = "everything trained" if kind == "all" else "nothing trained"
-            rules.append(Rule(100 * row["accuracy_mean"], True, f"{name}, {what}", colour, line))
+            rules.append(Rule(_scaled(metric)[1] * row[f"{metric.name}_mean"], True, f"{name}, {what}", colour, line))
     return rules
 
 
-def _sets(rows: Sequence[Row], sets: Sequence[Row]) -> Picture:
-    """Test accuracy against how many of the first or last layers are trained."""
+def _sets(rows: Sequence[Row], sets: Sequence[Row], metric: Metric) -> Picture:
+    """The test metric against how many of the first or last layers are trained."""
+    label_y, factor = _scaled(metric)
     marks: list[Rule | Points] = [
-        Rule(100 * row["accuracy_mean"], label=label, colour=BLACK, line=line)
+        Rule(factor * row[f"{metric.name}_mean"], label=label, colour=BLACK, line=line)
         for kind, label, line in (("all", "everything trained", "-"), ("none", "nothing trained", ":"))
         if (row := _one(rows, kind))
     ]
@@ -273,9 +294,9 @@ def _sets(rows: Sequence[Row], sets: Sequence[Row]) -> Picture:
         own = [row for row in sets if (row["scope"], row["start"]) == (scope, "pretrained")]
         numbered = [row | {"count": count} for count, row in enumerate(own, start=2)]
         look = {"": {"label": f"the {scope} layers", "colour": colour}}
-        marks += series(numbered, "count", "accuracy", looks=look, factor=100)
-    panel = Panel(marks, x="layers trained", y="test accuracy, %", ticks=_counts(len(sets) // 4))
-    return Picture([[panel]], "Test accuracy with only the first or only the last layers fine-tuned.")
+        marks += series(numbered, "count", metric.name, looks=look, factor=factor)
+    panel = Panel(marks, x="layers trained", y=label_y, ticks=_counts(len(sets) // 4))
+    return Picture([[panel]], f"Test {metric.name} with only the first or only the last layers fine-tuned.")
 
 
 def _counts(sets: int) -> range:
@@ -283,18 +304,18 @@ def _counts(sets: int) -> range:
     return range(2, sets + 2, max(1, sets // 10))
 
 
-def _both(rows: Sequence[Row], names: Sequence[str]) -> list[Points]:
+def _both(rows: Sequence[Row], names: Sequence[str], metric: Metric) -> list[Points]:
     """A point for each layer and start, the pretrained one above the other."""
     marks = []
     for (start, (label, colour)), shift in zip(STARTS.items(), (-0.12, 0.12), strict=True):
         own = [row for row in rows if row["start"] == start]
         places = [names.index(row["layer"]) + shift for row in own]
-        marks.append(points(own, places, "accuracy", 100, sideways=True, label=label, colour=colour))
+        marks.append(points(own, places, metric.name, _scaled(metric)[1], sideways=True, label=label, colour=colour))
     return marks
 
 
-def _cost(rows: Sequence[Row], budget: float) -> Picture:
-    """Test accuracy against the arithmetic of each way, and the budget."""
+def _cost(rows: Sequence[Row], budget: float, metric: Metric) -> Picture:
+    """The test metric against the arithmetic of each way, and the budget."""
     looks: dict[str, Row] = {
         "none": {"label": "nothing trained", "colour": GREY, "shape": "X"},
         "all": {"label": "everything trained", "colour": BLACK, "shape": "s"},
@@ -302,6 +323,7 @@ def _cost(rows: Sequence[Row], budget: float) -> Picture:
         "only": {"label": "trained alone", "colour": PALETTE[1], "shape": "D"},
         "recommended": {"label": "recommended", "colour": PALETTE[0], "shape": "*"},
     }
+    label, factor = _scaled(metric)
     marks: list[Points | Rule] = [Rule(100 * budget, True, "budget")] if budget < 1 else []
     for kind, look in looks.items():
         own = [
@@ -312,6 +334,6 @@ def _cost(rows: Sequence[Row], budget: float) -> Picture:
         if own:
             named = len(own) <= 8 and kind in ("frozen", "only", "recommended")
             notes = [row["layer"] if row["share"] < CROWD else "" for row in own] if named else []
-            marks.append(points(own, [100 * row["share"] for row in own], "accuracy", 100, notes=notes, **look))
-    panel = Panel(marks, x="training arithmetic, % of full fine-tuning", y="test accuracy, %", xlim=(-4, 112))
-    return Picture([[panel]], "Test accuracy against counted training arithmetic, with 95 % intervals.")
+            marks.append(points(own, [100 * row["share"] for row in own], metric.name, factor, notes=notes, **look))
+    panel = Panel(marks, x="training arithmetic, % of full fine-tuning", y=label, xlim=(-4, 112))
+    return Picture([[panel]], f"Test {metric.name} against counted training arithmetic, with 95 % intervals.")

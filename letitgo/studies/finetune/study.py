@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from letitgo.errors import BadRequest
 from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, adapted, open_weights
 from letitgo.recipes import Recipe
+from letitgo.recipes.tasks import Metric
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
@@ -26,7 +27,7 @@ from letitgo.studies.sweep import with_seed
 Start = Literal["pretrained", "initialization"]
 BySeed = dict[int, Any]
 Found = Mapping[Cell, BySeed]
-"""The accuracies of each way to fine-tune on one split, by seed."""
+"""What each way to fine-tune is worth on one split, by seed: its accuracy, or a metric scaled alike."""
 
 _OF_THE_TARGET = ("shift", "examples", "label_noise")
 _OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "optimizer_args")
@@ -34,6 +35,8 @@ _OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "optimizer_args")
 
 class Finetune(FinetuneOptions, CellStudy):
     """Which layers should be frozen in fine-tuning? See :class:`FinetuneOptions` for the options."""
+
+    takes_own = True
 
     quantities: ClassVar[tuple[str, ...]] = ("accuracy", "drop", "gain", "gradient")
 
@@ -62,15 +65,17 @@ class Finetune(FinetuneOptions, CellStudy):
         """
         if self.file is not None:
             return None
-        given: dict[str, Any] = {"data": self.pretrained} if isinstance(self.pretrained, str) else self.pretrained
+        what = "task" if of.recipe.own and ":" in self.pretrained else "data"
+        given: dict[str, Any] = {what: self.pretrained} if isinstance(self.pretrained, str) else self.pretrained
         if "seed" in given:
             raise BadRequest("pretrained names a seed: pretraining has the seed of fine-tuning, so leave it out")
         left_out = {*_OF_THE_TARGET, *(_OF_THE_OPTIMIZER if "optimizer" in given else ())}
         own: dict[str, Any] = {name: getattr(of.recipe, name) for name in of.recipe.fields() if name not in left_out}
         if "epochs" in given:
             own.pop("iterations")
+        own = {"seed": of.recipe.seed} if of.recipe.own else own
         found = Recipe(**(own | given))
-        if self.select == "test" or "validation" in given:
+        if self.chooses_on == "test" or "validation" in given:
             return found
         # Of the same data the same examples are held out, so none that a choice is read from was trained on before.
         return held_out(replace(found, validation=0))
@@ -136,7 +141,7 @@ class Finetune(FinetuneOptions, CellStudy):
             found: dict[str, Measure] = {
                 split: Evaluation(state, recipe.dataset, split) for split in ("test", *self.held_out)
             }
-            if (origin, way) == ("pretrained", "only"):
+            if (origin, way) == ("pretrained", "only") and recipe.own is None:
                 found["gradients"] = Gradients(start(recipe), recipe)
             return found
 
@@ -160,9 +165,9 @@ class Finetune(FinetuneOptions, CellStudy):
         )
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        accuracy = results["test"]["accuracy"]
+        metric, scratch = self.recipes[0].dataset.task.metric, results.get("scratch")
         return {
-            "gain": accuracy - results["scratch"]["test"]["accuracy"] if "scratch" in results else None,
+            "gain": metric.drop(results["test"], scratch["test"]) if scratch else None,
             "gradient": _relative(results["gradients"], cell.context[0]) if "gradients" in results else None,
         }
 
@@ -174,10 +179,8 @@ class Finetune(FinetuneOptions, CellStudy):
             [cells] = self.settled(of, store)
             own = {cell: self.row(cell, of, store) for cell in cells}
             numbers = {cell: self.found(cell, of, store) for cell in cells}
-            test, chosen = (
-                {cell: {seed: one[name] for seed, one in by_seed.items()} for cell, by_seed in numbers.items()}
-                for name in ("accuracy", f"{self.chosen}accuracy")
-            )
+            full = next(cell for cell in cells if cell.labels["intervention"] == "all")
+            test, chosen = (_worth(of.metric, name, numbers, full) for name in ("", self.chosen))
             rows += [{**columns, **own[cell], **more} for cell, more in self._compared(own, test, chosen).items()]
         return rows
 
@@ -186,8 +189,8 @@ class Finetune(FinetuneOptions, CellStudy):
 
         Args:
             rows: The row of each way.
-            found: The test accuracies, of which differences are.
-            chosen: The accuracies that the best is chosen by.
+            found: What each is worth on the test split, of which differences are.
+            chosen: What the best is chosen by.
         """
         within = [
             cell
@@ -228,6 +231,17 @@ def phrase(row: Row) -> str:
 def _joined(scope: str, units: Sequence[Unit]) -> Unit:
     names = tuple(name for unit in units for name in unit.parameters)
     return Unit(f"{units[0].name}…{units[-1].name}", scope, names)
+
+
+def _worth(metric: Metric, split: str, numbers: Mapping[Cell, BySeed], full: Cell) -> Found:
+    """What each way is worth on a split, so that differences are drops."""
+    name = f"{split}{metric.name}"
+    values = {
+        cell: {seed: one[name] for seed, one in by_seed.items() if one.get(name) is not None}
+        for cell, by_seed in numbers.items()
+    }
+    base = list(values[full].values())
+    return {cell: dict(zip(own, metric.worth(list(own.values()), base), strict=True)) for cell, own in values.items()}
 
 
 def _relative(squares: Mapping[str, Any], names: Sequence[str]) -> float | None:
