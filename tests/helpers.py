@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,19 @@ def wants_more(input_shape: tuple[int, ...], flavour: str) -> nn.Module:
 
 def half_then_less(progress: float) -> float:
     return 0.5 - progress / 4
+
+
+class Grouped(torch.optim.Adam):
+    """Matrices decay and move with momentum, all else moves more slowly; biases come first, each in its own group."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        params = list(params)
+        groups: list[dict[str, Any]] = [
+            {"params": [p], "lr": lr / (2 + i), "betas": (0.5, 0.9)}
+            for i, p in enumerate(p for p in params if p.ndim < 2)
+        ]
+        matrices = [p for p in params if p.ndim > 1]
+        super().__init__([*groups, *([{"params": matrices, "weight_decay": 0.1}] if matrices else [])], lr=lr)
 
 
 def wordy_schedule(progress: float) -> str:

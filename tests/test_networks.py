@@ -169,6 +169,14 @@ def test_optimizers_take_a_recipe(name):
     assert optimizer.param_groups[0]["lr"] == 0.01
 
 
+def test_an_optimizer_without_weight_decay_or_momentum_of_nesterov_is_refused():
+    parameters = list(seeded(Recipe().network, 0).parameters())
+    assert Recipe(nesterov=True).make_optimizer(parameters).param_groups[0]["nesterov"]
+    for fields in ({"optimizer": "rprop", "decay": "weights"}, {"optimizer": "adam", "nesterov": True}):
+        with pytest.raises(BadRequest, match=f"the optimiser '{fields['optimizer']}' takes no"):
+            Recipe(**fields).make_optimizer(parameters)
+
+
 def test_sgd_has_the_rate_and_momentum_of_the_help_text():
     group = Recipe().make_optimizer(seeded(Recipe().network, 0).parameters()).param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.9, 0)

@@ -26,7 +26,7 @@ from letitgo.recipes.batches import Augment, Batches
 from letitgo.recipes.splits import noisy
 from letitgo.store import Store, open_store
 from letitgo.value import dump
-from letitgo.weights import frozen_prefix, initial_state, load_state, seeded
+from letitgo.weights import frozen_prefix, initial_state, load_state, named_trainable, seeded, trainable
 
 RECIPES = {
     "sgd": {},
@@ -40,6 +40,8 @@ RECIPES = {
     "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5},
     "nadam": {"optimizer": "nadam"},
     "asgd": {"optimizer": "asgd"},
+    "decay of weights alone": {"decay": "weights", "weight_decay": 0.1, "nesterov": True, "schedule": "cosine"},
+    "several groups": {"optimizer": "helpers:Grouped", "lr": 0.01, "schedule": "cosine"},
     "label noise": {"label_noise": 0.5},
     "augmented": {"augment": "flip+crop"},
 }
@@ -503,8 +505,48 @@ def test_a_run_of_a_fraction_moves_that_and_nothing_else(of, store):
     assert all(not torch.equal(after[name], before[name]) for name in part.whole)
 
 
-def test_a_run_of_a_fraction_goes_on_from_where_it_stopped(store, tmp_path):
-    run = part_of(baseline(small_recipe(optimizer="adamw")))
+@pytest.mark.parametrize("fields", [{"optimizer": "adamw", "decay": "weights"}, {"optimizer": "helpers:Grouped"}])
+def test_the_moving_weights_of_a_fraction_decay_as_all_weights_do(fields, store, tmp_path):
+    recipe = small_recipe(lr=0.01, **{"weight_decay": 0.1, **fields} if "decay" in fields else fields)
+    run = part_of(baseline(recipe))
+    module = run.start.module(store)
+    run.prepare(module)
+    named, groups = dict(named_trainable(module)), recipe.make_optimizer(trainable(module)).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {name: decays[id(p)] for name, p in named.items()} == {
+        name: 0.1 if name.endswith("weight") else 0 for name in named
+    }
+    assert [p.ndim for name, p in named.items()] == [2 if name.endswith("weight") else 1 for name in named]
+
+
+def test_decay_of_weights_alone_leaves_biases_to_the_gradient(store, tmp_path):
+    recipes = [small_recipe(lr=0.05, momentum=0, weight_decay=0.5, decay=decay) for decay in ("weights", "all")]
+    runs = [baseline(recipe) for recipe in (*recipes, small_recipe(lr=0.05, momentum=0))]
+    for run in runs:
+        carry_out(run, store, [1])
+    start, weights, everything, none = runs[0].start.load(store), *(run.at(1).load(store) for run in runs)
+    for name in start:
+        assert torch.equal(weights[name], (everything if name.endswith("weight") else none)[name])
+        torch.testing.assert_close(none[name] - everything[name], 0.05 * 0.5 * start[name])
+
+
+def test_a_state_of_moving_entries_that_was_stored_flat_is_read(store, tmp_path):
+    run, one, other = part_of(baseline(small_recipe(optimizer="adamw"))), Store(tmp_path / "one"), Store(tmp_path / "2")
+    for to in (one, other):
+        carry_out(run, to, [7])
+    tensors = other.read_tensors(run.at(7).address, run.at(7).key)
+    assert tensors["optimizer/fc1.weight/exp_avg"].ndim == 2
+    flat = {name: t.flatten() if t.ndim and name.startswith("optimizer/") else t for name, t in tensors.items()}
+    record = other.read(run.at(7).address, run.at(7).key)
+    other.write(run.at(7).address, run.at(7).key, record, flat)
+    for to in (one, other):
+        carry_out(run, to, [20])
+    assert point(run.at(20), one) == point(run.at(20), other)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "helpers:Grouped"])
+def test_a_run_of_a_fraction_goes_on_from_where_it_stopped(optimizer, store, tmp_path):
+    run = part_of(baseline(small_recipe(optimizer=optimizer, lr=0.01)))
     carry_out(run, store, [7])
     carry_out(run, store, [20])
     other = open_store(tmp_path / "other")

@@ -50,7 +50,7 @@ def metavar(annotation: Any) -> str:
     kind = str(annotation)
     if "tuple[tuple" in kind:
         return "PATTERN=NUMBER,…"
-    names = {"dict": "JSON", "Literal": "CHOICE", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
+    names = {"dict": "JSON", "Literal": "CHOICE", "int": "INTEGER", "float": "NUMBER", "str": "TEXT", "bool": "BOOLEAN"}
     first = re.search(rf"\b({'|'.join(names)})\b", kind)
     assert first is not None, kind
     return f"{names[first[0]]},…" if "tuple" in kind else names[first[0]]

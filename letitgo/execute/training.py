@@ -74,7 +74,6 @@ def _train(
     checkpoint_every: float,
 ) -> None:
     begin, module, optimizer_state, curve = _resumed(run, store, before=min(wanted))
-    names = [name for name, _ in weights.named_trainable(module)]
     looks = _looks(run, begin, max(wanted))
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
@@ -86,7 +85,7 @@ def _train(
             continue
         old = list(store.under(run.partial_folder))
         point = At(run, moment.step) if moment.step in wanted else Partial(run, moment.step)
-        tensors, body = point.packed(module, pack(moment.optimizer, names), curve)
+        tensors, body = point.packed(module, pack(moment.optimizer, module), curve)
         store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
         for address in old:
             store.remove(address)
@@ -104,9 +103,8 @@ def _resumed(run: Run, store: Store, before: int) -> tuple[int, nn.Module, dict[
         run.prepare(module, store)
     source, optimizer_state = point or (run.start if run.resume else None), None
     if isinstance(source, At):
-        names = [name for name, _ in weights.named_trainable(module)]
-        fresh = run.recipe.make_optimizer(weights.trainable(module)).state_dict()
-        optimizer_state = unpack(*source.optimizer(store), fresh, names)
+        fresh = run.recipe.make_optimizer(weights.trainable(module))
+        optimizer_state = unpack(*source.optimizer(store), fresh, module)
     curve = point.record(store).get("curve", []) if point else []
     return point.step if point else run.begin, module, optimizer_state, curve
 

@@ -47,15 +47,29 @@ def optimizer_args(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return {**_OURS.get(name.lower(), {}), **given}
 
 
-def make_optimizer(name: str, args: dict[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, args: dict[str, Any], parameters: Iterable[nn.Parameter], decay: str = "all"
+) -> torch.optim.Optimizer:
     """An optimiser over these parameters and no others.
 
+    Args:
+        name: As in :func:`find_optimizer`.
+        args: Its arguments.
+        parameters: What it moves.
+        decay: ``weights``: those of fewer than two dimensions, such as norms and biases, are a group without decay.
+
     Raises:
-        BadRequest: The optimiser refuses its arguments or the parameters.
+        BadRequest: The optimiser refuses its arguments or the parameters, or has no weight decay to leave out.
     """
+    given: Any = parameters
+    if decay == "weights":
+        optimizer_args(name, {"weight_decay": 0.0})
+        parameters = list(parameters)
+        decayed, spared = ([p for p in parameters if (p.ndim > 1) == several] for several in (True, False))
+        given = [group for group in ({"params": decayed}, {"params": spared, "weight_decay": 0.0}) if group["params"]]
     args = {key: tuple(arg) if isinstance(arg, list) else arg for key, arg in args.items()}
     try:
-        optimizer = find_optimizer(name)(parameters, **args)
+        optimizer = find_optimizer(name)(given, **args)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadRequest(f"the optimiser {name!r} cannot be used: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):

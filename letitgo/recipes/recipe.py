@@ -142,6 +142,15 @@ class Recipe(Value):
     weight_decay: Annotated[
         float | None, Field(ge=0, allow_inf_nan=False, description="weight decay (sgd: 0; others: PyTorch's own)")
     ] = None
+    decay: Annotated[
+        Literal["all", "weights"],
+        Field(
+            description="what weight decay acts on: all, or weights (of two dimensions or more: no norms, no biases)"
+        ),
+    ] = "all"
+    nesterov: Annotated[
+        bool | None, Field(description="Nesterov's momentum, true or false [default: the optimiser's own]")
+    ] = None
     optimizer_args: Annotated[dict[str, Any], Field(description="further arguments of the optimiser, as JSON")] = field(
         default_factory=dict
     )
@@ -212,6 +221,7 @@ class Recipe(Value):
             "label_noise": self.label_noise,
             "optimizer": [optimizer, of_optimizer or ""],
             "optimizer_args": self.all_optimizer_args,
+            **({} if self.decay == "all" else {"decay": self.decay}),
             **({} if self.clip is None else {"clip": self.clip}),
             "schedule": [self.schedule, of_schedule or ""],
             **({} if self.warmup is None else {"warmup": self.warmup}),
@@ -277,7 +287,7 @@ class Recipe(Value):
         """Every argument the optimiser is called with besides the parameters, those not given by name too."""
         from letitgo.recipes.optimizers import optimizer_args
 
-        named = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay")}
+        named = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "nesterov")}
         given = {name: value for name, value in named.items() if value is not None}
         return optimizer_args(self.optimizer, given | self.optimizer_args)
 
@@ -289,7 +299,7 @@ class Recipe(Value):
         """
         from letitgo.recipes.optimizers import make_optimizer
 
-        return make_optimizer(self.optimizer, self.all_optimizer_args, parameters)
+        return make_optimizer(self.optimizer, self.all_optimizer_args, parameters, self.decay)
 
     @cached_property
     def rate(self) -> Callable[[int], float]:

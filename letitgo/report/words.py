@@ -258,7 +258,7 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Everything that a recipe says, defaults filled in, for a page."""
     fields = {name: value for name, value in recipe.fields().items() if value not in _UNSET}
-    for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay"):
+    for name in ("optimizer_args", "model_args", "lr", "momentum", "weight_decay", "nesterov"):
         fields.pop(name, None)
     network, data = recipe.network, recipe.dataset
     if recipe.own is not None:

@@ -27,11 +27,11 @@ class Moment:
 
     Attributes:
         step: Steps on the recipe's clock.
-        optimizer: The optimiser's ``state_dict``; what is trainable in the module comes in it in the module's order.
+        optimizer: Over what trains in the module.
     """
 
     step: int
-    optimizer: dict[str, Any]
+    optimizer: torch.optim.Optimizer
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
         done = stop
         _check(total, recipe, stop)
         _check_still(module, still, recipe)
-        yield Moment(stop, optimizer.state_dict())
+        yield Moment(stop, optimizer)
 
 
 def _check(total: Tensor, recipe: Recipe, step: int) -> None:

@@ -4,48 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from letitgo.errors import WorkFailed
 from letitgo.value import canonical
-from letitgo.weights import State
+from letitgo.weights import State, named_trainable
 
 
-def pack(optimizer: dict[str, Any], parameters: list[str]) -> tuple[State, dict[str, Any]]:
-    """Split an optimiser's ``state_dict`` into tensors and JSON.
+def pack(optimizer: torch.optim.Optimizer, module: nn.Module) -> tuple[State, dict[str, Any]]:
+    """Split an optimiser's state into tensors and JSON.
 
     Args:
-        optimizer: The ``state_dict`` of an optimiser with one parameter group.
-        parameters: Names of the optimiser's parameters, in its order.
+        optimizer: Over what trains in the module, in one parameter group or several.
+        module: Names the parameters.
     """
     tensors: State = {}
-    named = {parameters[index]: item for index, item in optimizer["state"].items()}
-    scalars = {key: item for key, item in optimizer["param_groups"][0].items() if type(item) in (int, float)}
-    state, group = ({key: _encoded(item, key, tensors) for key, item in part.items()} for part in (named, scalars))
-    return tensors, {"state": state, "group": group, "parameters": parameters}
+    found = optimizer.state_dict()
+    names = list(_named(optimizer, module))
+    state = {names[index]: _encoded(item, names[index], tensors) for index, item in found["state"].items()}
+    groups = []
+    for group in found["param_groups"]:
+        scalars = {key: _encoded(item, key, tensors) for key, item in group.items() if type(item) in (int, float)}
+        groups.append({"group": scalars, "parameters": [names[index] for index in group["params"]]})
+    several = {"groups": groups} if len(groups) > 1 else {}
+    return tensors, {"state": state, "group": groups[0]["group"], "parameters": names, **several}
 
 
-def unpack(tensors: State, packed: dict[str, Any], fresh: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
-    """The ``state_dict`` for an optimiser of these parameters.
+def unpack(
+    tensors: State, packed: dict[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module
+) -> dict[str, Any]:
+    """The ``state_dict`` for an optimiser as it was made.
 
-    A parameter takes over its own state. LBFGS keeps one state for all parameters together, which means nothing for
-    fewer of them: there the state starts afresh.
+    A parameter takes over its own state, and a parameter group that of the group its parameters were in. LBFGS keeps
+    one state for all parameters together, which means nothing for fewer of them: there the state starts afresh.
 
     Args:
         tensors: What :func:`pack` gave, as is ``packed``.
         packed: The JSON.
-        fresh: The ``state_dict`` of the optimiser as it was made.
-        parameters: Names of its parameters, in its order.
+        optimizer: Over what trains in the module, which may be less than what was packed.
+        module: Names the parameters.
     """
-
-    same = parameters == packed["parameters"]
-    if not same and any(_shared(item) for item in packed["state"].values()):
+    fresh, named = optimizer.state_dict(), _named(optimizer, module)
+    names = list(named)
+    shared = any(_shared(item) for item in packed["state"].values())
+    if shared and names != packed["parameters"]:
         return fresh
-    state = {
-        i: _decoded(packed["state"][name], tensors) for i, name in enumerate(parameters) if name in packed["state"]
-    }
-    group = {key: _decoded(item, tensors) for key, item in packed["group"].items()}
-    return {"state": state, "param_groups": [{**fresh["param_groups"][0], **group}]}
+    state = {i: _decoded(packed["state"][name], tensors) for i, name in enumerate(names) if name in packed["state"]}
+    for i, item in state.items() if not shared else ():
+        state[i] = {key: _shaped(part, named[names[i]]) for key, part in item.items()}
+    homes = {name: part["group"] for part in packed.get("groups", [packed]) for name in part["parameters"]}
+    groups = []
+    for group in fresh["param_groups"]:
+        home = next((homes[names[i]] for i in group["params"] if names[i] in homes), {})
+        groups.append({**group, **{key: _decoded(item, tensors) for key, item in home.items()}})
+    return {"state": state, "param_groups": groups}
+
+
+def _named(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of an optimiser by name, numbered as in its ``state_dict``."""
+    names = {id(parameter): name for name, parameter in named_trainable(module)}
+    return {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _shaped(item: Any, parameter: nn.Parameter) -> Any:
+    """A tensor in the shape of the moving entries that it is about, which earlier versions stored flat."""
+    flat = isinstance(item, Tensor) and item.shape == (parameter.numel(),)
+    return item.view(parameter.shape) if flat else item
 
 
 def encode(item: Any) -> tuple[State, dict[str, Any]]:

@@ -232,7 +232,7 @@ class Moving:
         parameter: The network's.
         mask: Where it moves, shape of the parameter, on the CPU.
         values: The moving entries, for the optimiser: shape (rows, ...) where whole rows of dimension 0 move, else
-            (entries,).
+            (entries, 1, …) of as many dimensions as the parameter, by which optimisers tell weights from biases.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
@@ -292,7 +292,9 @@ class Moving:
 
     def _read(self, tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense() if tensor.is_sparse else tensor
-        return (tensor if self._by_rows else tensor.reshape(-1)).index_select(0, self._index)
+        if self._by_rows:
+            return tensor.index_select(0, self._index)
+        return tensor.reshape(-1).index_select(0, self._index).view(-1, *(1,) * (tensor.ndim - 1))
 
     def _write(self, tensor: Tensor) -> None:
         # ``tensor`` is the parameter's ``data``, so that autograd takes it for the same weights that a graph may hold.
@@ -300,7 +302,7 @@ class Moving:
         if self._by_rows:
             tensor.index_copy_(0, self._index, values)
         elif tensor.is_contiguous():
-            tensor.view(-1).scatter_(0, self._index, values)
+            tensor.view(-1).scatter_(0, self._index, values.flatten())
         else:
             tensor.masked_scatter_(self.mask.to(tensor.device), values)
 

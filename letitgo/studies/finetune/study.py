@@ -30,7 +30,7 @@ Found = Mapping[Cell, BySeed]
 """What each way to fine-tune is worth on one split, by seed: its accuracy, or a metric scaled alike."""
 
 _OF_THE_TARGET = ("shift", "examples", "label_noise")
-_OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "optimizer_args")
+_OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "nesterov", "optimizer_args")
 
 
 class Finetune(FinetuneOptions, CellStudy):
