@@ -164,7 +164,8 @@ def test_all_of_everything_is_the_baseline_and_shared_with_the_map():
 
 
 def test_policies_state_norms_and_classifier():
-    _, of, policies = study_of(norms=("learned", "frozen"), classifier=("learned", "frozen", "share"), shares=(0.5,))
+    asked = {"norms": ("learned", "frozen"), "classifier": ("learned", "frozen", "share"), "shares": (0.5,)}
+    _, of, policies = study_of(**asked, by="module")
     half = (8 * 64 + 8 * 8) // 2
     told = {(p.norms, p.classifier): p.size(of) for p in policies if p.name == "filters"}
     assert told == {
@@ -182,6 +183,11 @@ def test_policies_state_norms_and_classifier():
         "classifier only": ("frozen", "learned", 90),
         "fc1 only": ("frozen", "frozen", 512),
         "fc2 only": ("frozen", "frozen", 64),
+    }
+    _, of, policies = study_of(**asked)
+    assert {p.name: p.size(of) for p in policies if p.name in ("fc1 only", "fc2 only")} == {
+        "fc1 only": 528,
+        "fc2 only": 80,
     }
     assert {p.norms for p in study_of(PLAIN)[2]} == {"none"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from statistics import fmean, stdev
 
@@ -43,7 +44,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Map((RECIPE,), seeds=2, freeze_at=(0, 1), reinit_at=(0, 2), together=True, select="test")
+    return Map(
+        (RECIPE,), seeds=2, freeze_at=(0, 1), reinit_at=(0, 2), together=True, training_accuracy=True, select="test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,16 @@ def test_numbers_are_those_of_the_states(intervention, layer, epoch, rows, folde
     assert row["drop_mean"] == pytest.approx(fmean(drops))
     assert row["accuracy_ci95"] == pytest.approx(t.ppf(0.975, 1) * stdev(tests) / sqrt(2))
     assert row["drop_ci95"] == pytest.approx(t.ppf(0.975, 1) * stdev(drops) / sqrt(2))
+
+
+def test_training_accuracy_is_measured_of_what_was_trained(study, folder, rows):
+    short = replace(study, training_accuracy=False)
+    for row, before in zip(short.rows(folder), rows, strict=True):
+        grafted = row["intervention"] in ("reinitialised", "rerandomised")
+        assert (row["train_accuracy_mean"] is None) == (row["gap_mean"] is None) == grafted
+        assert row["accuracy_mean"] == before["accuracy_mean"]
+    count = {accuracy: sum(map(len, replace(study, training_accuracy=accuracy).stages(folder))) for accuracy in (0, 1)}
+    assert count[False] < count[True]
 
 
 def test_a_drop_is_paired(rows, folder):
@@ -274,7 +287,7 @@ def test_label_noise_is_in_the_training_accuracy_alone(store):
 @pytest.mark.parametrize("asked", [False, True])
 def test_statistics_are_re_estimated_where_asked(asked, store):
     recipe = small_recipe(model="helpers:NormNet", widths=None, epochs=1)
-    study = Map((recipe,), seeds=1, layers=("fc1", "norm1"), re_estimate=asked, select="test")
+    study = Map((recipe,), seeds=1, layers=("fc1", "norm1"), by="module", re_estimate=asked, select="test")
     rows = compute(study, store).rows
     base = baseline(recipe)
     data = recipe.dataset.split("train")

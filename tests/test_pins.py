@@ -307,28 +307,44 @@ def train_ticket(store: Store) -> list[Row]:
 
 
 def map_layers(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(), seeds=2, select="test", draws=1), store)
+    return rows_of(Map(recipes(), seeds=2, select="test", draws=1, training_accuracy=True), store)
 
 
 def map_together(store: Store) -> list[Row]:
     return rows_of(
-        Map(recipes(depth=3), seeds=2, select="test", draws=1, reinit_at=(0,), together=True, tolerance=50.0), store
+        Map(
+            recipes(depth=3),
+            seeds=2,
+            select="test",
+            draws=1,
+            training_accuracy=True,
+            reinit_at=(0,),
+            together=True,
+            tolerance=50.0,
+        ),
+        store,
     )
 
 
 def map_freeze_at(store: Store) -> list[Row]:
     norm = recipes(model_args={"norm": True})
-    acts: Any = {"freeze_at": (0, 1), "reinit_at": (1,), "layers": ("fc*",), "draws": 1}
-    return rows_of(Map(norm, seeds=2, select="test", **acts, statistics="frozen", re_estimate=True), store)
+    acts: Any = {"freeze_at": (0, 1), "reinit_at": (1,), "layers": ("fc*",), "by": "module", "draws": 1}
+    return rows_of(
+        Map(norm, seeds=2, select="test", **acts, training_accuracy=True, statistics="frozen", re_estimate=True), store
+    )
 
 
 def map_blocks(store: Store) -> list[Row]:
     model = recipes(model="helpers:block_net", widths=None, depth=None)
-    return rows_of(Map(model, seeds=2, select="test", draws=1, blocks=("block*",), reinit_at=(0,)), store)
+    return rows_of(
+        Map(model, seeds=2, select="test", draws=1, training_accuracy=True, blocks=("block*",), reinit_at=(0,)), store
+    )
 
 
 def map_sweep(store: Store) -> list[Row]:
-    return rows_of(Map(recipes(widths=["8", "16"]), seeds=2, select="test", draws=1, reinit_at=(0,)), store)
+    return rows_of(
+        Map(recipes(widths=["8", "16"]), seeds=2, select="test", draws=1, training_accuracy=True, reinit_at=(0,)), store
+    )
 
 
 def finetune(store: Store) -> list[Row]:

@@ -95,7 +95,7 @@ def test_the_model_comes_out_as_it_went_in(case, training, donor):
     model = lived(case, training)
     before = everything_of(model)
     donors = {"state": copied(case.module(2)), "factory": case.module, "none": None}
-    frame = robustness(model, careless, donors[donor], init=None if donor == "factory" else token_law)
+    frame = robustness(model, careless, donors[donor], by="module", init=None if donor == "factory" else token_law)
     assert len(frame) == 1 + (1 + (donor == "state")) * len(layers(model))
     assert everything_of(model) == before
 
@@ -106,7 +106,7 @@ def test_the_model_comes_out_as_it_went_in_when_evaluation_fails(case, training,
     before = everything_of(model)
     evaluate = Seen(fails_at=data.draw(st.integers(1, 1 + 2 * len(layers(model)))))
     with pytest.raises(KeyboardInterrupt):
-        robustness(model, evaluate, copied(case.module(2)), init=token_law)
+        robustness(model, evaluate, copied(case.module(2)), init=token_law, by="module")
     assert len(evaluate.states) == evaluate.fails_at
     assert everything_of(model) == before
 
@@ -139,7 +139,7 @@ def test_the_model_comes_out_as_it_went_in_when_drawing_fails():
 def test_one_layer_moves_to_the_donor_and_nothing_else(case):
     model, evaluate = lived(case), Seen()
     own, donor = once(copied(model)), copied(case.module(2))
-    frame = robustness(model, evaluate, donor, draws=0)
+    frame = robustness(model, evaluate, donor, draws=0, by="module")
     assert bits(evaluate.states[0]) == bits(own)
     assert list(frame.layer[1:]) == list(layers(model))
     for (_, row), state in zip(list(frame.iterrows())[1:], evaluate.states[1:], strict=True):
@@ -157,7 +157,7 @@ def test_only_the_chosen_parameters_of_a_layer_move(case):
     assume(case.chosen)
     model, evaluate = lived(case), Seen()
     own = bits(copied(model))
-    frame = robustness(model, evaluate, layers=case.selection, init=token_law)
+    frame = robustness(model, evaluate, layers=case.selection, init=token_law, by="module")
     touched = [layer for layer, names in layers(model).items() if set(names) & set(case.chosen)]
     assert list(frame.layer[1:]) == touched
     for layer, state in zip(touched, evaluate.states[1:], strict=True):
@@ -170,7 +170,7 @@ def test_only_the_chosen_parameters_of_a_layer_move(case):
 def test_a_draw_is_a_function_of_seed_layer_and_number(seed, case):
     one, other = case.module(1), case.module(2)
     all_layers, few = Seen(), Seen()
-    robustness(one, all_layers, init=token_law, seed=seed, draws=2)
+    robustness(one, all_layers, init=token_law, seed=seed, draws=2, by="module")
     last = list(layers(other))[-1]
     robustness(other, few, copied(one), select(other, last), init=token_law, seed=seed, draws=2)
     names = layers(one)[last]
@@ -193,7 +193,7 @@ def test_a_draw_follows_the_modules_own_law():
         for parameter in model.parameters():
             parameter.fill_(5.0)
         model[1].running_mean.fill_(3.0)
-    frame = robustness(model, evaluate)
+    frame = robustness(model, evaluate, by="module")
     linear, norm = evaluate.states[1], evaluate.states[2]
     assert linear["0.weight"].abs().max() <= 0.1
     assert linear["0.weight"].std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
@@ -211,7 +211,7 @@ def test_init_is_applied_as_network_apply_does():
         if isinstance(part, nn.Linear):
             nn.init.uniform_(part.weight, 2, 3)
 
-    robustness(model, evaluate, init=law)
+    robustness(model, evaluate, init=law, by="module")
     assert ((evaluate.states[1]["0.weight"] >= 2) & (evaluate.states[1]["0.weight"] <= 3)).all()
     assert evaluate.states[1]["0.bias"].abs().max() <= 3**-0.5
     assert (evaluate.states[2]["1.weight"] == 1).all()
@@ -269,6 +269,24 @@ def test_a_block_is_put_back_and_redrawn_as_one():
         robustness(model, score, blocks="9", progress=False)
 
 
+def test_a_layer_moves_with_its_norm():
+    torch.manual_seed(0)
+    model, evaluate = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), Seen()
+    nn.init.constant_(model[1].weight, 5.0)
+    initial = {name: torch.full_like(tensor, 0.5) for name, tensor in model.state_dict().items()}
+    table = robustness(model, evaluate, initial, layers="0", progress=False)
+    assert table["layer"].tolist() == ["all", "0", "0"]
+    assert table["parameters"].tolist() == [43, 28, 28]
+    _, back, fresh = evaluate.states
+    assert torch.equal(back["1.weight"], initial["1.weight"])
+    assert (fresh["1.weight"] == 1).all()
+    assert torch.equal(back["2.weight"], copied(model)["2.weight"])
+    one = robustness(model, Seen(), initial, layers=select(model, "0"), draws=0, progress=False)
+    assert one["parameters"].tolist() == [43, 20]
+    with pytest.raises(BadRequest, match="by is 'norm'"):
+        robustness(model, Seen(), by="norm")  # type: ignore[arg-type]
+
+
 def test_the_table():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     scores = iter([0.9, 0.5, 0.25, float("nan"), torch.tensor([0.5]), True])
@@ -313,7 +331,7 @@ def test_agrees_with_the_study_of_the_same_network(model, store):
     training_inputs = [inputs for inputs, _ in recipe.dataset.split("train").batches(BATCH)]
     scores = {}
     for statistics, batches in (("as is", None), ("re-estimate", training_inputs)):
-        asked = {"statistics": statistics, "batches": batches, "seed": seed}
+        asked = {"statistics": statistics, "batches": batches, "seed": seed, "by": "module"}
         back = robustness(module, accuracy_on(recipe), initial_state(network, recipe.seed), draws=0, **asked)
         afresh = robustness(module, accuracy_on(recipe), network, **asked)
         assert back.score[0] == afresh.score[0] == trained.result(store)["accuracy"]
@@ -523,8 +541,8 @@ def test_networks_of_transformers():
             return -float((model(images).logits - outputs).square().sum())
 
         before = everything_of(model)
-        back = robustness(model, closeness, initial_state(build, 1), draws=0)
-        afresh = robustness(model, closeness, build)
+        back = robustness(model, closeness, initial_state(build, 1), draws=0, by="module")
+        afresh = robustness(model, closeness, build, by="module")
     assert list(back.layer) == list(afresh.layer) == ["all", *layers(model)]
     assert any("cls_token" in layer for layer in back.layer)
     assert back.score[0] == 0

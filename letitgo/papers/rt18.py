@@ -25,7 +25,7 @@ def study(scale: float, seeds: int) -> Fraction:
         model="lenet", model_args={"norm": True}, data="fashion_mnist", epochs=scaled(EPOCHS, scale), schedule="cosine"
     )
     return Fraction(
-        (recipe,), seeds=seeds, shares=(0.25, 0.1), norms=("learned", "frozen"), only=("norms", "layers"), controls=True
+        (recipe,), seeds=seeds, shares=(0.25, 0.1), norms=("learned", "frozen"), only=("norms", "layers"), by="module"
     )
 
 

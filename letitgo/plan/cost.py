@@ -20,8 +20,11 @@ def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain:
     """Operations for one example through one step of a run, counted once for each choice of what trains."""
     names, trainable, whole, spared = _counted(network, plain)
     chosen = set(trains)
-    if (left_out := tuple(name for name in trainable if name not in chosen)) in spared and chosen <= set(trainable):
-        return replace(whole, backward=whole.backward - spared[left_out])
+    left_out = {name for name in trainable if name not in chosen}
+    within = [names for names in spared if left_out.issuperset(names)]
+    if left_out and chosen <= set(trainable) and sum(map(len, within)) == len(left_out):
+        # The first of them still has something before it that trains, so each takes off what it does alone.
+        return replace(whole, backward=whole.backward - sum(spared[names] for names in within))
     module = weights.seeded(network, 0)
     weights.train_only(module, weights.Selection(trains, names), statistics)
     return weights.step_cost(module, plain.sample)
@@ -33,7 +36,7 @@ def _counted(
 ) -> tuple[tuple[str, ...], tuple[str, ...], weights.StepCost, dict[tuple[str, ...], int]]:
     """Names of all parameters and of those that train, what a step costs, and what leaving out one layer spares.
 
-    So the layers of a network, frozen one by one, take one count and not one each.
+    So the layers of a network, frozen one by one or several at once, take one count and not one each.
     """
     module = weights.seeded(network, 0)
     trainable = weights.trainable_names(module)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.recipes.splits import Content, Kind, Split
-from letitgo.recipes.steps import Step, Vocabulary, brightest, described, moments
+from letitgo.recipes.steps import Examples, Step, Vocabulary, brightest, described, moments
 from letitgo.recipes.tasks import TASKS, Task, find_task
 from letitgo.recipes.text import PYTHON, is_text, read_text
 from letitgo.value import Value, canonical, sha256
@@ -54,6 +54,11 @@ class Data(Value):
     def plain(self) -> Data:
         """The same with those steps alone that give inputs another shape, on which arithmetic depends."""
         return replace(self, steps=tuple(step for step in self.steps if step.reshapes))
+
+    @property
+    def unsampled(self) -> Data:
+        """The same with all training examples."""
+        return replace(self, steps=tuple(step for step in self.steps if not isinstance(step, Examples)))
 
     @property
     def kind(self) -> Kind:

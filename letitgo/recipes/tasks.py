@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.conv import _ConvNd
 
 from letitgo.errors import BadRequest
 from letitgo.imports import import_object
@@ -20,6 +21,8 @@ from letitgo.value import Value
 
 BATCH = 1000
 """Answers evaluated at once."""
+CONV_BATCH = 128
+"""The same of a network with convolutions, whose outputs would not fit the processor's caches otherwise."""
 
 
 def packed(correct: Tensor) -> str:
@@ -135,7 +138,8 @@ class Task(Value):
         """
         module.eval()
         right, total, n = [], torch.zeros((), dtype=torch.float64), 0
-        for inputs, labels in split.batches(max(1, BATCH // split.labels[0].numel())):
+        convolves = any(isinstance(part, _ConvNd) for part in module.modules())
+        for inputs, labels in split.batches(max(1, (CONV_BATCH if convolves else BATCH) // split.labels[0].numel())):
             outputs = module(inputs)
             right.append(self.right(outputs, labels).cpu())
             total += self.loss(outputs, labels, "sum")

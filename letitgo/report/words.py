@@ -255,6 +255,17 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
     return Section(heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe))
 
 
+def examples(recipe: Recipe) -> str:
+    """How many examples a recipe trains on, and of how many where it takes only some."""
+    count, there = (f"{len(data.split('train')):,}" for data in (recipe.dataset, recipe.dataset.unsampled))
+    return count if recipe.examples is None else f"{count} of {there}"
+
+
+def scaled_down(recipe: Recipe) -> list[str]:
+    """That a recipe trains on some of the training examples alone."""
+    return [] if recipe.examples is None else [f"Scaled down: {examples(recipe)} training examples."]
+
+
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Everything that a recipe says, defaults filled in, for a page."""
     fields = {name: value for name, value in recipe.fields().items() if value not in _UNSET}
@@ -268,6 +279,6 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
         "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),
         "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in recipe.all_optimizer_args.items()),
         "steps": f"{recipe.steps:,} ({recipe.steps_per_epoch:,} per epoch)",
-        "examples": f"{len(data.split('train')):,} for training, {len(data.split('test')):,} for testing",
+        "examples": f"{examples(recipe)} for training, {len(data.split('test')):,} for testing",
         "digest of the data": data.digest[:16],
     }

@@ -42,6 +42,13 @@ HELD_OUT, MOST, LEAST = 5, 5000, 30
 Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
 Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
 Blocks = Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")]
+By = Annotated[
+    Literal["block", "layer", "module"],
+    Field(
+        description="what is acted on as one: block (of the network's own), layer (with the norm that belongs to it), "
+        "or module (each that owns parameters, norms too)"
+    ),
+]
 Statistics = Annotated[
     Literal["follow", "frozen"],
     Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),

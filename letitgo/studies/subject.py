@@ -116,27 +116,31 @@ class Subject:
         return [layer for layer, names in self.recipe.network.layers.items() if own.intersection(names)]
 
     def units(
-        self, layers: Sequence[str] = (), blocks: Sequence[str] = (), leave_out: Iterable[str] = ()
+        self,
+        layers: Sequence[str] = (),
+        blocks: Sequence[str] = (),
+        by: weights.By = "layer",
+        leave_out: Iterable[str] = (),
     ) -> list[Unit]:
-        """The layers that have something to train, those of a block as one.
+        """What has something to train, unit by unit, in the order of their first layers.
 
         Args:
-            layers: Patterns of those wanted; all by default.
+            layers: Patterns of the layers wanted; all by default. A norm is wanted with its layer, except by module.
             blocks: Patterns of modules that are one unit.
-            leave_out: Names of parameters that count only inside a block.
+            by: What the others are: blocks, layers with their norms, or modules one by one.
+            leave_out: Names of parameters that are no unit without others.
 
         Raises:
             BadRequest: A pattern matches nothing.
         """
-        wanted, whole = weights.select(self.module, *layers), weights.blocks(self.module, *blocks)
-        left_out, trains = set(leave_out), set(self.trainable)
-        groups: dict[str, list[str]] = {}
-        for layer, names in self.recipe.network.layers.items():
-            block = next((block for block in whole if layer == block or layer.startswith(f"{block}.")), None)
-            own = [name for name in names if name in wanted and name in trains]
-            own = own if block else [name for name in own if name not in left_out]
-            groups.setdefault(block or layer, []).extend(own)
-        return [Unit(name, "layer", tuple(names)) for name, names in groups.items() if names]
+        wanted = weights.select(self.module, *layers)
+        wanted = wanted if by == "module" else weights.with_norms(self.module, wanted)
+        chosen, left_out = set(wanted) & set(self.trainable), set(leave_out)
+        owned = self.recipe.network.layers
+        own = {layer: tuple(name for name in names if name in chosen) for layer, names in owned.items()}
+        groups = weights.units(self.module, [layer for layer, names in own.items() if names], by, blocks)
+        found = {unit: tuple(name for layer in group for name in own[layer]) for unit, group in groups.items()}
+        return [Unit(unit, "layer", names) for unit, names in found.items() if not left_out.issuperset(names)]
 
     def baseline(self, recipe: Recipe) -> Run:
         """The run that trains everything, under one of the seeds."""

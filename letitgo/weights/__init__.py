@@ -86,3 +86,6 @@ from letitgo.weights.ticket import SavedTicket as SavedTicket
 from letitgo.weights.ticket import load_ticket as load_ticket
 from letitgo.weights.ticket import read_ticket as read_ticket
 from letitgo.weights.ticket import save_ticket as save_ticket
+from letitgo.weights.units import By as By
+from letitgo.weights.units import units as units
+from letitgo.weights.units import with_norms as with_norms

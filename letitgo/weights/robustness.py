@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import sqrt
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, parameter_names
 from letitgo.weights.select import Selection, select
-from letitgo.weights.select import blocks as blocks_of
 from letitgo.weights.state import State, check_draws, drawing_from, initial_state, seeded
 from letitgo.weights.statistics import re_estimate
+from letitgo.weights.units import By, with_norms
+from letitgo.weights.units import units as units_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,6 +39,7 @@ def robustness(
     batches: Iterable[Any] | None = None,
     progress: bool = True,
     blocks: str | Sequence[str] = (),
+    by: By = "layer",
 ) -> DataFrame:
     """Put each layer of a trained network back to its initial weights, or draw it afresh, and evaluate.
 
@@ -66,6 +68,9 @@ def robustness(
         progress: Show a bar where stderr is a terminal.
         blocks: Patterns of modules, as ``letitgo map --blocks`` takes them: the chosen layers in each are one unit,
             which is put back and redrawn as a whole, under the module's name.
+        by: What a unit is: a ``"layer"``, the norm that belongs to it included; a ``"block"`` of the network's; or each
+            ``"module"`` that owns parameters by itself, norms too. With patterns as ``layers``, a norm is chosen with
+            its layer unless units are modules; a selection is taken as it is.
 
     Returns:
         One row for the trained network (``baseline``), then one per layer put back (``reinitialised``) and one per
@@ -81,8 +86,8 @@ def robustness(
         BadRequest: The donor does not fit or shares its tensors with the model; neither ``reset_parameters`` nor
             ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no number.
     """
-    owned = _chosen(model, layers)
-    units = _units(model, owned, [blocks] if isinstance(blocks, str) else blocks)
+    owned = _chosen(model, layers, by)
+    units = units_of(model, owned, by, [blocks] if isinstance(blocks, str) else blocks)
     chosen = {unit: tuple(name for layer in own for name in owned[layer]) for unit, own in units.items()}
     _check(donor, draws, init, statistics, batches)
     tensors = _tensors(model)
@@ -153,10 +158,13 @@ def robustness(
     return frame
 
 
-def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None, by: By) -> dict[str, tuple[str, ...]]:
     """Layer → its chosen parameters, for the layers that have some."""
+    if by not in get_args(By):
+        raise BadRequest(f"by is {by!r}: {nearest(by, get_args(By))}")
     if not isinstance(layers, Selection):
         layers = select(model, *([layers] if isinstance(layers, str) else layers or ()))
+        layers = layers if by == "module" else with_norms(model, layers)
     if layers.of != parameter_names(model):
         raise BadRequest("the selection is of another network: choose with select(model, ...)")
     owned = {layer: tuple(name for name in names if name in layers) for layer, names in layers_of(model).items()}
@@ -164,15 +172,6 @@ def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None) ->
     if not chosen:
         raise BadRequest("no layer is chosen: the network has no parameters, or the selection holds none")
     return chosen
-
-
-def _units(model: nn.Module, layers: Iterable[str], patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Unit → its layers: those in a block are one unit, each other layer is its own."""
-    found, units = blocks_of(model, *patterns), dict[str, list[str]]()
-    for layer in layers:
-        block = next((block for block in found if layer == block or layer.startswith(f"{block}.")), layer)
-        units.setdefault(block, []).append(layer)
-    return units
 
 
 def _with_parametrization(model: nn.Module, names: tuple[str, ...]) -> list[str]:

@@ -50,6 +50,12 @@ def roles(module: nn.Module) -> dict[str, Role]:
     return {name: found[name] for name in names}
 
 
+def is_norm(layer: nn.Module) -> bool:
+    """Whether a module that owns parameters is a normalization: by its class, or by its name and what it keeps."""
+    named = "Norm" in type(layer).__name__ or any("running" in name for name in layer._buffers)
+    return isinstance(layer, _NORMS) or (named and all(p.ndim < 2 for p in layer.parameters(recurse=False)))
+
+
 def _by_class(layer: nn.Module, own: Mapping[str, nn.Parameter]) -> dict[str, Role]:
     norm = isinstance(layer, _NORMS)
     units = int(isinstance(layer, _ConvTransposeNd))

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.options import StudyOptions, Tolerance, check_distinct, held_out
+from letitgo.studies.options import By, StudyOptions, Tolerance, check_distinct, held_out
 
 
 @checked
@@ -63,6 +63,7 @@ class DimensionOptions(StudyOptions):
         tuple[str, ...],
         Field(description="patterns of layers to search one at a time [default: the whole network at once]"),
     ] = ()
+    by: By = "layer"
     others: Annotated[
         Literal["frozen", "trained"],
         Field(description="what the other layers do: frozen at their initialization, or trained in full"),

@@ -34,7 +34,7 @@ class Dimension(DimensionOptions):
         return [
             Search(self, of, unit)
             for of in subjects
-            for unit in (of.units(self.layers) if self.layers else [of.everything])
+            for unit in (of.units(self.layers, by=self.by) if self.layers else [of.everything])
         ]
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, ChoosingOptions, Layers, Statistics
+from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers, Statistics
 
 
 @checked
@@ -52,6 +52,7 @@ class FinetuneOptions(ChoosingOptions):
     ] = False
     layers: Layers = ()
     blocks: Blocks = ()
+    by: By = "layer"
     statistics: Statistics = "follow"
 
     @property

@@ -47,7 +47,7 @@ class Finetune(FinetuneOptions, CellStudy):
             if source == of.recipe:
                 raise BadRequest(f"pretraining and fine-tuning are the same, on {source.data!r}: give other data")
         self.start(of, of.recipe)
-        if not of.units(self.layers, self.blocks):
+        if not of.units(self.layers, self.blocks, self.by):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
         labels = [cell.labels for cell in self._ways(of, "pretrained") if cell.labels["trained"]]
         cheapest = min(labels, key=lambda row: row["share"])
@@ -111,7 +111,7 @@ class Finetune(FinetuneOptions, CellStudy):
             return self.start(of, recipe) if pretrained else Initial(recipe.network, recipe.seed)
 
         twins = {(cell.labels["layer"], cell.labels["scope"], cell.labels["intervention"]): cell for cell in scratch}
-        units = of.units(self.layers, self.blocks)
+        units = of.units(self.layers, self.blocks, self.by)
         ways = [(of.everything, "none")]
         ways += [(u, way) for u in units if len(u.parameters) < len(of.trainable) for way in ("frozen", "only")]
         if self.together:

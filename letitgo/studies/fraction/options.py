@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import ChoosingOptions, Statistics, check_distinct
+from letitgo.studies.options import By, ChoosingOptions, Statistics, check_distinct
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -64,6 +64,7 @@ class FractionOptions(ChoosingOptions):
         tuple[str, ...], Field(description="patterns of the layers learned alone [default: all but norms]")
     ] = ()
     blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks learned as one")] = ()
+    by: By = "layer"
     controls: Annotated[
         bool, Field(description="also learn as many values as each of these, chosen at random from the whole network")
     ] = True

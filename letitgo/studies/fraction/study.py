@@ -162,7 +162,9 @@ class Fraction(FractionOptions, CellStudy):
         groups = {"norms": of.norms, "biases": of.biases, "classifier": of.head.parameters}
         parts = [(name, names) for name, names in groups.items() if name in asked and names]
         known = {frozenset(of.head.parameters)} if "classifier" in asked else set()
-        units = of.units(self.layers, self.blocks, () if self.layers else of.norms) if "layers" in asked else []
+        units = (
+            of.units(self.layers, self.blocks, self.by, () if self.layers else of.norms) if "layers" in asked else []
+        )
         parts += [(unit.name, unit.parameters) for unit in units if frozenset(unit.parameters) not in known]
         for name, names in parts:
             norms = _learned(of.norms, names) if of.norms else "none"

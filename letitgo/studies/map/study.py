@@ -41,7 +41,7 @@ class Map(MapOptions, CellStudy):
         return self.together or super().searches
 
     def check_subject(self, of: Subject) -> None:
-        if not of.units(self.layers, self.blocks):
+        if not of.units(self.layers, self.blocks, self.by):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
         if self.re_estimate and of.recipe.own is not None:
             raise BadRequest(
@@ -50,7 +50,7 @@ class Map(MapOptions, CellStudy):
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         base = self._baseline(of)
-        units = of.units(self.layers, self.blocks)
+        units = of.units(self.layers, self.blocks, self.by)
         singles = [cell for unit in units for cell in self._acts(of, unit, base)]
         yield [base, *singles]
         if self.together:
@@ -149,7 +149,7 @@ class Map(MapOptions, CellStudy):
             def state(recipe: Recipe) -> State:
                 return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
 
-            return self._measures(of, state, donor, statistics, chosen)
+            return self._measures(of, state, donor, statistics, chosen, self.training_accuracy)
 
         first, *others = map(measures, donors)
         return Cell(
@@ -193,9 +193,11 @@ class Map(MapOptions, CellStudy):
         donor: Callable[[Recipe], State],
         statistics: Any = "as is",
         chosen: bool = False,
+        on_training: bool = True,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
         """What is measured of a state; on held-out examples only where a choice is read from it."""
         splits = (*evaluated(of.recipe), *(self.held_out if chosen else ()))
+        splits = tuple(split for split in splits if on_training or split != "train")
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
