@@ -8,6 +8,7 @@ from torch import nn
 
 from letitgo.errors import BadRequest
 from letitgo.recipes.convnets import conv2, conv4, conv6, vgg11
+from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import NETWORKS, find_network
 from letitgo.recipes.recipe import BUILT_IN
 from letitgo.weights import seeded
@@ -136,6 +137,19 @@ def test_padded_shortcuts_carry_the_inputs():
     out = block(inputs)
     assert torch.equal(out[:, :16], inputs[:, :, ::2, ::2])
     assert not out[:, 16:].any()
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("conv2", [128, 128, 103]), ("fcn", [359])])
+def test_convolutions_are_evaluated_in_small_batches(name, sizes):
+    data, module, seen = open_data("digits"), built(name, DIGITS), []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    split = data.split("test")
+    found = data.task.evaluate(module, split)
+    assert seen == sizes
+    assert found["n"] == 359
+    with torch.no_grad():
+        right = module(split.batch(slice(None))).argmax(1) == split.labels
+    assert found["accuracy"] == right.double().mean()
 
 
 def test_help_names_every_network():

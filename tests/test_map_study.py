@@ -150,8 +150,19 @@ def test_training_accuracy_is_measured_of_what_was_trained(study, folder, rows):
         grafted = row["intervention"] in ("reinitialised", "rerandomised")
         assert (row["train_accuracy_mean"] is None) == (row["gap_mean"] is None) == grafted
         assert row["accuracy_mean"] == before["accuracy_mean"]
-    count = {accuracy: sum(map(len, replace(study, training_accuracy=accuracy).stages(folder))) for accuracy in (0, 1)}
+    count = {
+        accuracy: sum(map(len, replace(study, training_accuracy=accuracy).stages(folder))) for accuracy in (False, True)
+    }
     assert count[False] < count[True]
+
+
+def test_a_map_of_some_of_the_examples_says_so(study, rows):
+    [section] = study.report(rows).sections
+    assert not any("Scaled down" in sentence for sentence in section.sentences)
+    few = Map((small_recipe(widths="8", depth=2, batch_size=128, epochs=3, examples=300),), seeds=2, freeze_at=(0, 1))
+    [section] = few.report(rows).sections
+    assert section.sentences[0] == "Scaled down: 300 of 1,438 training examples."
+    assert section.details["examples"] == "300 of 1,438 for training, 359 for testing"
 
 
 def test_a_drop_is_paired(rows, folder):
