@@ -196,8 +196,8 @@ class Map(MapOptions, CellStudy):
         on_training: bool = True,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
         """What is measured of a state; on held-out examples only where a choice is read from it."""
-        splits = (*evaluated(of.recipe), *(self.held_out if chosen else ()))
-        splits = tuple(split for split in splits if on_training or split != "train")
+        asked = (*evaluated(of.recipe), *(self.held_out if chosen else ()))
+        splits = [split for split in asked if on_training or split != "train"]
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
