@@ -196,8 +196,7 @@ class Map(MapOptions, CellStudy):
         on_training: bool = True,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
         """What is measured of a state; on held-out examples only where a choice is read from it."""
-        asked = (*evaluated(of.recipe), *(self.held_out if chosen else ()))
-        splits = [split for split in asked if on_training or split != "train"]
+        splits = (*evaluated(of.recipe)[: 2 if on_training else 1], *(self.held_out if chosen else ()))
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
