@@ -13,6 +13,7 @@ import torch
 from helpers import pictures, python, write_dataset
 
 from letitgo.errors import BadRequest
+from letitgo.recipes import Recipe
 from letitgo.recipes import data as module
 from letitgo.recipes.data import open_data
 from letitgo.recipes.splits import Content
@@ -515,3 +516,17 @@ def test_a_row_without_a_label_and_labels_with_gaps_are_refused(folder):
     made["train"] = (pictures(3), [0, None, 1])
     with pytest.raises(BadRequest, match=r"^row 1 of .* has no label"):
         open_data(str(write_dataset(folder / "unlabelled", made, classes=None)))
+
+
+def test_fewer_test_examples_are_the_same_for_every_seed_and_leave_training_alone():
+    whole, some = Recipe().dataset, Recipe(test_examples=50).dataset
+    test, few = whole.split("test"), some.split("test")
+    assert len(few) == 50
+    places = [i for i, image in enumerate(test.inputs) if any(torch.equal(image, one) for one in few.inputs)]
+    assert torch.equal(test.inputs[places], few.inputs)
+    assert torch.equal(test.labels[places], few.labels)
+    assert places != list(range(50))
+    assert torch.equal(whole.split("train").inputs, some.split("train").inputs)
+    assert torch.equal(few.inputs, Recipe(test_examples=50, seed=1).dataset.split("test").inputs)
+    with pytest.raises(BadRequest, match="test-examples is 1,000: there are 359 for testing"):
+        Recipe(test_examples=1000).dataset.split("test")

@@ -97,6 +97,7 @@ DATA = Data("digits", ONES)
 STEPS = {
     "shift": steps.Shift("invert"),
     "examples": steps.Examples(100, 3),
+    "test examples": steps.TestExamples(50),
     "half": steps.Half("b"),
     "validation": steps.HoldOut(50),
     "fit": steps.Fit("1x28x28"),

@@ -387,6 +387,7 @@ def test_rates_by_pattern_and_an_output_layer_left_alone():
     tickets = tickets_of(rates=(("fc1", 0.5),), output_rate=0)
     assert tickets.rates == {"fc1.weight": 0.5, "fc2.weight": 0.2}
     assert tickets_of(rates=(("*", 0.5), ("fc2", 0))).rates == {"fc1.weight": 0.5, "fc3.weight": 0.5}
+    assert tickets_of(scope="global", rates=(("fc1", 0.0),)).rates == {"fc2.weight": 0.2}
     assert tickets_of(scope="global").rates == {"fc1.weight": 0.2, "fc2.weight": 0.2}
     assert tickets_of().rates == {"fc1.weight": 0.2, "fc2.weight": 0.2, "fc3.weight": 0.1}
 

@@ -67,6 +67,7 @@ def other_fields(folder: str) -> dict[str, Any]:
         "task": "letitgo.recipes.tasks:NextWord",
         "shift": "invert",
         "examples": 5,
+        "test_examples": 2,
         "half": "a",
         "fit": "1x10x10",
         "pixels": "unit",

@@ -99,6 +99,10 @@ class Recipe(Value):
     examples: Annotated[
         int | None, Field(ge=1, description="number of training examples, chosen at random [default: all]")
     ] = None
+    test_examples: Annotated[
+        int | None,
+        Field(ge=1, description="number of test examples, chosen at random, the same for all [default: all]"),
+    ] = None
     half: Annotated[
         Literal["none", "a", "b"], Field(description="only one half of the training examples: a, b or none")
     ] = "none"
@@ -263,6 +267,7 @@ class Recipe(Value):
             steps.HoldOut(self.validation) if self.validation else None,
             None if self.examples is None else steps.Examples(self.examples, self.seed),
             None if self.pixels == "standard" else steps.Pixels(self.pixels),
+            None if self.test_examples is None else steps.TestExamples(self.test_examples),
         )
         found = open_data(self.data, *(step for step in chain if step is not None), task=self.task)
         if self.augment != "none" and found.kind != "images":

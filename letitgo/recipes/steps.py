@@ -225,7 +225,25 @@ class Pixels(Step):
         return content.having(**{name: unit(split) for name, split in content.splits.items()})
 
 
-ORDER = (Vocabulary, Fit, Shift, Half, HoldOut, Examples, Pixels)
+@dataclass(frozen=True, eq=False)
+class TestExamples(Step):
+    """Some of the test examples, chosen at random, the same for everyone.
+
+    Attributes:
+        test_examples: How many.
+    """
+
+    test_examples: int
+
+    def apply(self, content: Content) -> Content:
+        test = content.splits["test"]
+        if self.test_examples > len(test):
+            raise BadRequest(f"test-examples is {self.test_examples:,}: there are {len(test):,} for testing")
+        order = torch.randperm(len(test), generator=_generator("test examples"))
+        return content.having(test=test.only(order[: self.test_examples].sort().values))
+
+
+ORDER = (Vocabulary, Fit, Shift, Half, HoldOut, Examples, Pixels, TestExamples)
 """The order in which a recipe takes its steps."""
 
 

@@ -57,7 +57,10 @@ class TicketOptions(StudyOptions):
     ] = None
     rates: Annotated[
         tuple[tuple[str, Annotated[float, Field(ge=0, lt=1)]], ...],
-        Field(description="rates by pattern of layers, as in conv*=0.1,fc1=0; later patterns override earlier ones"),
+        Field(
+            description="rates by pattern of layers, as in conv*=0.1,fc1=0; later patterns override earlier ones; "
+            "0 spares a layer"
+        ),
     ] = ()
     scope: Scope = "layer"
     rewind: Rewind = "0"
@@ -79,8 +82,9 @@ class TicketOptions(StudyOptions):
     def __post_init__(self) -> None:
         check_distinct("variants", self.variants)
         check_levels(self.at, self.levels)
-        if self.scope == "global" and (self.rates or self.output_rate not in (None, 0, self.rate)):
-            raise BadRequest("one scope for all weights has one rate: leave rates out, and output-rate 0 or the rate")
+        named = [rate for _, rate in self.rates]
+        if self.scope == "global" and {*named, self.output_rate} - {None, 0, self.rate}:
+            raise BadRequest("one scope for all weights has one rate: give 0 or the rate in rates and output-rate")
         if self.stability and any(recipe.examples or recipe.label_noise for recipe in self.recipes):
             raise BadRequest(
                 "stability compares two orders of the same data, but the seed of the order also chooses examples and "
