@@ -72,7 +72,7 @@ def _chain(run: Run) -> list[Run]:
 def _latest(run: Run, store: Store, before: int) -> At | None:
     """The latest point in the store that leads to the wanted epochs."""
     points = [At(each, epoch) for each in _chain(run) for epoch in range(each.begin + 1, before)]
-    starts = [each.start for each in _chain(run) if isinstance(each.start, At)]
+    starts = [each.start for each in _chain(run) if each.begin and isinstance(each.start, At)]
     found = [point for point in (*points, *starts) if store.intact(point.address, point.key)]
     return max(found, key=lambda point: (point.step, point.run == run), default=None)
 

@@ -1,0 +1,53 @@
+"""Every example in ``examples/`` is mapped and fine-tuned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from letitgo.recipes import Recipe
+from letitgo.studies.compute import compute
+from letitgo.studies.finetune.study import Finetune
+from letitgo.studies.map.study import Map
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TASKS = {
+    "plain_loop": ("Inverted", "Digits"),
+    "bert_trainer": ("Topics", "OtherTopics"),
+    "lightning_images": ("Noisy", "Images"),
+    "regression": ("Diabetes", "Others"),
+}
+BLOCKS = {"bert_trainer": ("bert.encoder.layer.*", "bert.embeddings")}
+
+
+@pytest.fixture(autouse=True)
+def _found(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def test_every_example_is_here():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == TASKS.keys()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store):
+    after, before = (f"{name}:{task}" for task in TASKS[name])
+    blocks = BLOCKS.get(name, ())
+    mapped = compute(Map(Recipe(task=before), seeds=1, reinit_at=(0,), draws=1, blocks=blocks), store)
+    assert not mapped.failures
+    tuned = compute(Finetune(Recipe(task=after), before, seeds=1, blocks=blocks), store)
+    assert not tuned.failures
+    assert sum(row["recommended"] for row in tuned.rows) == 1
+    tuned.report(tmp_path)
+
+
+def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, EXAMPLES / "plain_loop.py"], check=True)
+    outcome = compute(Finetune(Recipe(task="plain_loop:Inverted"), "digits.pt", seeds=1), store)
+    untrained, full, *_ = outcome.rows
+    assert untrained["test_before_mean"] > 0.9 > full["test_before_mean"]  # fine-tuning forgets
+    assert full["accuracy_mean"] > untrained["accuracy_mean"]
