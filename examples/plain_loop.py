@@ -21,7 +21,7 @@ class Digits:
         self.train_set, self.test_set = (inputs[~test], labels[~test]), (inputs[test], labels[test])
 
     def seen(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs
+        return inputs - 0.5
 
     def model(self) -> nn.Module:
         return nn.Sequential(
@@ -30,7 +30,7 @@ class Digits:
 
     def train(self, model, seed):
         inputs, labels = self.train_set
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
         for _ in range(self.epochs):
             for batch in torch.randperm(len(labels)).split(64):
                 optimizer.zero_grad()
@@ -49,7 +49,7 @@ class Inverted(Digits):
     """White on black becomes black on white. ``before`` says what is left of the old task."""
 
     def seen(self, inputs):
-        return 1 - inputs
+        return 0.5 - inputs
 
     def evaluate(self, model):
         return super().evaluate(model) | {"before": Digits.evaluate(Digits(), model)["accuracy"]}

@@ -51,3 +51,4 @@ def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch
     untrained, full, *_ = outcome.rows
     assert untrained["test_before_mean"] > 0.9 > full["test_before_mean"]  # fine-tuning forgets
     assert full["accuracy_mean"] > untrained["accuracy_mean"]
+    assert any(sentence.startswith("Test before: ") for sentence in outcome.answers)

@@ -235,10 +235,13 @@ def told(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
         for column in columns
         if column.name not in ("train_accuracy", "gap", "loss") or found & {column.name, f"{column.name}_mean"}
     ]
-    others = sorted(
-        {name.removesuffix("_mean") for name in found if name.startswith(OTHER) and not name.endswith("_ci95")}
-    )
-    return kept + [Column(name, name.replace("_", " "), shown=significant) for name in others]
+    return kept + [Column(name, name.replace("_", " "), shown=significant) for name in other_numbers(rows)]
+
+
+def other_numbers(rows: Sequence[Row]) -> list[str]:
+    """Names of what else a task of the user's own tells."""
+    own = {name.removesuffix("_mean") for row in rows for name in row if name.startswith(OTHER)}
+    return sorted(name for name in own if not name.endswith("_ci95"))
 
 
 def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | None:

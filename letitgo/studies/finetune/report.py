@@ -80,7 +80,9 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
         pictures["sets"] = _sets(rows, sets, metric)
     pictures["cost"] = _cost(rows, study.budget, metric)
     source, head = study.source(of), study.new_head(of)
-    before = Path(str(study.file)).name if source is None else f"{words.length(source)} on {source.data}"
+    before = Path(str(study.file)).name
+    if source is not None:
+        before = f"{words.length(source)} {f'of {source.task}' if source.own else f'on {source.data}'}"
     sentences = _sentences(study, rows)
     if head:
         sentences.append(f"The output layer, {head}, is drawn anew: the pretrained one is for other classes.")
@@ -134,6 +136,11 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         said.append(f"The pretrained network without any training: {_reached(untrained, metric)}.")
         if _worth(metric)(untrained) >= _worth(metric)(best):
             said.append("No fine-tuning within the budget is better than none.")
+        said += [
+            f"{name.replace('_', ' ').capitalize()}: {_number(untrained, name)} without any training, "
+            f"{_number(full, name)} with everything trained, {_number(best, name)} as recommended."
+            for name in words.other_numbers(rows)
+        ]
     said += _sureness(study, rows, best)
     kinds = {"only": "Trained alone", "frozen": "Frozen"}
     said += [
@@ -217,6 +224,10 @@ def _one(rows: Sequence[Row], kind: str, start: str = "pretrained") -> Row | Non
 def _reached(row: Row, metric: Metric) -> str:
     """``97.31 ± 0.12 %``; of a metric that is no share, without a unit."""
     return words.reached(row, metric).removesuffix(f" test {metric.name}")
+
+
+def _number(row: Row, name: str) -> str:
+    return Column(name, "", shown=numbers.significant).cell(row)
 
 
 def _worth(metric: Metric, split: str = "") -> Callable[[Row], float]:
