@@ -49,6 +49,6 @@ def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch
     subprocess.run([sys.executable, EXAMPLES / "plain_loop.py"], check=True)
     outcome = compute(Finetune(Recipe(task="plain_loop:Inverted"), "digits.pt", seeds=1), store)
     untrained, full, *_ = outcome.rows
-    assert untrained["test_before_mean"] > 0.9 > full["test_before_mean"]  # fine-tuning forgets
+    assert untrained["test_before_mean"] > 0.8 > full["test_before_mean"] + 0.1  # fine-tuning forgets
     assert full["accuracy_mean"] > untrained["accuracy_mean"]
     assert any(sentence.startswith("Test before: ") for sentence in outcome.answers)
