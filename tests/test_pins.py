@@ -49,6 +49,7 @@ from letitgo.plan.states import Partial
 from letitgo.recipes import Recipe, steps
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
+from letitgo.recipes.own import Own, OwnNetwork
 from letitgo.recipes.tasks import Classification, NextWord
 from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
@@ -114,6 +115,8 @@ PRUNED = Pruned(RUN.final, {"fc1.weight": 0.2, "fc2.weight": 0.1})
 
 def _described() -> dict[str, Value]:
     return {
+        "a network of a task of one's own": OwnNetwork("own_tasks:Digits", {"rate": 0.2}),
+        "a task of one's own": Own(OwnNetwork("own_tasks:Digits", {"rate": 0.2})),
         "network": FCN,
         "network, arguments": LENET,
         "network, source": Network("package.module:factory", {"width": 3}, TWOS),

@@ -127,6 +127,7 @@ def test_every_field_of_a_run_changes_the_key():
         "begin": 1,
         "resume": True,
         "statistics": "frozen",
+        "again": 1,
     }
     assert set(others) == {field.name for field in dataclasses.fields(Run)}
     keys = {run.key, *(Run(**{**run.fields(), name: value}).key for name, value in others.items())}
