@@ -243,7 +243,9 @@ def test_a_task_may_be_an_object(store):
         compute(Train(of), store, workers=1)
     with pytest.raises(BadRequest, match="is an object, which is made already"):
         Recipe(task=task, model_args={"rate": 0.1})
-    task.rate = open
+    task.rate = 0.3
+    with pytest.raises(BadRequest, match="changed since its recipe was made"):
+        compute(Train(of), store)
     task.held = (number for number in range(3))
     with pytest.raises(BadRequest, match="the Digits holds a generator, whose content cannot be read"):
         Recipe(task=task)

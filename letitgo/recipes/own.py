@@ -102,6 +102,11 @@ class Own(Value):
         return self.network.factory.startswith(live.LIVE)
 
     @property
+    def has_changed(self) -> bool:
+        """Whether the object holds something else than when it was named."""
+        return self.is_live and live.registered(self.network.task) != self.network.factory
+
+    @property
     def task(self) -> Own:
         """Itself: what stands where data would also says what is learned."""
         return self

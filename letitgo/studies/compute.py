@@ -104,6 +104,8 @@ def _check(study: Study) -> None:
             )
     study.check()
     for recipe in study.recipes:
+        if recipe.own is not None and recipe.own.has_changed:
+            raise BadRequest(f"the object {recipe.task!r} changed since its recipe was made: make it again")
         if replace(recipe).key != recipe.key:
             raise BadRequest(f"the code or data of {recipe.model!r} changed since its recipe was made: make it again")
 
