@@ -237,3 +237,8 @@ class Shifted(Whole):
 
     def validate(self, model):
         return {"accuracy": self.evaluate(model)["accuracy"], "n": 40}
+
+
+class InPercent(Whole):
+    def evaluate(self, model):
+        return {"accuracy": 100 * super().evaluate(model)["accuracy"]}

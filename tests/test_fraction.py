@@ -318,8 +318,7 @@ def test_a_network_that_is_its_classifier_and_an_optimiser_for_matrices():
     if hasattr(torch.optim, "Muon"):
         recipe = small_recipe(model="test_fraction:matrices", widths=None, optimizer="muon")
         Fraction((recipe,), controls=False, select="test").check()
-        with pytest.raises(BadRequest, match=r"random values, .* values: the optimiser 'muon' cannot be used"):
-            Fraction((recipe,), select="test").check()
+        Fraction((recipe,), select="test").check()  # single values of a matrix are a matrix too
 
 
 def matrices() -> nn.Module:

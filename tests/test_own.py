@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
+from functools import partial
 
 import own_tasks
 import pytest
 import torch
+from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 import letitgo
@@ -161,12 +163,14 @@ class _Several(_Only):
         ("Unmeasured", "has to give a dict with 'accuracy': it gives loss"),
         ("Wordy", "has to give a dict with 'accuracy': it gives float"),
         ("NotANumber", "gives nan for 'accuracy'"),
+        ("InPercent", "for 'accuracy': a share lies between 0 and 1"),
     ],
 )
 def test_a_bad_task_fails_in_one_sentence(task, says, store):
     with pytest.warns(PartlyFailed):
         outcome = compute(Map(recipe(task), seeds=1, layers=("0",), reinit_at=()), store)
     assert any(says in failure.why and "\n" not in failure.why for failure in outcome.failures), outcome.failures
+    outcome.show()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +269,8 @@ def test_live_objects(store):
     assert run(scale=2.0).rows[0]["test_loss_mean"] != first.rows[0]["test_loss_mean"]
     assert run().usage.stored == run().usage.results
     train, test = loaders()
+    blind = letitgo.map(own_tasks.small, train, test, optimizer=partial(SGD, lr=1e-9), epochs=1, seeds=1)
+    assert blind.answers[0].startswith("No verdicts")
     worse = letitgo.map(own_tasks.small, train, test, metric=own_tasks.error, more_is_better=False, epochs=1, seeds=1)
     assert worse.rows[0]["error_mean"] < 0.9
     with pytest.raises(BadRequest, match="metric has no name"):

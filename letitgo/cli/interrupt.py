@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from typing import Any
@@ -21,8 +22,11 @@ def seen() -> bool:
 
 
 def check() -> None:
-    """Raise ``KeyboardInterrupt`` where there was one."""
+    """Raise ``KeyboardInterrupt`` where there was one; from another thread, in the main one."""
     if seen():
+        if threading.current_thread() is not threading.main_thread():
+            _thread.interrupt_main()
+            return
         raise KeyboardInterrupt
 
 

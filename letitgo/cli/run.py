@@ -17,6 +17,7 @@ from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write
 from letitgo.errors import BadRequest, PartlyFailed
+from letitgo.execute import Progress
 from letitgo.execute.cluster import disconnect
 from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
@@ -59,9 +60,15 @@ def run_study(
 
 
 def _compute(study: Study, options: RunningOptions, workers: int, store: Store) -> Outcome:
-    with kept_from_stdout(), warnings.catch_warnings(), shown_progress() as on_progress:
+    with kept_from_stdout(), warnings.catch_warnings(), shown_progress() as show:
         warnings.simplefilter("ignore", PartlyFailed)  # each failure is printed with the rows
         interrupt.check()
+
+        def on_progress(state: Progress) -> None:
+            interrupt.check()  # what is imported or called meanwhile may have swallowed one
+            if show is not None:
+                show(state)
+
         outcome = compute(
             study,
             store,

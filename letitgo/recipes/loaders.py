@@ -35,6 +35,7 @@ class Loaders:
         share: Whether it is a share, so that a drop is in points; else a drop is in per cent.
         optimizer: Called with the parameters to train.
         epochs: Passes over ``train_loader``.
+        constant: What the best prediction that ignores the inputs reaches; None where it is not known.
     """
 
     model_fn: Callable[[], nn.Module]
@@ -47,6 +48,7 @@ class Loaders:
     share: bool
     optimizer: Callable[[Any], torch.optim.Optimizer]
     epochs: int
+    constant: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_loader", "test_loader"):

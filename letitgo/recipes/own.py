@@ -200,6 +200,8 @@ class Own(Value):
             raise WorkFailed(f"{what} gives something that is no number: {error}") from error
         if isnan(numbers[metric]):
             raise WorkFailed(f"{what} gives nan for {metric!r}: training may have diverged")
+        if self.metric.share and not 0 <= numbers[metric] <= 1:
+            raise WorkFailed(f"{what} gives {numbers[metric]:g} for {metric!r}: a share lies between 0 and 1")
         about = {"correct": packed(correct), "n": len(correct)} if len(correct) else {}
         return {name: value if isfinite(value) else None for name, value in numbers.items()} | about
 

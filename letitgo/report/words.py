@@ -166,7 +166,8 @@ def for_new_examples(study: Any, rows: Sequence[Row], name: Callable[[Row], str]
         return ["No interval for new test examples: results do not say which were right."] if judged else []
     row = max(known, key=lambda row: row["drop_new_ci95"])
     new, old = points(row["drop_new_ci95"]), points(row["drop_ci95"])
-    return [f"For new test examples the interval of {name(row)} is ± {new} {metric_of(study).unit}, not ± {old}."]
+    wider = f", not ± {old}" if new != old else " too"
+    return [f"For new test examples the interval of {name(row)} is ± {new} {metric_of(study).unit}{wider}."]
 
 
 def _between(row: Row, tolerance: float, unit: str) -> str:

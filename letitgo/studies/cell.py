@@ -205,8 +205,8 @@ class CellStudy(StudyOptions):
         ]
 
     def _cells(self, store: Store) -> Iterator[tuple[Row, Subject, Cell]]:
-        for recipe, of in zip(self.recipes, self.subjects, strict=True):
-            columns = {name: getattr(recipe, name) for name in self.swept}
+        for i, of in enumerate(self.subjects):
+            columns = {name: getattr(self.recipes[i], name) for name in self.swept}
             for cells in list(self.settled(of, store)):  # later stages may add seeds to what they compare with
                 for cell in cells:
                     yield columns, of, cell

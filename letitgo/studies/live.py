@@ -63,4 +63,7 @@ def map(
         raise BadRequest("metric has no name: give a function that is defined with def")
     is_share = name == "accuracy" if share is None else share
     task = Loaders(model_fn, train_loader, test_loader, loss, metric, name, more_is_better, is_share, optimizer, epochs)
+    if metric is accuracy:
+        labels = torch.cat([labels.flatten() for _, labels in test_loader])
+        task.constant = float(labels.bincount().max()) / labels.numel()
     return compute(Map(Recipe(task=task, seed=seed), **options), store)  # type: ignore[arg-type]

@@ -99,7 +99,7 @@ def question(row: Row) -> str:
 
 def _verdicts(metric: Metric, rows: Sequence[Row]) -> Table:
     """Layers down, questions across; of the epochs of each question, the first."""
-    first = min(row["epoch"] for row in rows if row["intervention"] == "frozen")
+    first = min((row["epoch"] for row in rows if row["intervention"] == "frozen"), default=0)
     shown = [row for row in rows if row["epoch"] == {"frozen": first, "reinitialised": 0}.get(row["intervention"])]
     wide = pivot(shown, ("layer", "scope", "parameters"), question, ("drop", "verdict"))
     saved = {row["layer"]: row["saved"] for row in reversed(rows) if row["intervention"] == "frozen"}
