@@ -294,7 +294,7 @@ def test_an_interrupt_that_a_network_swallows_is_not_lost(tmp_path):
         "    except KeyboardInterrupt:\n        pass\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
-    options = ["train", "--model", "deaf:make", "--epochs", "100000", "--workers", "0"]
+    options = ["train", "--model", "deaf:make", "--epochs", "100000", "--workers", "1"]
     script = "from letitgo.cli.main import main; main()"
     process = subprocess.run(
         [sys.executable, "-c", script, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 from typing import Any
@@ -22,11 +21,8 @@ def seen() -> bool:
 
 
 def check() -> None:
-    """Raise ``KeyboardInterrupt`` where there was one; from another thread, in the main one."""
+    """Raise ``KeyboardInterrupt`` where there was one."""
     if seen():
-        if threading.current_thread() is not threading.main_thread():
-            _thread.interrupt_main()
-            return
         raise KeyboardInterrupt
 
 
