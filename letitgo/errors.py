@@ -25,6 +25,11 @@ class PartlyFailed(UserWarning):
     """Some jobs of a study failed: rows are missing or rest on fewer seeds."""
 
 
+def named(error: BaseException) -> str:
+    """Type and first line of an error that somebody else's code raised."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A half-sentence naming what is close to ``name``, or all there is when nothing is."""
     from difflib import get_close_matches

@@ -13,6 +13,7 @@ from letitgo import weights
 from letitgo.errors import WorkFailed
 from letitgo.execute.record import provenance
 from letitgo.plan import At, Run
+from letitgo.plan.states import Partial
 from letitgo.recipes.own import Own
 from letitgo.store import Store
 from letitgo.training.optimizer_state import decode, encode
@@ -21,11 +22,19 @@ from letitgo.value import derive
 from letitgo.weights.state import seed_generators
 
 
-def train_own(run: Run, store: Store, wanted: set[int], place: Place, on_step: Callable[[int], None] | None) -> None:
+def train_own(
+    run: Run,
+    store: Store,
+    wanted: set[int],
+    place: Place,
+    on_step: Callable[[int], None] | None,
+    checkpoint_every: float,
+) -> None:
     """Train with the user's code to the wanted epochs, and write the states there to the store.
 
-    Code that can resume goes on from the latest epoch in the store. Other code is run from the beginning again, also
-    where something is to be frozen from a later epoch on: up to there everything is trained, as before.
+    Code that can resume goes on from the latest epoch in the store, and checkpoints of it are written. Other code is
+    run from the beginning again, also where something is to be frozen from a later epoch on: up to there everything is
+    trained, as before.
 
     Raises:
         WorkFailed: The code raises, moves what is frozen, trains nothing, or yields another number of epochs than it
@@ -33,6 +42,7 @@ def train_own(run: Run, store: Store, wanted: set[int], place: Place, on_step: C
     """
     own, started = run.recipe.own, time.monotonic()
     assert own is not None
+    saved = started
     chain = _chain(run)
     resumed = _latest(run, store, min(wanted)) if own.resumes else None
     first = resumed.run if resumed else chain[0]
@@ -48,12 +58,12 @@ def train_own(run: Run, store: Store, wanted: set[int], place: Place, on_step: C
         watch.check()
         if on_step is not None:
             on_step(epoch)
-        if epoch in wanted and watch.run == run:
-            point = At(run, epoch)
+        now = time.monotonic()
+        if watch.run == run and (epoch in wanted or (own.resumes and now - saved >= checkpoint_every)):
+            point = At(run, epoch) if epoch in wanted else Partial(run, epoch)
             tensors, body = point.packed(module, encode(given) if own.resumes else ({}, {}), [])
-            store.write(
-                point.address, point.key, {**body, **provenance(point, time.monotonic() - started, place)}, tensors
-            )
+            store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
+            saved = now
         if epoch in ahead:
             weights.load_state(module, ahead[epoch].start.load(store))  # the same, where the code repeats itself
             watch = Watch(ahead[epoch], module, store)
@@ -71,7 +81,9 @@ def _chain(run: Run) -> list[Run]:
 
 def _latest(run: Run, store: Store, before: int) -> At | None:
     """The latest point in the store that leads to the wanted epochs."""
-    points = [At(each, epoch) for each in _chain(run) for epoch in range(each.begin + 1, before)]
+    points = [
+        of(each, epoch) for of in (Partial, At) for each in _chain(run) for epoch in range(each.begin + 1, before)
+    ]
     starts = [each.start for each in _chain(run) if each.begin and isinstance(each.start, At)]
     found = [point for point in (*points, *starts) if store.intact(point.address, point.key)]
     return max(found, key=lambda point: (point.step, point.run == run), default=None)

@@ -58,7 +58,7 @@ def carry_out(
     if wanted:
         with place.entered():
             if run.recipe.own is not None:
-                train_own(run, store, wanted, place, on_step)
+                train_own(run, store, wanted, place, on_step, checkpoint_every)
             else:
                 _train(run, store, wanted, place, on_step, checkpoint_every)
     for address in list(store.under(run.partial_folder)):  # also what a kill left behind

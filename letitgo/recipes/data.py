@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, named, nearest
 from letitgo.recipes.splits import Content, Kind, Split
 from letitgo.recipes.steps import Examples, Step, Vocabulary, brightest, described, moments
 from letitgo.recipes.tasks import TASKS, Task, find_task
@@ -281,9 +281,7 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
         found: Any = datasets.load_dataset(HUB.get(name, name), trust_remote_code=False)
     except Exception as error:
         where = "the folder gave" if here else "it is no folder, and the Hugging Face hub gave"
-        raise BadRequest(
-            f"the data set {name!r} cannot be read: {where} {type(error).__name__}: {_first_line(error)}"
-        ) from error
+        raise BadRequest(f"the data set {name!r} cannot be read: {where} {named(error)}") from error
     test = next((split for split in ("test", "validation") if split in found), None)
     if "train" not in found or test is None:
         raise BadRequest(f"the data set {name!r} needs a split 'train' and a split 'test': it has {', '.join(found)}")
@@ -368,7 +366,7 @@ def _picture(name: str, cell: Any, row: int) -> Any:
                 raise BadRequest(f"{where} is transparent in places: put the images on a background")
             return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRequest(f"{where} is no whole image: {_first_line(error)}") from error
+        raise BadRequest(f"{where} is no whole image: {named(error)}") from error
 
 
 def _file_of(name: str, cell: Any, row: int) -> Any:
@@ -400,7 +398,3 @@ def _checked(name: str, splits: _Splits, classes: int) -> dict[str, Tensor]:
         for split, pair in splits.items()
         for kind, tensor in zip(("inputs", "labels"), pair, strict=True)
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from letitgo.code import Code
-from letitgo.errors import BadRequest, WorkFailed
+from letitgo.errors import BadRequest, WorkFailed, named
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import live
 from letitgo.recipes.networks import Network, check_arguments, code_of_factory
@@ -61,7 +61,7 @@ class OwnNetwork(Network):
         except BadRequest:
             raise
         except (Exception, SystemExit) as error:
-            raise BadRequest(f"model() of the task {self.factory!r} raises {_named(error)}") from error
+            raise BadRequest(f"model() of the task {self.factory!r} raises {named(error)}") from error
 
     def _built_anew(self) -> None:
         _MADE.pop(canonical(self.fields()), None)
@@ -167,7 +167,7 @@ class Own(Value):
                 yield from found
                 return
         except (Exception, SystemExit) as error:
-            raise WorkFailed(f"train of the task {self.network.factory!r} raises {_named(error)}") from error
+            raise WorkFailed(f"train of the task {self.network.factory!r} raises {named(error)}") from error
         if isinstance(found, nn.Module) and found is not module:
             raise WorkFailed(
                 f"train of the task {self.network.factory!r} returns another network: it has to train the one that it "
@@ -189,7 +189,7 @@ class Own(Value):
         try:
             found = getattr(self._task, method)(module)
         except (Exception, SystemExit) as error:
-            raise WorkFailed(f"{what} raises {_named(error)}") from error
+            raise WorkFailed(f"{what} raises {named(error)}") from error
         if not isinstance(found, Mapping) or metric not in found:
             given = f"{', '.join(map(str, found)) or 'nothing'}" if isinstance(found, Mapping) else type(found).__name__
             raise WorkFailed(f"{what} has to give a dict with {metric!r}: it gives {given}")
@@ -227,7 +227,7 @@ class Own(Value):
         except _Called as called:
             return _few(inspect.signature(module.forward).bind(*called.args[0], **called.args[1]))
         except (Exception, SystemExit) as error:
-            raise BadRequest(f"evaluate of the task {self.network.factory!r} raises {_named(error)}") from error
+            raise BadRequest(f"evaluate of the task {self.network.factory!r} raises {named(error)}") from error
         raise BadRequest(
             f"evaluate of the task {self.network.factory!r} never calls the model, so operations cannot be counted: "
             "give the task a method example() that returns inputs of two examples"
@@ -254,10 +254,6 @@ def _few(bound: inspect.BoundArguments) -> Any:
         return tree_map(cut, dict(bound.arguments))
     args = tree_map(cut, bound.args)
     return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def is_own(path: str) -> bool:

@@ -203,8 +203,13 @@ def cost(row: Row, unit: str = "points") -> str:
 
 def reached(row: Row, metric: Metric) -> str:
     """What a row's networks reach on the test split: ``97.31 ± 0.12 % test accuracy``, ``14.40 test perplexity``."""
+    return f"{value(row, metric)} test {metric.name}"
+
+
+def value(row: Row, metric: Metric) -> str:
+    """The number alone: ``97.31 ± 0.12 %``, ``14.40``."""
     [column] = judged_by(metric, [TEST])
-    return f"{column.cell(row)}{' %' if metric.share else ''} test {metric.name}"
+    return column.cell(row) + (" %" if metric.share else "")
 
 
 def lost(metric: Metric) -> str:

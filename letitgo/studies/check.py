@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from letitgo import weights
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, named
 from letitgo.recipes import Recipe
 from letitgo.recipes.splits import Split
 from letitgo.training import CPU, take_step
@@ -36,7 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
         hint = "; for text give --model lstm" if recipe.dataset.kind == "text" else ""
         raise BadRequest(
             f"the network {recipe.model!r} does not take inputs of shape {recipe.dataset.shape} from {recipe.data}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{hint}"
+            f"{named(error)}{hint}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     due = (*labels.shape, recipe.dataset.outputs)
@@ -50,8 +50,7 @@ def check_recipe(recipe: Recipe) -> None:
         take_step(module, optimizer, recipe.dataset.task, inputs, labels, recipe.clip)
     except Exception as error:
         raise BadRequest(
-            f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: {named(error)}"
         ) from error
     _check_last_batch(recipe, split)
     try:

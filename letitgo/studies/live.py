@@ -61,6 +61,10 @@ def map(
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
         raise BadRequest("metric has no name: give a function that is defined with def")
+    if not callable(model_fn) or isinstance(model_fn, nn.Module):
+        raise BadRequest("model_fn builds the network each time it is called: give a function, not a network")
+    if not callable(optimizer):
+        raise BadRequest("optimizer is called with the parameters: give a class of torch.optim, or a partial of one")
     is_share = name == "accuracy" if share is None else share
     task = Loaders(model_fn, train_loader, test_loader, loss, metric, name, more_is_better, is_share, optimizer, epochs)
     if metric is accuracy:

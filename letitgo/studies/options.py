@@ -118,11 +118,7 @@ class JudgedOptions(StudyOptions):
 @checked
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class ChoosingOptions(JudgedOptions):
-    """Options of a study that advises one of its rows.
-
-    Attributes:
-        recipes: What is trained on: one recipe, or those of a sweep.
-    """
+    """Options of a study that advises one of its rows."""
 
     select: Annotated[
         Literal["validation", "test"],

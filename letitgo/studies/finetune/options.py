@@ -34,7 +34,7 @@ class FinetuneOptions(ChoosingOptions):
         ),
     )
     SHAPES: ClassVar[dict[str, str]] = {
-        "pretrained": "name a data set, recipe fields as a JSON object, or a safetensors file"
+        "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights (safetensors, .pt, …)"
     }
 
     pretrained: Annotated[

@@ -130,10 +130,10 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     said = words.for_new_examples(study, [best] if best["verdict"] else own, phrase)
     if full and untrained:
         scratch = _one(rows, "all", "initialization")
-        also = f", {_reached(scratch, metric)} from initialization" if scratch else ""
+        also = f", {words.value(scratch, metric)} from initialization" if scratch else ""
         said.append(f"Everything trained: {words.reached(full, metric)}{also}, n = {full['n']}.")
         said += words.of_the_error(study, full)
-        said.append(f"The pretrained network without any training: {_reached(untrained, metric)}.")
+        said.append(f"The pretrained network without any training: {words.value(untrained, metric)}.")
         if _worth(metric)(untrained) >= _worth(metric)(best):
             said.append("No fine-tuning within the budget is better than none.")
         said += [
@@ -152,7 +152,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     alone = max((r for r in own if r["intervention"] == "only"), key=_worth(metric, study.chosen), default=None)
     if alone:
         lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
-        said.append(f"Best single layer to train alone: {alone['layer']}, {_reached(alone, metric)}{lead}.")
+        said.append(f"Best single layer to train alone: {alone['layer']}, {words.value(alone, metric)}{lead}.")
     said += [_adviser(rows, best)] if study.recipes[0].own is None else []
     return said + words.still_undecided(study, own, phrase)
 
@@ -221,11 +221,6 @@ def _one(rows: Sequence[Row], kind: str, start: str = "pretrained") -> Row | Non
     return next((row for row in rows if (row["intervention"], row["start"]) == (kind, start)), None)
 
 
-def _reached(row: Row, metric: Metric) -> str:
-    """``97.31 ± 0.12 %``; of a metric that is no share, without a unit."""
-    return words.reached(row, metric).removesuffix(f" test {metric.name}")
-
-
 def _number(row: Row, name: str) -> str:
     return Column(name, "", shown=numbers.significant).cell(row)
 
@@ -270,13 +265,13 @@ def _layers(rows: Sequence[Row], single: Sequence[Row], metric: Metric) -> Pictu
             marks = [*_rules(rows, metric), *_both(own, names, metric)]
             panels.append(Panel(marks, title, _scaled(metric)[0], places=names))
     caption = (
-        f"est {metric.name} with one layer trained alone or frozen, with 95 % intervals; lines: everything trained, or "
-        "nothing."
+        f"test {metric.name} with one layer trained alone or frozen, with 95 % intervals; lines: everything trained, "
+        "or nothing."
     )
     if not norms:
-        return Picture([panels[1:]], f"T{caption}")
+        return Picture([panels[1:]], f"{caption[0].upper()}{caption[1:]}")
     left = "Left: the relative gradient norm of each layer of the pretrained network, over the first batches. Right: "
-    return Picture([panels], f"{left}t{caption}", [0.8] + [1] * (len(panels) - 1))
+    return Picture([panels], left + caption, [0.8] + [1] * (len(panels) - 1))
 
 
 def _rules(rows: Sequence[Row], metric: Metric) -> list[Rule]:

@@ -67,6 +67,10 @@ class Finetune(FinetuneOptions, CellStudy):
             return None
         what = "task" if of.recipe.own and ":" in self.pretrained else "data"
         given: dict[str, Any] = {what: self.pretrained} if isinstance(self.pretrained, str) else self.pretrained
+        if of.recipe.own and isinstance(self.pretrained, str) and what == "data":
+            raise BadRequest(
+                f"pretrained is {self.pretrained!r}: name a file of weights that is there, or another task"
+            )
         if "seed" in given:
             raise BadRequest("pretrained names a seed: pretraining has the seed of fine-tuning, so leave it out")
         left_out = {*_OF_THE_TARGET, *(_OF_THE_OPTIMIZER if "optimizer" in given else ())}
