@@ -272,9 +272,16 @@ def test_an_epoch_to_freeze_from_needs_something_to_freeze(capsys):
     assert "nothing is frozen: name it with freeze" in capsys.readouterr().err
 
 
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from letitgo.cli.main import main; main()"
+)
+"""The command, also where the tests themselves run in a shell's background and ignore interrupts."""
+
+
 @pytest.mark.parametrize("moment", [2.0, 4.0])
 def test_an_interrupt_is_told_in_one_sentence(tmp_path, moment):
-    command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", "map", "--epochs", "500"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "map", "--epochs", "500"]
     process = subprocess.Popen(
         [*command, "--report", "none"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -295,9 +302,13 @@ def test_an_interrupt_that_a_network_swallows_is_not_lost(tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     options = ["train", "--model", "deaf:make", "--epochs", "100000", "--workers", "1"]
-    script = "from letitgo.cli.main import main; main()"
     process = subprocess.run(
-        [sys.executable, "-c", script, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", INTERRUPTIBLE, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert process.returncode == 130
     assert process.stderr.startswith("letitgo: interrupted")

@@ -379,7 +379,7 @@ def test_bad_requests_get_one_sentence(what, capsys):
         (("--pretrained", "{"), "pretrained is '{': give a JSON object"),
         (("--pretrained", '{"seed": 1}'), "pretrained names a seed"),
         (("--pretrained", '{"epohcs": 1}'), "a recipe has no field 'epohcs': did you mean epochs"),
-        ((), "pretrained is missing: name a data set, recipe fields as a JSON object, or a safetensors file"),
+        ((), "pretrained is missing: name a data set, recipe fields as a JSON object, or a file of weights"),
     ],
 )
 def test_bad_starts_get_one_sentence(options, sentence, capsys):
