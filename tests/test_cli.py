@@ -273,8 +273,7 @@ def test_an_epoch_to_freeze_from_needs_something_to_freeze(capsys):
 
 
 INTERRUPTIBLE = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from letitgo.cli.main import main; main()"
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from letitgo.cli.main import main; main()"
 )
 """The command, also where the tests themselves run in a shell's background and ignore interrupts."""
 
