@@ -130,7 +130,7 @@ class ChoosingOptions(JudgedOptions):
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:
-        return tuple(map(held_out, self.recipes)) if self.chooses_on == "validation" else self.recipes
+        return tuple(map(holding_out, self.recipes)) if self.chooses_on == "validation" else self.recipes
 
     @property
     def chooses_on(self) -> Literal["validation", "test"]:
@@ -158,7 +158,7 @@ class ChoosingOptions(JudgedOptions):
         return drop is not None and drop <= self.tolerance / 100
 
 
-def held_out(recipe: Recipe) -> Recipe:
+def holding_out(recipe: Recipe) -> Recipe:
     """A recipe with training examples held out to choose on: its own number, else a fifth and at most 5,000.
 
     Raises:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.options import By, StudyOptions, Tolerance, check_distinct, held_out
+from letitgo.studies.options import By, StudyOptions, Tolerance, check_distinct, holding_out
 
 
 @checked
@@ -98,4 +98,4 @@ class DimensionOptions(StudyOptions):
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:
-        return tuple(map(held_out, self.recipes)) if self.split == "validation" else self.recipes
+        return tuple(map(holding_out, self.recipes)) if self.split == "validation" else self.recipes

@@ -19,7 +19,7 @@ from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
 from letitgo.studies.finetune.options import FinetuneOptions
-from letitgo.studies.options import held_out
+from letitgo.studies.options import holding_out
 from letitgo.studies.statistics import mean
 from letitgo.studies.subject import Subject, Unit
 from letitgo.studies.sweep import with_seed
@@ -82,7 +82,7 @@ class Finetune(FinetuneOptions, CellStudy):
         if self.chooses_on == "test" or "validation" in given:
             return found
         # Of the same data the same examples are held out, so none that a choice is read from was trained on before.
-        return held_out(replace(found, validation=0))
+        return holding_out(replace(found, validation=0))
 
     def start(self, of: Subject, recipe: Recipe) -> State:
         """The pretrained network under a seed.

@@ -138,6 +138,21 @@ def _best(study: Map, rows: Sequence[Row]) -> Row | None:
     return max(filter(study.passes, frozen), key=lambda row: row["saved"], default=None)
 
 
+def _passed_over(study: Map, rows: Sequence[Row], best: Row | None) -> list[str]:
+    """Why a layer that is robust on the test set and would save more is not the answer."""
+    saved = best["saved"] if best else 0.0
+    found = [row for row in _singles(rows, "frozen") if row["verdict"] == "robust" and row["saved"] > saved]
+    found = [row for row in found if not study.passes(row)]
+    if not found or not study.held_out:
+        return []
+    most, unit = max(found, key=lambda row: row["saved"]), words.metric_of(study).unit
+    drop = numbers.points(most["validation_drop_mean"])
+    return [
+        f"{most['layer']} would save {numbers.percent(most['saved'])} and is robust on the test set, but advice is "
+        f"chosen on the held-out examples: there it costs {drop} {unit} on average."
+    ]
+
+
 def _singles(rows: Sequence[Row], kind: str) -> list[Row]:
     return [row for row in rows if (row["scope"], row["intervention"]) == ("layer", kind) and row["epoch"] in (0, None)]
 
@@ -152,6 +167,7 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
         study, [best] if best else [row for row in rows if row["intervention"] == "frozen"], name
     )
     said += [
+        *_passed_over(study, rows, best),
         f"Baseline: {words.reached(base, metric)}, {base['parameters']:,} weights, n = {base['n']}.",
         *words.of_the_error(study, base),
         *_repeats(base, metric),
