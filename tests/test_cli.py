@@ -176,7 +176,18 @@ def test_a_network_of_ones_own_from_the_working_directory(letitgo, tmp_path):
         "    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))\n"
     )
     (tmp_path / "mine.py").write_text(network)
-    options = ("--model", "mine:make", "--epochs", "1", "--seeds", "1", "--report", "none", "--re-estimate")
+    options = (
+        "--model",
+        "mine:make",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--report",
+        "none",
+        "--statistics",
+        "re-estimate",
+    )
     done = letitgo("map", *options, "--format", "csv")
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))

@@ -25,7 +25,7 @@ from letitgo.studies.map.study import Map
 from letitgo.studies.statistics import ci95, mean, verdict
 from letitgo.studies.sweep import sweep, with_seed
 from letitgo.studies.train.study import Train
-from letitgo.weights import initial_state, re_estimate
+from letitgo.weights import initial_state
 
 COLUMNS = {
     *("layer", "scope", "intervention", "epoch", "parameters", "trained", "accuracy_mean", "accuracy_ci95"),
@@ -294,52 +294,6 @@ def test_label_noise_is_in_the_training_accuracy_alone(store):
     assert row["train_accuracy_mean"] == pytest.approx(float((outputs == labels).double().mean()))
     assert row["train_accuracy_mean"] != pytest.approx(float((outputs == train.labels).double().mean()))
     assert row["accuracy_mean"] == pytest.approx(accuracy(final, store))
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_statistics_are_re_estimated_where_asked(asked, store):
-    recipe = small_recipe(model="helpers:NormNet", widths=None, epochs=1)
-    study = Map((recipe,), seeds=1, layers=("fc1", "norm1"), by="module", re_estimate=asked, select="test")
-    rows = compute(study, store).rows
-    base = baseline(recipe)
-    data = recipe.dataset.split("train")
-    for layer in ("fc1", "norm1"):
-        grafted = Graft(base.final, recipe.network.layers[layer], base.at(0))
-        module = grafted.module(store)
-        if asked:
-            re_estimate(module, (inputs for inputs, _ in data.batches(1000)))
-        test = recipe.dataset.split("test")
-        expected = float((module.eval()(test.batch(slice(None))).argmax(1) == test.labels).double().mean())
-        assert row_of(rows, "reinitialised", layer, 0)["accuracy_mean"] == pytest.approx(expected)
-    for kind, layer, epoch in (("baseline", "all", None), ("frozen", "fc1", 0)):
-        end = states(kind, layer, epoch, base)
-        assert row_of(rows, kind, layer, epoch)["accuracy_mean"] == pytest.approx(accuracy(end, store))
-
-
-def test_re_estimated_statistics_are_those_of_the_data():
-    recipe = small_recipe(model="helpers:NormNet", widths=None)
-    module, data = recipe.network().train(), recipe.dataset.split("train")
-    inputs = data.batch(slice(None))
-    modes = [part.training for part in module.modules()]
-    re_estimate(module, [inputs])
-    assert [part.training for part in module.modules()] == modes
-    hidden = module.fc1(inputs.flatten(1))
-    torch.testing.assert_close(module.norm1.running_mean, hidden.mean(0), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(module.norm1.running_var, hidden.var(0), atol=1e-5, rtol=1e-4)
-    assert module.norm1.momentum == 0.1
-
-
-@pytest.mark.parametrize("statistics", ["follow", "frozen"])
-def test_statistics_of_a_frozen_norm_follow_or_stay(statistics, store):
-    recipe = small_recipe(model="helpers:NormNet", widths=None, epochs=1)
-    study = Map((recipe,), seeds=1, layers=("norm1",), statistics=statistics, select="test")
-    compute(study, store)
-    run = freezing(baseline(recipe), "norm1", statistics=statistics)
-    start, end = run.start.load(store), run.final.load(store)
-    stayed = torch.equal(start["norm1.running_mean"], end["norm1.running_mean"])
-    assert stayed == (statistics == "frozen")
-    assert not torch.equal(start["norm2.running_mean"], end["norm2.running_mean"])
-    assert torch.equal(start["norm1.weight"], end["norm1.weight"])
 
 
 def test_blocks_are_acted_on_as_one(store):

@@ -36,9 +36,7 @@ def small(**fields: Any) -> Recipe:
 STUDIES: dict[str, Callable[[], Any]] = {
     "map": lambda: Map(small(), seeds=2, freeze_at=(0, 1), reinit_at=(0, 1), together=True, tolerance=5.0),
     "map-sweep": lambda: Map(sweep(**SMALL, lr=[0.01, 0.1]), seeds=2),
-    "map-norms": lambda: Map(
-        small(model_args={"norm": True}, label_noise=0.2), seeds=2, re_estimate=True, statistics="frozen"
-    ),
+    "map-norms": lambda: Map(small(model_args={"norm": True}, label_noise=0.2), seeds=2, statistics="re-estimate"),
     "map-blocks": lambda: Map(
         small(model="lenet", widths=None, depth=None, fit="1x28x28", epochs=1), seeds=1, blocks=("conv*",)
     ),

@@ -171,6 +171,7 @@ def _states() -> dict[str, Value]:
         "at": At(RUN, 12),
         "at, chain": At(later, 24),
         "partial": Partial(RUN, 12),
+        "estimated": plan.Estimated(plan.RunningStatistics(RUN.final, DATA)),
         "loaded": plan.Loaded(FCN, "start.safetensors", ONES),
         "loaded, another path": plan.Loaded(FCN, "elsewhere/start.safetensors", ONES),
         "zeroed": plan.Zeroed(START, plan.Fraction(0.5, "filters", 0, WEIGHTS)),
@@ -214,7 +215,7 @@ def _measures() -> dict[str, Value]:
     return {
         "evaluation": Evaluation(RUN.final, DATA, "test"),
         "evaluation, noise": Evaluation(RUN.final, DATA, "train", 0.2, 4),
-        "evaluation, statistics": Evaluation(RUN.final, DATA, "test", statistics="re-estimated"),
+        "running statistics": plan.RunningStatistics(RUN.final, DATA),
         "evaluation, under a recipe": Evaluation.under(noisy, START, "train"),
         "distance": plan.Distance(RUN.final, START),
         "gradients": plan.Gradients(START, RECIPE),
@@ -304,6 +305,11 @@ def train_freeze_at(store: Store) -> list[Row]:
     return rows_of(Train(norm, freeze=("fc1", "norm1"), freeze_at=1, statistics="frozen"), store)
 
 
+def train_norms(store: Store) -> list[Row]:
+    norm = recipes(seed=[0, 1], model_args={"norm": True})
+    return rows_of(Train(norm, freeze=("norm1",), statistics="frozen"), store)
+
+
 def train_ticket(store: Store) -> list[Row]:
     found = recipes()
     export_ticket(Ticket(found, seeds=1, levels=1, rate=0.5, rewind="3it"), 1, "ticket.safetensors", store)
@@ -333,9 +339,7 @@ def map_together(store: Store) -> list[Row]:
 def map_freeze_at(store: Store) -> list[Row]:
     norm = recipes(model_args={"norm": True})
     acts: Any = {"freeze_at": (0, 1), "reinit_at": (1,), "layers": ("fc*",), "by": "module", "draws": 1}
-    return rows_of(
-        Map(norm, seeds=2, select="test", **acts, training_accuracy=True, statistics="frozen", re_estimate=True), store
-    )
+    return rows_of(Map(norm, seeds=2, select="test", **acts, training_accuracy=True, statistics="re-estimate"), store)
 
 
 def map_blocks(store: Store) -> list[Row]:
@@ -517,6 +521,7 @@ STUDIES: dict[str, Callable[[Store], list[Row]]] = {
         train_sweep,
         train_freeze,
         train_freeze_at,
+        train_norms,
         train_ticket,
         map_layers,
         map_together,

@@ -19,8 +19,7 @@ from torch.nn.utils import parametrizations
 import letitgo
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor
-from letitgo.plan import Distance, Evaluation, Graft, Initial
-from letitgo.recipes.tasks import BATCH
+from letitgo.plan import Distance, Estimated, Evaluation, Graft, Initial, RunningStatistics
 from letitgo.value import derive
 from letitgo.weights import copied, everything, initial_state, layers, once, robustness, select
 
@@ -312,14 +311,15 @@ def accuracy_on(recipe):
 def test_agrees_with_the_study_of_the_same_network(model, store):
     recipe = small_recipe() if model == "fcn" else small_recipe(model=model, widths=None)
     run, network, seed = baseline(recipe), recipe.network, 3
+    estimated = lambda state: Estimated(RunningStatistics(state, recipe.dataset))  # noqa: E731
     donors = {"reinitialised": run.at(0), "rerandomised": Initial(network, derive(seed, "rerandomised", 0))}
     kinds = [(kind, layer, names) for kind in donors for layer, names in network.layers.items()]
     changed = {
         statistics: [
-            Evaluation(Graft(run.final, names, donors[kind]), recipe.dataset, "test", statistics=statistics)
+            Evaluation(as_asked(Graft(run.final, names, donors[kind])), recipe.dataset, "test")
             for kind, _, names in kinds
         ]
-        for statistics in ("as is", "re-estimated")
+        for statistics, as_asked in (("as is", lambda state: state), ("re-estimated", estimated))
     }
     trained = Evaluation(run.final, recipe.dataset, "test")
     apart = {kind: Distance(run.final, donor) for kind, donor in donors.items()}
@@ -328,7 +328,7 @@ def test_agrees_with_the_study_of_the_same_network(model, store):
     )
 
     module = run.final.module(store)
-    training_inputs = [inputs for inputs, _ in recipe.dataset.split("train").batches(BATCH)]
+    training_inputs = list(RunningStatistics(run.final, recipe.dataset).batches(module))
     scores = {}
     for statistics, batches in (("as is", None), ("re-estimate", training_inputs)):
         asked = {"statistics": statistics, "batches": batches, "seed": seed, "by": "module"}

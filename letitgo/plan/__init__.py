@@ -5,6 +5,8 @@ from letitgo.plan.choices import Fraction as Fraction
 from letitgo.plan.choices import Scattered as Scattered
 from letitgo.plan.choices import Subspace as Subspace
 from letitgo.plan.delta import Delta as Delta
+from letitgo.plan.estimated import Estimated as Estimated
+from letitgo.plan.estimated import RunningStatistics as RunningStatistics
 from letitgo.plan.loaded import Loaded as Loaded
 from letitgo.plan.loaded import adapted as adapted
 from letitgo.plan.loaded import open_weights as open_weights

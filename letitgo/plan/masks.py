@@ -154,6 +154,10 @@ class Masked(State):
     def network(self) -> Network:
         return self.base.network
 
+    @property
+    def untried(self) -> bool:
+        return self.base.untried
+
     def load(self, store: Store) -> weights.State:
         state, masks = self.base.load(store), self.mask.load(store)
         return {name: x.masked_fill(~masks[name], 0) if name in masks else x for name, x in state.items()}

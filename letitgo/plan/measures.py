@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +17,6 @@ from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
 from letitgo.recipes.own import Own
 from letitgo.recipes.splits import SplitName, noisy
-from letitgo.recipes.tasks import BATCH
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
 from letitgo.weights.state import drawing_from
@@ -68,7 +67,6 @@ class Evaluation(Measure):
         split: ``"test"``, ``"train"``, or ``"validation"`` for the examples that the data hold out.
         label_noise: Share of the labels replaced by random ones; of the training split only.
         noise_seed: Seed of that noise.
-        statistics: ``"as is"``, or ``"re-estimated"`` on the training inputs before evaluating.
     """
 
     state: State
@@ -76,14 +74,16 @@ class Evaluation(Measure):
     split: SplitName
     label_noise: float = 0.0
     noise_seed: int = 0
-    statistics: Literal["as is", "re-estimated"] = "as is"
+
+    def identity(self) -> dict[str, Any]:
+        return self.fields() | {"statistics": "as is"}  # a field there was: keys stay
 
     @classmethod
-    def under(cls, recipe: Recipe, state: State, split: SplitName, **fields: Any) -> Evaluation:
+    def under(cls, recipe: Recipe, state: State, split: SplitName) -> Evaluation:
         """Of a state, on the data of a recipe; the training split with the labels that the recipe trains on."""
         if split == "train" and recipe.label_noise:
-            fields |= {"label_noise": recipe.label_noise, "noise_seed": recipe.seed}
-        return cls(state, recipe.dataset, split, **fields)
+            return cls(state, recipe.dataset, split, recipe.label_noise, recipe.seed)
+        return cls(state, recipe.dataset, split)
 
     def summary(self) -> dict[str, Any]:
         return {"split": self.split}
@@ -100,9 +100,6 @@ class Evaluation(Measure):
         if isinstance(self.dataset, Own):
             with drawing_from("evaluation"):
                 return self.dataset.evaluate(module.eval(), self.split)
-        if self.statistics == "re-estimated":
-            train = place.bring(self.dataset.split("train"))
-            weights.re_estimate(module, (inputs for inputs, _ in train.batches(BATCH)))
         split = self.dataset.split(self.split)
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
         found = self.dataset.task.evaluate(module, place.bring(replace(split, labels=labels)))

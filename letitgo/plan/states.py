@@ -28,6 +28,11 @@ class State(Value):
     def network(self) -> Network:
         raise NotImplementedError
 
+    @property
+    def untried(self) -> bool:
+        """Whether its running statistics are a constructor's: no data has reached them."""
+        return False
+
     def load(self, store: Store) -> weights.State:
         """The tensors.
 
@@ -54,6 +59,10 @@ class Initial(State):
     def network(self) -> Network:
         return self.of
 
+    @property
+    def untried(self) -> bool:
+        return True
+
     def load(self, store: Store) -> weights.State:
         return _initial(self)
 
@@ -78,6 +87,10 @@ class Graft(State):
     @property
     def network(self) -> Network:
         return self.base.network
+
+    @property
+    def untried(self) -> bool:
+        return self.base.untried and self.donor.untried
 
     def load(self, store: Store) -> weights.State:
         return weights.graft(self.base.load(store), self.donor.load(store), self.parameters)

@@ -30,6 +30,10 @@ class Zeroed(State):
     def network(self) -> Network:
         return self.base.network
 
+    @property
+    def untried(self) -> bool:
+        return self.base.untried
+
     def load(self, store: Store) -> weights.State:
         module = self.base.module(store)
         rest = ~self.choice.part(module, store)

@@ -151,7 +151,7 @@ class Residual(nn.Module):
         return functional.pad(kept, (0, 0, 0, 0, 0, self.more))
 
 
-def resnet20(input_shape: Shape, num_classes: int, shortcut: Shortcut = "pad") -> nn.Sequential:
+def resnet20(input_shape: Shape, num_classes: int, shortcut: Shortcut = "pad", width: int = 16) -> nn.Sequential:
     """ResNet-20 for CIFAR (He et al., arXiv:1512.03385): stages of 16, 32 and 64 filters, three blocks each.
 
     Weights are normal with variance 2 / inputs (arXiv:1502.01852), biases zero, scales of norms 1.
@@ -161,13 +161,20 @@ def resnet20(input_shape: Shape, num_classes: int, shortcut: Shortcut = "pad") -
         num_classes: Number of outputs.
         shortcut: ``"pad"``, as He et al. on CIFAR; ``"projection"``, as FC18 and FDRC19, who call the network
             ResNet-18, and HHS18.
+        width: Filters of the first stage; the others have twice and four times as many.
     """
-    return _resnet("resnet20", input_shape, num_classes, (16, 32, 64), 3, shortcut)
+    return _resnet("resnet20", input_shape, num_classes, _widths(width), 3, shortcut)
 
 
-def resnet56(input_shape: Shape, num_classes: int, shortcut: Shortcut = "pad") -> nn.Sequential:
+def resnet56(input_shape: Shape, num_classes: int, shortcut: Shortcut = "pad", width: int = 16) -> nn.Sequential:
     """ResNet-56 for CIFAR: nine blocks a stage; all else as in :func:`resnet20`. HHS18's has projections."""
-    return _resnet("resnet56", input_shape, num_classes, (16, 32, 64), 9, shortcut)
+    return _resnet("resnet56", input_shape, num_classes, _widths(width), 9, shortcut)
+
+
+def _widths(width: int) -> tuple[int, int, int]:
+    if type(width) is not int or width < 1:
+        raise BadRequest(f"width is {width!r}: give a whole number from 1")
+    return width, 2 * width, 4 * width
 
 
 def resnet18(input_shape: Shape, num_classes: int) -> nn.Sequential:

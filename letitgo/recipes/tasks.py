@@ -25,6 +25,12 @@ CONV_BATCH = 128
 """The same of a network with convolutions, whose outputs would not fit the processor's caches otherwise."""
 
 
+def at_once(module: nn.Module, split: Split) -> int:
+    """How many examples of a split a network answers at once."""
+    convolves = any(isinstance(part, _ConvNd) for part in module.modules())
+    return max(1, (CONV_BATCH if convolves else BATCH) // split.labels[0].numel())
+
+
 def packed(correct: Tensor) -> str:
     """Which of some examples were answered right, a bit each, eight in a byte, in base64.
 
@@ -138,8 +144,7 @@ class Task(Value):
         """
         module.eval()
         right, total, n = [], torch.zeros((), dtype=torch.float64), 0
-        convolves = any(isinstance(part, _ConvNd) for part in module.modules())
-        for inputs, labels in split.batches(max(1, (CONV_BATCH if convolves else BATCH) // split.labels[0].numel())):
+        for inputs, labels in split.batches(at_once(module, split)):
             outputs = module(inputs)
             right.append(self.right(outputs, labels).cpu())
             total += self.loss(outputs, labels, "sum")

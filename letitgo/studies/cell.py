@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Measure, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.own import ASSUMED
@@ -134,7 +135,8 @@ class CellStudy(StudyOptions):
     def subjects(self) -> list[Subject]:
         """The network of each recipe."""
         seeds = getattr(self, "seeds", 1)
-        return [Subject(recipe, 2 * self.max_seeds if seeds == "auto" else seeds) for recipe in self.trained]  # type: ignore[attr-defined]
+        count = 2 * self.max_seeds if seeds == "auto" else seeds  # type: ignore[attr-defined]
+        return [Subject(recipe, count, self.statistics) for recipe in self.trained]
 
     @property
     def sequential(self) -> bool:
@@ -159,6 +161,11 @@ class CellStudy(StudyOptions):
         """
         for of in self.subjects:
             check_recipe(of.recipe)
+            if self.statistics == "re-estimate" and of.recipe.own is not None:
+                raise BadRequest(
+                    f"statistics re-estimate needs training inputs, which only the task {of.recipe.task!r} knows: "
+                    "give follow or frozen"
+                )
             self.check_subject(of)
 
     def check_subject(self, of: Subject) -> None:

@@ -49,10 +49,7 @@ By = Annotated[
         "or module (each that owns parameters, norms too)"
     ),
 ]
-Statistics = Annotated[
-    Literal["follow", "frozen"],
-    Field(description="running statistics of frozen normalization layers: follow the data, or frozen"),
-]
+Statistics = Literal["follow", "frozen", "re-estimate"]
 Tolerance = Annotated[
     float,
     Field(
@@ -71,6 +68,7 @@ class StudyOptions:
 
     Attributes:
         recipes: What is trained on: one recipe, or those of a sweep.
+        statistics: What becomes of the running statistics of normalization layers.
     """
 
     QUESTION: ClassVar[str]
@@ -81,6 +79,13 @@ class StudyOptions:
     """Whether it can be asked of a task with training code of the user's own."""
 
     recipes: Recipes
+    statistics: Annotated[
+        Statistics,
+        Field(
+            description="running statistics of norms: follow (the data, in frozen norms too), frozen (in those), "
+            "re-estimate (on training inputs before every evaluation)"
+        ),
+    ] = dataclasses.field(default="follow", kw_only=True)
 
     @property
     def swept(self) -> tuple[str, ...]:

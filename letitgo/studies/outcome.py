@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from letitgo import weights
 from letitgo.execute import Failure
+from letitgo.plan.estimated import EXAMPLES
 from letitgo.report import Report
 from letitgo.report.numbers import duration
 from letitgo.studies.usage import Usage
@@ -61,7 +63,8 @@ class Outcome:
         """The report as data."""
         if self.study is None:
             return Report("study", "", [])
-        return self.study.report(self.rows)
+        report = self.study.report(self.rows)
+        return replace(report, note=f"{report.note} {on_norms(self.study)}".strip())
 
     @property
     def answers(self) -> list[str]:
@@ -139,6 +142,19 @@ class Outcome:
         from letitgo.report.page import fragment
 
         return fragment(self.said)
+
+
+def on_norms(study: Study) -> str:
+    """What becomes of the running statistics of norms, where a network has any."""
+    networks = {recipe.network for recipe in study.recipes} if hasattr(study, "statistics") else ()
+    if not any(weights.running_statistics(weights.seeded(network, 0)) for network in networks):
+        return ""
+    return {
+        "follow": "Running statistics of norms follow the data, in frozen norms too; after few steps they lag.",
+        "frozen": "Running statistics of frozen norms stay: from the initialization on, those of the training inputs.",
+        "re-estimate": "All networks are evaluated with running statistics taken from "
+        f"{EXAMPLES:,} training inputs under their own weights.",
+    }[study.statistics]  # type: ignore[attr-defined]
 
 
 def by_cause(failures: Iterable[Failure]) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Initial, Run, State
+from letitgo.plan import Estimated, Evaluation, Graft, Initial, Measure, Run, RunningStatistics, State
+from letitgo.plan.choices import Choice
 from letitgo.recipes import Recipe
+from letitgo.recipes.splits import SplitName
 from letitgo.recipes.tasks import Metric
+from letitgo.studies.options import Statistics
 from letitgo.studies.sweep import with_seeds
 
 
@@ -38,10 +41,12 @@ class Subject:
     Attributes:
         recipe: Under its first seed.
         count: Number of seeds, counted up from the recipe's.
+        statistics: What becomes of the running statistics of norms.
     """
 
     recipe: Recipe
     count: int = 1
+    statistics: Statistics = "follow"
 
     @cached_property
     def seeds(self) -> list[Recipe]:
@@ -146,11 +151,41 @@ class Subject:
         """The run that trains everything, under one of the seeds."""
         return Run(Initial(recipe.network, recipe.seed), self.trainable, recipe)
 
-    def frozen(
-        self, names: Iterable[str], recipe: Recipe, epoch: int = 0, statistics: weights.Statistics = "follow"
-    ) -> State:
+    def run(
+        self, start: State, trains: tuple[str, ...] | Choice, recipe: Recipe, begin: int = 0, resume: bool = False
+    ) -> Run:
+        """A run under one of the seeds, the statistics of the norms that it freezes as asked.
+
+        Where they stay and no data has reached them, they are taken from the training inputs before the first step.
+        """
+        run = Run(start, trains, recipe, begin, resume)
+        if self.statistics != "frozen" or set(self.trainable) <= set(run.moves):
+            return run
+        selection = ~weights.Selection(run.moves, weights.parameter_names(self.module))
+        still = {*map(id, weights.still(self.module, selection, "frozen").values())}
+        if not still:
+            return run
+        kept = tuple(
+            name
+            for name in weights.running_statistics(self.module)
+            if id(self.module.get_submodule(name.rpartition(".")[0])) in still
+        )
+        if start.untried and kept and recipe.own is None:
+            start = Graft(start, kept, Estimated(RunningStatistics(start, recipe.dataset)))
+        return replace(run, start=start, statistics="frozen")
+
+    def frozen(self, names: Iterable[str], recipe: Recipe, epoch: int = 0) -> State:
         """The network trained with some parameters frozen from an epoch on."""
-        start = self.baseline(recipe).at_epoch(epoch)
-        trains = self.but(names)
         begin = epoch * recipe.steps_per_epoch
-        return Run(start, trains, recipe, begin, resume=begin > 0, statistics=statistics).final if trains else start
+        run = self.run(self.baseline(recipe).at_epoch(epoch), self.but(names), recipe, begin, resume=begin > 0)
+        return run.final if run.moves else run.start
+
+    def evaluation(self, recipe: Recipe, state: State, split: SplitName) -> Evaluation:
+        """How good a state is under one of the seeds, with statistics re-estimated where that is asked."""
+        if self.statistics == "re-estimate" and weights.running_statistics(self.module):
+            state = Estimated(RunningStatistics(state, recipe.dataset))
+        return Evaluation.under(recipe, state, split)
+
+    def evaluations(self, recipe: Recipe, state: State, *splits: SplitName) -> dict[str, Measure]:
+        """The same by split."""
+        return {split: self.evaluation(recipe, state, split) for split in splits}

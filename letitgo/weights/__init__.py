@@ -26,6 +26,7 @@ from letitgo.weights.freeze import Dropout as Dropout
 from letitgo.weights.freeze import Statistics as Statistics
 from letitgo.weights.freeze import freeze as freeze
 from letitgo.weights.freeze import frozen as frozen
+from letitgo.weights.freeze import still as still
 from letitgo.weights.freeze import thaw as thaw
 from letitgo.weights.freeze import train_only as train_only
 from letitgo.weights.graft import distance as distance
@@ -75,6 +76,7 @@ from letitgo.weights.state import load_state as load_state
 from letitgo.weights.state import once as once
 from letitgo.weights.state import seeded as seeded
 from letitgo.weights.statistics import re_estimate as re_estimate
+from letitgo.weights.statistics import running_statistics as running_statistics
 from letitgo.weights.status import LayerStatus as LayerStatus
 from letitgo.weights.status import Status as Status
 from letitgo.weights.status import status as status

@@ -65,7 +65,7 @@ def freeze(
         parameter.requires_grad_(False)
         parameter.grad = None
     mode = module.training
-    for part in _still(module, selection, statistics, dropout):
+    for part in still(module, selection, statistics, dropout).values():
         if not _is_held(part):
             own = _own_mode(part, module, mode)
             part.training = False
@@ -113,7 +113,7 @@ def frozen(
     mode = module.training
     parts = [
         (part, _own_mode(part, module, mode), vars(part).get("train"))
-        for part in _still(module, selection, statistics, dropout)
+        for part in still(module, selection, statistics, dropout).values()
     ]
     freeze(module, selection, statistics, dropout)
     try:
@@ -194,10 +194,12 @@ def _place(parameter: nn.Parameter) -> tuple[int, int, int] | None:
     return parameter.untyped_storage().data_ptr(), begin * width, (begin + spread) * width
 
 
-def _still(module: nn.Module, selection: Selection, statistics: Statistics, dropout: Dropout) -> list[nn.Module]:
-    """The modules to hold in evaluation mode, outer ones first."""
+def still(
+    module: nn.Module, selection: Selection, statistics: Statistics = "follow", dropout: Dropout = "follow"
+) -> dict[str, nn.Module]:
+    """What :func:`freeze` holds in evaluation mode, by name, outer ones first."""
     chosen = {id(module.get_parameter(name)) for name in selection}
-    found = []
+    found = {}
     for name, part in module.named_modules():
         is_norm = isinstance(part, _NormBase)
         follows = is_norm or any(buffer.is_floating_point() for buffer in part.buffers(recurse=False))
@@ -206,7 +208,7 @@ def _still(module: nn.Module, selection: Selection, statistics: Statistics, drop
         own = [id(parameter) for parameter in part.parameters(recurse=False)]
         around = [id(parameter) for parameter in _extent(module, name).parameters()]
         if (is_norm and chosen.intersection(own)) or (around and chosen.issuperset(around)):
-            found.append(part)
+            found[name] = part
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,16 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from letitgo.errors import BadRequest
 from letitgo.weights.layers import parameter_names
+
+
+def running_statistics(module: nn.Module) -> tuple[str, ...]:
+    """Names of the buffers that normalization layers keep statistics of the data in."""
+    norms = [(name, part) for name, part in module.named_modules() if _keeps(part)]
+    return tuple(f"{name}.{own}".lstrip(".") for name, part in norms for own, _ in part.named_buffers(recurse=False))
+
+
+def _keeps(part: nn.Module) -> TypeGuard[_NormBase]:
+    return isinstance(part, _NormBase) and part.track_running_stats
 
 
 def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -23,7 +34,7 @@ def re_estimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
         BadRequest: There is no batch. Then, and where a batch fails, the statistics are left as they were.
     """
     parameter_names(module)  # refuses what is lazy
-    norms = [norm for norm in module.modules() if isinstance(norm, _NormBase) and norm.track_running_stats]
+    norms = [norm for norm in module.modules() if _keeps(norm)]
     if not norms:
         return
     modes = {part: part.training for part in module.modules()}

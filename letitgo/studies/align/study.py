@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Evaluation, Measure, Spectra, State
+from letitgo.plan import Measure, Spectra, State
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.align.options import AlignOptions
@@ -45,11 +45,7 @@ class Align(AlignOptions, CellStudy):
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
-            return {
-                "spectra": Spectra(reached),
-                "train": Evaluation.under(recipe, reached, "train"),
-                "test": Evaluation.under(recipe, reached, "test"),
-            }
+            return {"spectra": Spectra(reached), **of.evaluations(recipe, reached, "train", "test")}
 
         return [
             Cell({"frozen": frozen, "epoch": epoch, "layer": layer}, measures, context=place)

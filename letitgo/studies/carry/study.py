@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Density, Evaluation, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, adapted
+from letitgo.plan import Density, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, adapted
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM, CarryOptions
@@ -44,7 +44,7 @@ class Carry(CarryOptions, CellStudy):
     @cached_property
     def subjects(self) -> list[Subject]:
         """The network of each recipe under each optimiser."""
-        return [Subject(recipe, self.seeds) for recipe in self.trained]
+        return [Subject(recipe, self.seeds, self.statistics) for recipe in self.trained]
 
     @cached_property
     def tickets(self) -> list[Tickets]:
@@ -160,10 +160,11 @@ class Carry(CarryOptions, CellStudy):
 
     def _measures(self, source: int, target: int, level: int, variant: str, recipe: Recipe) -> Mapping[str, Measure]:
         i = self.subjects[target].seeds.index(recipe)
-        test = Evaluation.under(recipe, self.run(source, target, level, variant, i).final, "test")
+        final = self.run(source, target, level, variant, i).final
+        found = self.subjects[target].evaluations(recipe, final, "test")
         if not level:
-            return {"test": test}
-        return {"test": test, "density": Density(self._mask(source, target, level, variant, i))}
+            return found
+        return {**found, "density": Density(self._mask(source, target, level, variant, i))}
 
     def _mask(self, source: int, target: int, level: int, variant: str, i: int) -> Mask:
         mask = self.tickets[source].mask(level, self.subjects[source].seeds[i])
@@ -180,7 +181,7 @@ class Carry(CarryOptions, CellStudy):
         if variant in (FRESH, RANDOM):
             start = Initial(recipe.network, derive(recipe.seed, "fresh weights", level))
         mask = self._mask(source, target, level, variant, i)
-        return Run(Masked(start, mask), Kept(mask, of.but(self.tickets[source].rates)), recipe)
+        return of.run(Masked(start, mask), Kept(mask, of.but(self.tickets[source].rates)), recipe)
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         test = results["test"]["accuracy"]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Evaluation, Initial, Measure, Run, Track
+from letitgo.plan import Initial, Measure, Run, Track
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
@@ -84,7 +84,7 @@ class Classifier(ClassifierOptions, CellStudy):
     def _measures(self, of: Subject, kind: str, recipe: Recipe) -> Mapping[str, Measure]:
         run = self.run(of, kind, recipe)
         splits = ("test", "train", *self.held_out)
-        found: dict[str, Measure] = {split: Evaluation.under(recipe, run.final, split) for split in splits}
+        found = of.evaluations(recipe, run.final, *splits)
         if kind in FIXED:
             states = tuple(run.at_epoch(epoch) for epoch in range(recipe.epochs + 1))
             found["scale"] = Track(states, f"{self.name(of)}.scale")

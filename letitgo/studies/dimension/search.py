@@ -130,9 +130,9 @@ class Search:
         """The run in d dimensions."""
         start = Initial(recipe.network, recipe.seed)
         if not d:
-            return Run(start, self.besides, recipe)
+            return self.of.run(start, self.besides, recipe)
         choice = Subspace(d, self.study.kind, recipe.seed, self.within, self.besides, self.study.said)
-        return Run(start, choice, recipe)
+        return self.of.run(start, choice, recipe)
 
     @property
     def shown(self) -> SplitName:
@@ -141,11 +141,11 @@ class Search:
 
     def baseline(self, recipe: Recipe, split: SplitName | None = None) -> Evaluation:
         """The accuracy of the network trained in full, on the split that is searched on or another."""
-        return Evaluation.under(recipe, self.of.baseline(recipe).final, split or self.study.split)
+        return self.of.evaluation(recipe, self.of.baseline(recipe).final, split or self.study.split)
 
     def frozen(self, recipe: Recipe) -> Evaluation:
         """The accuracy with the layer frozen at its initialization and all others trained."""
-        return Evaluation.under(recipe, self.of.frozen(self.unit.parameters, recipe), self.shown)
+        return self.of.evaluation(recipe, self.of.frozen(self.unit.parameters, recipe), self.shown)
 
     def at(self, d: int, epoch: int, split: SplitName | None = None) -> list[Evaluation]:
         """The accuracy in d dimensions after so many epochs under each seed; at first where nothing trains."""
@@ -153,7 +153,7 @@ class Search:
         for recipe in self.of.seeds:
             run = self.run(d, recipe)
             state = run.at_epoch(epoch) if d or self.besides else run.start
-            found.append(Evaluation.under(recipe, state, split or self.study.split))
+            found.append(self.of.evaluation(recipe, state, split or self.study.split))
         return found
 
     def baselines(self) -> list[Stored]:

@@ -30,7 +30,7 @@ class Dimension(DimensionOptions):
     @cached_property
     def asked(self) -> list[Search]:
         """One search for each recipe, or for each layer of each."""
-        subjects = [Subject(recipe, self.seeds) for recipe in self.trained]
+        subjects = [Subject(recipe, self.seeds, self.statistics) for recipe in self.trained]
         return [
             Search(self, of, unit)
             for of in subjects

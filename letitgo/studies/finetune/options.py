@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers, Statistics
+from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers
 
 
 @checked
@@ -53,7 +53,6 @@ class FinetuneOptions(ChoosingOptions):
     layers: Layers = ()
     blocks: Blocks = ()
     by: By = "layer"
-    statistics: Statistics = "follow"
 
     @property
     def file(self) -> str | None:

@@ -12,7 +12,7 @@ from math import sqrt
 from typing import Any, ClassVar, Literal
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Evaluation, Gradients, Initial, Measure, Run, State, adapted, open_weights
+from letitgo.plan import Gradients, Initial, Measure, Run, State, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.tasks import Metric
 from letitgo.store import Store
@@ -135,16 +135,14 @@ class Finetune(FinetuneOptions, CellStudy):
         self, of: Subject, unit: Unit, way: str, origin: Start, start: Callable[[Recipe], State], against: Any
     ) -> Cell:
         trains = {"none": (), "frozen": of.but(unit.parameters)}.get(way, of.ordered(unit.parameters))
-        statistics = "follow" if trains == of.trainable else self.statistics
 
         def run(recipe: Recipe) -> Run:
-            return Run(start(recipe), trains, recipe, statistics=statistics)
+            return of.run(start(recipe), trains, recipe)
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
-            state = run(recipe).final if trains else start(recipe)
-            found: dict[str, Measure] = {
-                split: Evaluation(state, recipe.dataset, split) for split in ("test", *self.held_out)
-            }
+            own = run(recipe)
+            state = own.final if trains else own.start
+            found = of.evaluations(recipe, state, "test", *self.held_out)
             if (origin, way) == ("pretrained", "only") and recipe.own is None:
                 found["gradients"] = Gradients(start(recipe), recipe)
             return found

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import By, ChoosingOptions, Statistics, check_distinct
+from letitgo.studies.options import By, ChoosingOptions, check_distinct
 
 Of = Literal["filters", "weights"]
 Rest = Literal["initial", "zero"]
@@ -68,7 +68,6 @@ class FractionOptions(ChoosingOptions):
     controls: Annotated[
         bool, Field(description="also learn as many values as each of these, chosen at random from the whole network")
     ] = True
-    statistics: Statistics = "follow"
 
     def __post_init__(self) -> None:
         for name in ("shares", "of", "rest", "norms", "classifier", "only"):

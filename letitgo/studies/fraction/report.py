@@ -64,13 +64,11 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
     sections = [_section(study, recipe, part) for recipe, part in measured]
     sections += [_tasks_section(study, tasks) for tasks in on_one_base(measured)]
     limit = words.within(study.tolerance, words.metric_of(study).unit)
-    statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
         f"{words.over_seeds(study)} A drop is everything learned, minus this. "
         "Random values are as many as a policy learns, chosen from the whole network. "
         f"Robust: the whole interval of the drop is below {limit}; gains count. Critical: the whole interval is "
-        "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero. "
-        f"Running statistics of frozen norms {statistics}."
+        "beyond. Undecided: neither. Whatever is not learned stays as drawn, except where the rest is zero."
     )
     return Report("fraction", TITLE, sections, note, SOURCE)
 

@@ -9,7 +9,7 @@ from typing import ClassVar, get_args
 
 from letitgo import plan, weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Delta, Evaluation, Initial, Measure, Run, Scattered, State, Zeroed
+from letitgo.plan import Delta, Initial, Measure, Run, Scattered, State, Zeroed
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results
@@ -102,8 +102,7 @@ class Fraction(FractionOptions, CellStudy):
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             run = self.run(of, policy, recipe)
             splits = ("test", "train", *(() if policy.count else self.held_out))  # controls are not advised
-            found = {split: Evaluation.under(recipe, run.final, split) for split in splits}
-            return {**found, "delta": Delta(run.final, run.start)}
+            return {**of.evaluations(recipe, run.final, *splits), "delta": Delta(run.final, run.start)}
 
         labels = {name: getattr(policy, name) for name in ("share", "rest", "norms", "classifier")}
         sizes = {"learned": policy.size(of), "parameters": sum(of.sizes.values())}
@@ -122,12 +121,9 @@ class Fraction(FractionOptions, CellStudy):
         """The training run of a policy, under one of the seeds."""
         start: State = Initial(recipe.network, recipe.seed)
         choice = policy.choice(recipe.seed)
-        if choice is None:
-            statistics = "follow" if policy.names == of.trainable else self.statistics
-            return Run(start, policy.names, recipe, statistics=statistics)
-        if policy.rest == "zero":
+        if choice is not None and policy.rest == "zero":
             start = Zeroed(start, choice)
-        return Run(start, choice, recipe, statistics=self.statistics)
+        return of.run(start, choice or policy.names, recipe)
 
     def policies(self, of: Subject) -> list[Policy]:
         """Everything, the shares, the parts alone, and the controls; none that only repeats everything.

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
-from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers, Statistics, check_epochs
+from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers, check_epochs
 
 
 @checked
@@ -40,12 +40,6 @@ class MapOptions(ChoosingOptions):
     layers: Layers = ()
     blocks: Blocks = ()
     by: By = "layer"
-    statistics: Statistics = "follow"
-    re_estimate: Annotated[
-        bool,
-        Field(description="re-estimate running statistics on the training data before evaluating grafted networks"),
-    ] = False
-
     training_accuracy: Annotated[
         bool, Field(description="measure accuracy on the training set of grafted networks too; else of trained ones")
     ] = False

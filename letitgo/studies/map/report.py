@@ -48,12 +48,10 @@ def report(study: Map, rows: Sequence[Row]) -> Report:
     if len(study.swept) == 1 and len(sections) > 1:
         sections.insert(0, _over_sweep(study, [row for row in rows if row["n"]]))
     metric = words.metric_of(study)
-    statistics = "follow the data" if study.statistics == "follow" else "stay as they are"
     note = (
         f"{words.over_seeds(study)} A drop is the baseline minus the network in question. "
         f"Robust: the whole interval is below {words.within(study.tolerance, metric.unit)}; gains count. "
-        "Critical: the whole interval is beyond. Undecided: neither. Running statistics of frozen normalization layers "
-        f"{statistics}."
+        "Critical: the whole interval is beyond. Undecided: neither."
     )
     return Report("map", TITLE, sections, note, SOURCE)
 

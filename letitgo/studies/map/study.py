@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Absent, Distance, Evaluation, Graft, Initial, Measure, Run, State, Stored
+from letitgo.plan import Absent, Distance, Graft, Initial, Measure, Run, State, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row, evaluated
@@ -43,10 +43,6 @@ class Map(MapOptions, CellStudy):
     def check_subject(self, of: Subject) -> None:
         if not of.units(self.layers, self.blocks, self.by):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
-        if self.re_estimate and of.recipe.own is not None:
-            raise BadRequest(
-                f"re-estimate needs training data, which only the task {of.recipe.task!r} knows: leave it out"
-            )
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         base = self._baseline(of)
@@ -84,8 +80,8 @@ class Map(MapOptions, CellStudy):
         run = of.baseline(of.recipe)
         again = replace(run, again=1)
         return {
-            "first": Evaluation.under(of.recipe, run.final, "test"),
-            "again": Evaluation.under(of.recipe, again.final, "test"),
+            "first": of.evaluation(of.recipe, run.final, "test"),
+            "again": of.evaluation(of.recipe, again.final, "test"),
             "distance": Distance(run.final, again.final),
         }
 
@@ -110,7 +106,7 @@ class Map(MapOptions, CellStudy):
 
     def _frozen(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
         def state(recipe: Recipe) -> State:
-            return of.frozen(unit.parameters, recipe, epoch, self.statistics)
+            return of.frozen(unit.parameters, recipe, epoch)
 
         def donor(recipe: Recipe) -> State:
             return of.baseline(recipe).at_epoch(epoch)
@@ -142,14 +138,13 @@ class Map(MapOptions, CellStudy):
         base: Cell,
     ) -> Cell:
         """A unit of the trained network as each of some donors has it."""
-        statistics = "re-estimated" if self.re_estimate else "as is"
         chosen = self.together and what == "reinitialised" and not epoch  # for the set found robust
 
         def measures(donor: Callable[[Recipe], State]) -> Callable[[Recipe], Mapping[str, Measure]]:
             def state(recipe: Recipe) -> State:
                 return Graft(of.baseline(recipe).final, unit.parameters, donor(recipe))
 
-            return self._measures(of, state, donor, statistics, chosen, self.training_accuracy)
+            return self._measures(of, state, donor, chosen, self.training_accuracy)
 
         first, *others = map(measures, donors)
         return Cell(
@@ -191,7 +186,6 @@ class Map(MapOptions, CellStudy):
         of: Subject,
         state: Callable[[Recipe], State],
         donor: Callable[[Recipe], State],
-        statistics: Any = "as is",
         chosen: bool = False,
         on_training: bool = True,
     ) -> Callable[[Recipe], Mapping[str, Measure]]:
@@ -199,8 +193,7 @@ class Map(MapOptions, CellStudy):
         splits = (*evaluated(of.recipe)[: 2 if on_training else 1], *(self.held_out if chosen else ()))
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
-            reached = state(recipe)
-            found = {split: Evaluation.under(recipe, reached, split, statistics=statistics) for split in splits}
+            found = of.evaluations(recipe, state(recipe), *splits)
             return {**found, "distance": Distance(of.baseline(recipe).final, donor(recipe))}
 
         return measures

@@ -17,7 +17,6 @@ from letitgo.plan import (
     Complement,
     Curve,
     Density,
-    Evaluation,
     Initial,
     Kept,
     Masked,
@@ -86,10 +85,7 @@ class Ticket(TicketOptions, CellStudy):
         run = tickets.run(level, variant, recipe)
         final = run.final
         assert isinstance(final, At)
-        found: dict[str, Measure] = {
-            "test": Evaluation.under(recipe, final, "test"),
-            "train": Evaluation.under(recipe, final, "train"),
-        }
+        found = tickets.of.evaluations(recipe, final, "test", "train")
         if recipe.validation:
             found["curve"] = Curve(final)
         if isinstance(run.trains, Kept):
@@ -238,7 +234,7 @@ class Tickets:
         if variant not in ("frozen", "complement"):
             start = Masked(start, mask)
         trains = Kept(mask, self.of.but(self.rates))
-        return Run(start, trains, recipe if order is None else with_seed(recipe, order), begin)
+        return self.of.run(start, trains, recipe if order is None else with_seed(recipe, order), begin)
 
 
 def export_ticket(study: Ticket, level: int, path: str, store: Store, workers: int = 0) -> weights.SavedTicket:

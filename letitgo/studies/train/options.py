@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
-from letitgo.studies.options import Statistics, StudyOptions, check_epochs, check_target
+from letitgo.studies.options import StudyOptions, check_epochs, check_target
 
 
 @checked
@@ -32,7 +32,6 @@ class TrainOptions(StudyOptions):
 
     freeze: Annotated[tuple[str, ...], Field(description="patterns of what stays frozen")] = ()
     freeze_at: Annotated[int, Field(description="the epoch from which it is frozen")] = 0
-    statistics: Statistics = "follow"
     ticket: Annotated[
         str | None, Field(description="ticket file: what it prunes is zero, what it keeps is trained")
     ] = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Absent, Evaluation, Initial, Kept, Masked, Run, Stored, open_ticket
+from letitgo.plan import Absent, Initial, Kept, Masked, Measure, Run, Stored, open_ticket
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
 from letitgo.report.words import heading, judged_by, metric_of, reached, resolved, told
@@ -41,18 +40,18 @@ class Train(TrainOptions, CellStudy):
 
     def run(self, recipe: Recipe) -> Run:
         """The run of one of the recipes."""
-        of = next(subject for subject in self.subjects if subject.recipe == recipe)
+        of = self._subject(recipe)
         base = of.baseline(recipe)
         if self.ticket is not None:
-            return self._of_ticket(self.ticket, base)
+            return self._of_ticket(self.ticket, of, base)
         if not self.freeze:
             return base
         frozen = weights.select(of.module, *self.freeze)
         begin = self.freeze_at * recipe.steps_per_epoch
         trains = of.but(name for name in of.trainable if name in frozen)
-        return Run(base.at(begin), trains, recipe, begin, resume=begin > 0, statistics=self.statistics)
+        return of.run(base.at(begin), trains, recipe, begin, resume=begin > 0)
 
-    def _of_ticket(self, path: str, base: Run) -> Run:
+    def _of_ticket(self, path: str, of: Subject, base: Run) -> Run:
         """What the ticket keeps, from where it says: initial weights, or a step of the run that it is from."""
         recipe = base.recipe
         mask, about = open_ticket(path, recipe.network)
@@ -71,21 +70,24 @@ class Train(TrainOptions, CellStudy):
             raise BadRequest(f"{path} starts from step {step}, but training ends with step {recipe.steps}")
         start = base.at(step) if step else Initial(recipe.network, seed)
         besides = tuple(name for name in base.moves if name not in mask.names)
-        return Run(Masked(start, mask), Kept(mask, besides), recipe, step, statistics=self.statistics)
+        return of.run(Masked(start, mask), Kept(mask, besides), recipe, step)
 
-    def evaluation(self, recipe: Recipe, split: Literal["train", "test"]) -> Evaluation:
-        """The accuracy it ends with; on the training split, with the labels it was trained on."""
-        return Evaluation.under(recipe, self.run(recipe).final, split)
+    def _subject(self, recipe: Recipe) -> Subject:
+        return next(subject for subject in self.subjects if subject.recipe == recipe)
+
+    def evaluations(self, recipe: Recipe) -> dict[str, Measure]:
+        """What it ends with, by split; on the training split, with the labels it was trained on."""
+        return self._subject(recipe).evaluations(recipe, self.run(recipe).final, *evaluated(recipe))
 
     def stages(self, store: Store) -> Iterator[list[Stored]]:
-        yield [self.evaluation(recipe, split) for recipe in self.recipes for split in evaluated(recipe)]
+        yield [measure for recipe in self.recipes for measure in self.evaluations(recipe).values()]
 
     def rows(self, store: Store) -> list[Row]:
         """One row for each recipe that the store holds the results of. Accuracies are fractions."""
         rows = []
         for of in self.subjects:
             try:
-                found = {split: self.evaluation(of.recipe, split).result(store) for split in evaluated(of.recipe)}
+                found = {split: one.result(store) for split, one in self.evaluations(of.recipe).items()}
             except Absent:
                 continue
             columns = {name: getattr(of.recipe, name) for name in self.swept}
