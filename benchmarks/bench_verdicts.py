@@ -133,7 +133,7 @@ def simulate_shared(drops: str, noise: Noise, seeds: int | None) -> tuple[float,
         for drop, sd in zip(true.tolist(), spread.tolist(), strict=True):
             own = np.round((drop + noise(rng, sd, 20)) * TEST) / TEST
             floor = max(1 / TEST, chance.uniform(*DISAGREEMENT) * sd)
-            said = "undecided"
+            n, said = 0, "undecided"
             for n in looks(20) if seeds is None else (seeds,):
                 found = own[:n].tolist()
                 said = verdict(found, TOLERANCE) if seeds else paired(found, floor).verdict(TOLERANCE)

@@ -67,10 +67,8 @@ def test_the_freeze_to_advise_is_read_from_held_out_examples_and_judged_on_the_t
         assert row["verdict"] == verdict
         assert study.report(rows).answers[0].startswith(f"Freeze {advised} from the start")
         assert ("critical on the test set" in study.report(rows).answers[0]) == (select == "validation")
-        passed_over = [
-            said for said in study.report(rows).sections[0].sentences if said.startswith("fc1 would save 23 %")
-        ]
-        assert len(passed_over) == (select == "validation")
+        sentences = study.report(rows).sections[0].sentences
+        assert any(said.startswith("fc1 would save") for said in sentences) == (select == "validation"), sentences
 
 
 def test_the_set_found_together_is_that_of_held_out_examples(tmp_path):
