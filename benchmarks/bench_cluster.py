@@ -35,7 +35,7 @@ def timed(on: str, what: Train, folder: str, watch: bool = False) -> tuple[float
     memory: list[int] = []
 
     def look(progress: Progress) -> None:
-        if progress.finished * 8 // max(1, progress.jobs) >= len(memory):
+        if len(progress.finished) * 8 // max(1, progress.jobs) >= len(memory):
             memory.append(resident())
 
     begin = time.perf_counter()

@@ -391,3 +391,15 @@ def test_help_takes_less_than_half_a_second():
 def test_json_with_a_name_twice_is_refused():
     with pytest.raises(BadRequest, match=r"^model-args is .*: a name stands there twice"):
         json_object("model-args", '{"widths": [8], "widths": [9]}')
+
+
+def test_a_long_study_writes_a_line_for_each_run_where_stderr_is_no_terminal(capsys, monkeypatch):
+    command = ["train", "--epochs", "2", "--seed", "0,1", "--workers", "0"]
+    assert run(command) == 0
+    assert "done: training" not in capsys.readouterr().err
+    monkeypatch.setattr("letitgo.cli.progress.QUIET", 0.0)
+    assert run([*command, "--lr", "0.01"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("letitgo: done:")]
+    assert [line.partition(" (")[0] for line in lines] == [
+        f"letitgo: done: training everything, seed {seed}" for seed in (0, 1)
+    ]

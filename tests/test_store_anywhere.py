@@ -223,7 +223,7 @@ def test_what_somebody_else_is_at_is_waited_for_and_not_done_again(store):
     thread.start()
     told.wait()
     steps = []
-    executor = Executor(store, on_progress=lambda progress: steps.append(progress.finished))
+    executor = Executor(store, on_progress=lambda progress: steps.append(len(progress.finished)))
     assert executor.compute([run.final]) == []
     thread.join()
     assert not store.files.names("claims")

@@ -1,8 +1,9 @@
-"""Progress bars with time left, for the study and each run under way; nothing where stderr is no terminal."""
+"""Progress bars with time left, for the study and each run under way; lines where stderr is no terminal."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,12 +14,15 @@ from letitgo.execute import Job
 from letitgo.execute import Progress as State
 from letitgo.execute.executor import OnProgress
 
+QUIET = 30.0
+"""Seconds before the first line: a short study writes none."""
+
 
 @contextmanager
-def shown_progress() -> Iterator[OnProgress | None]:
+def shown_progress() -> Iterator[OnProgress]:
     """Yields what an executor is to call while it works."""
     if not sys.stderr.isatty():
-        yield None
+        yield _lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -26,7 +30,7 @@ def shown_progress() -> Iterator[OnProgress | None]:
         tasks: dict[Job, TaskID] = {}
 
         def show(state: State) -> None:
-            what = f"study: {state.finished} of {state.jobs} jobs"
+            what = f"study: {len(state.finished)} of {state.jobs} jobs"
             bars.update(study, description=what, total=state.total, completed=state.done)
             for job in tasks.keys() - state.running.keys():
                 bars.remove_task(tasks.pop(job))
@@ -37,3 +41,17 @@ def shown_progress() -> Iterator[OnProgress | None]:
                 bars.update(tasks[job], completed=share)
 
         yield show
+
+
+def _lines() -> OnProgress:
+    """Writes a line for each training run that came through, once the study takes long."""
+    begun, told = time.monotonic(), set[Job]()
+
+    def show(state: State) -> None:
+        for i, job in enumerate(state.finished, start=1):
+            if job.run and job not in told:
+                told.add(job)
+                if time.monotonic() - begun >= QUIET:
+                    print(f"letitgo: done: {job} ({i} of {state.jobs} jobs)", file=sys.stderr, flush=True)
+
+    return show

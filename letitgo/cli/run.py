@@ -66,8 +66,7 @@ def _compute(study: Study, options: RunningOptions, workers: int, store: Store) 
 
         def on_progress(state: Progress) -> None:
             interrupt.check()  # what is imported or called meanwhile may have swallowed one
-            if show is not None:
-                show(state)
+            show(state)
 
         outcome = compute(
             study,

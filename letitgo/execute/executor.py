@@ -68,7 +68,7 @@ class Progress:
         total: Of all jobs.
         done: Of finished jobs and finished steps.
         jobs: Number of jobs.
-        finished: Number of finished jobs.
+        finished: The jobs that came through, in order.
         running: For each job under way its share that is done.
         where: For each job under way on a cluster the machine it runs on.
     """
@@ -76,7 +76,7 @@ class Progress:
     total: int
     jobs: int
     done: float = 0.0
-    finished: int = 0
+    finished: list[Job] = field(default_factory=list)
     running: dict[Job, float] = field(default_factory=dict)
     where: dict[Job, str] = field(default_factory=dict)
 
@@ -291,7 +291,7 @@ class Board:
     def finish(self, job: Job) -> None:
         with self._changed:
             self._finished.add(job)
-            self._progress.finished += 1
+            self._progress.finished.append(job)
             self._drop(job)
 
     def postpone(self, job: Job) -> None:
@@ -319,7 +319,7 @@ class Board:
                     self._progress.total,
                     self._progress.jobs,
                     self._progress.done + under_way,
-                    self._progress.finished,
+                    list(self._progress.finished),
                     dict(self._progress.running),
                     dict(self._progress.where),
                 )
