@@ -289,7 +289,7 @@ def test_wrong_names_for_transformers(capsys, tmp_path):
     refused(capsys, "no configuration of 'no/such' is found here or on the hub", "transformers:no/such")
     refused(capsys, f"{tmp_path} holds no configuration that transformers reads", f"transformers:{tmp_path}")
     odd = ("transformers:bert", "--model-args", '{"hidden_size": 7}')
-    refused(capsys, "the network 'transformers:bert' cannot be built: ValueError", *odd)
+    refused(capsys, "the network 'transformers:bert' raises ValueError", *odd)
     refused(capsys, "does not take the example", "transformers:vit", "--input", "1x3x32x32")
 
 

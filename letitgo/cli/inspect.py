@@ -14,7 +14,7 @@ from letitgo.recipes.recipe import BUILT_IN
 if TYPE_CHECKING:
     from torch import nn
 
-    from letitgo.recipes.libraries import InputShape, Structure
+    from letitgo.recipes.structures import InputShape, Structure
     from letitgo.weights import Cost, Status
 
 _REBUILT = 2 << 30
@@ -56,7 +56,7 @@ def inspect_model(
 
     from letitgo.cli.run import kept_from_stdout
     from letitgo.cli.tables import stdout_console, write
-    from letitgo.recipes.libraries import find_structure
+    from letitgo.recipes.structures import find_structure
     from letitgo.version import versions
 
     with kept_from_stdout():
@@ -127,7 +127,7 @@ def _built(structure: Structure) -> nn.Module:
 
 
 def _shape(text: str) -> InputShape:
-    from letitgo.recipes.libraries import InputShape
+    from letitgo.recipes.structures import InputShape
 
     sizes, _, kind = text.partition(":")
     numbers = sizes.split("x")

@@ -1,143 +1,178 @@
-"""Networks to look at, ours, anyone's or another library's: their structure alone, no weights are fetched."""
+"""Networks of other libraries: timm's, torchvision's and transformers'. Their weights are drawn, never fetched."""
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments
-from letitgo.recipes.networks import find_network
-from letitgo.weights import Example
+from letitgo.recipes.splits import Kind
+
+LIBRARIES = ("timm", "torchvision", "transformers")
+
+_STARTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
+"""Arguments of other libraries that fetch weights."""
+
+_SOLVES = {"images": "AutoModelForImageClassification", "text": "AutoModelForCausalLM"}
+"""The class of transformers for each kind of data."""
+
+_NO_FIELDS = {"model_type", "architectures", "id2label", "label2id", "dtype", "transformers_version", "_name_or_path"}
+"""What a configuration holds besides fields that say how a network is built in float32."""
 
 
-@dataclass(frozen=True)
-class InputShape:
-    """The shape of an example input, the first number counting examples, and whether it holds whole numbers."""
-
-    sizes: tuple[int, ...]
-    whole: bool = False
-
-    def ones(self, module: nn.Module) -> Tensor:
-        """An example of that shape, where the module is and of its type."""
-        weight = next(module.parameters(), torch.empty(()))
-        dtype = torch.int64 if self.whole else weight.dtype
-        return torch.ones(self.sizes, dtype=dtype, device=weight.device)
+def is_of_library(name: str) -> bool:
+    """Whether a name begins with that of a library, as in ``timm:resnet18``."""
+    library, _, rest = name.partition(":")
+    return bool(rest) and library in LIBRARIES
 
 
-@dataclass(frozen=True)
-class Structure:
-    """A network that is built to be looked at.
-
-    Attributes:
-        build: Builds it, on the device that ``torch.device`` says.
-        example: What to call it with, or None where that is not known.
-    """
-
-    build: Callable[[], nn.Module]
-    example: Callable[[nn.Module], Example | None]
-
-
-def find_structure(name: str, shape: InputShape | None, args: dict[str, Any]) -> Structure:
-    """The network a name means.
+def library_factory(name: str) -> Callable[..., nn.Module]:
+    """What builds a network, called with ``input_shape``, ``num_classes`` and the library's own arguments.
 
     Args:
-        name: One of ours, an import path ``package.module:factory``, ``timm:NAME``, ``torchvision:NAME`` or
-            ``transformers:`` with a type of model, the path of a configuration, or an id on the Hugging Face hub.
-        shape: Of an example; else the network's own, where it is known.
-        args: What the factory or the configuration is called with.
+        name: ``timm:NAME``, ``torchvision:NAME``, or ``transformers:TYPE``, which takes what :func:`settled` gives.
 
     Raises:
         BadRequest: There is no such network, or its library is not installed.
     """
     library, _, rest = name.partition(":")
-    if rest and library in _LIBRARIES:
-        found = _LIBRARIES[library](rest, args)
-        build, example = _told(name, found.build), found.example
-        return Structure(build, example if shape is None else lambda module: _given(module, shape))
-    try:
-        network = find_network(name, shape.sizes[1:] if shape else (1, 28, 28), 10, args)
-    except BadRequest as error:
-        cause = error.__cause__
-        if isinstance(cause, ModuleNotFoundError) and cause.name == library.partition(".")[0]:
-            known = nearest(library, tuple(_LIBRARIES))
-            raise BadRequest(
-                f"{library!r} of {name!r} is no package here, and no library that is known: {known}"
-            ) from error
-        raise
-    known_shape = tuple(network.args["input_shape"]) if "input_shape" in network.args else None
-    taken = shape or (InputShape((2, *known_shape)) if known_shape else None)
-    return Structure(network, lambda module: taken.ones(module) if taken else None)
+    return {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}[library](rest)
 
 
-def _given(module: nn.Module, shape: InputShape) -> Example:
-    main = getattr(module, "main_input_name", None)  # of transformers
-    if main is None:
-        return shape.ones(module)
-    return {main: InputShape(shape.sizes, shape.whole or main.endswith("_ids")).ones(module)}
-
-
-def _timm(name: str, args: dict[str, Any]) -> Structure:
-    timm = _library("timm")
+def _timm(name: str) -> Callable[..., nn.Module]:
+    timm = library("timm")
     if not timm.is_model(name):
         raise BadRequest(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
 
-    def example(module: Any) -> Example | None:
-        size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size")
-        return InputShape((2, *size)).ones(module) if size else None
+    def make(input_shape: tuple[int, ...] | None = None, num_classes: int = 0, **args: Any) -> nn.Module:
+        given: dict[str, Any] = {}
+        if input_shape is not None:
+            channels, *sides = _images(name, input_shape)
+            given = {"num_classes": num_classes, "in_chans": channels}
+            if timm.get_pretrained_cfg(name).fixed_input_size:
+                given["img_size"] = tuple(sides)
+        return timm.create_model(name, **given | _drawn(args))
 
-    return Structure(lambda: timm.create_model(name, pretrained=False, **args), example)
+    return make
 
 
-def _torchvision(name: str, args: dict[str, Any]) -> Structure:
-    models = _library("torchvision.models")
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    models = library("torchvision.models")
     if name not in models.list_models():
         raise BadRequest(f"torchvision has no model {name!r}: {nearest(name, models.list_models())}")
     taken = arguments(models.get_model_builder(name), f"network {name!r}")
-    nothing = {weights: None for weights in ("weights", "weights_backbone") if weights in taken}
-    classifies = name in models.list_models(module=models)
 
-    def example(module: nn.Module) -> Example | None:
-        return InputShape((2, 3, 224, 224)).ones(module) if classifies else None
+    def make(input_shape: tuple[int, ...] | None = None, num_classes: int = 0, **args: Any) -> nn.Module:
+        given: dict[str, Any] = {weights: None for weights in ("weights", "weights_backbone") if weights in taken}
+        if input_shape is not None:
+            if name not in models.list_models(module=models):
+                raise BadRequest(f"torchvision's {name!r} does not classify images, which is what studies train")
+            channels, *sides = _images(name, input_shape)
+            if channels != 3:
+                fit = "x".join(map(str, (3, *sides)))
+                raise BadRequest(f"torchvision's {name!r} takes 3 channels, the images have {channels}: --fit {fit}")
+            given["num_classes"] = num_classes
+        return models.get_model(name, **given | _drawn(args))
 
-    return Structure(lambda: models.get_model(name, **nothing, **args), example)
+    return make
 
 
-def _transformers(name: str, args: dict[str, Any]) -> Structure:
-    transformers = _library("transformers")
-    config = _config(transformers, name, args)
-    kind = _architecture(transformers, config)
+def _images(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 3:
+        raise BadRequest(f"{name!r} takes images: the data have inputs of shape {shape}")
+    return shape
 
-    def example(module: Any) -> Example | None:
-        if module.main_input_name == "pixel_values":
-            side = getattr(config, "image_size", None) or 224
-            sides = (side, side) if isinstance(side, int) else tuple(side)
-            return _given(module, InputShape((2, getattr(config, "num_channels", 3), *sides)))
-        with torch.device("cpu"):
-            known = module.dummy_inputs
-        return {name: tensor.to(module.device) for name, tensor in known.items()}
 
-    def build() -> nn.Module:
-        module = kind(config) if kind else transformers.AutoModel.from_config(config, trust_remote_code=False)
+def _drawn(args: dict[str, Any]) -> dict[str, Any]:
+    """Arguments, none of which fetches weights."""
+    if wrong := [name for name in _STARTS if args.get(name)]:
+        raise BadRequest(
+            f"{wrong[0]} does not apply: initial weights are drawn under a seed, and pretrained ones are what "
+            "letitgo finetune --pretrained takes"
+        )
+    return args
+
+
+def _transformers(kind: str) -> Callable[..., nn.Module]:
+    transformers = library("transformers")
+
+    def make(model: str, config: dict[str, Any]) -> nn.Module:
+        found, built = transformers.CONFIG_MAPPING[kind](**config), getattr(transformers, model)
+        auto = not issubclass(built, transformers.PreTrainedModel)
+        module = built.from_config(found, trust_remote_code=False) if auto else built(found)
         if module.device.type == "meta" and hasattr(module, "set_experts_implementation"):
             module.set_experts_implementation("batched_mm")  # the others look where tokens go, which is not known there
+        module.register_forward_pre_hook(_by_name, with_kwargs=True)
+        module.register_forward_hook(_logits)
         return module
 
-    return Structure(build, example)
+    return make
 
 
-def _architecture(transformers: Any, config: Any) -> Any:
+def _by_name(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a network of transformers is called with: its main input by name."""
+    return ((), {**given, module.main_input_name: args[0]}) if len(args) == 1 else (args, given)
+
+
+def _logits(module: nn.Module, args: Any, output: Any) -> Tensor | Any:
+    return getattr(output, "logits", output)
+
+
+def settled(
+    name: str, args: dict[str, Any], shape: tuple[int, ...] | None, classes: int, kind: Kind = "images"
+) -> tuple[str, dict[str, Any]]:
+    """A network of transformers by its type and whole configuration, the same wherever that was read.
+
+    Args:
+        name: ``transformers:`` with a type of model, the path of a configuration, or an id on the hub.
+        args: Fields of the configuration.
+        shape: Of one input. None leaves the network as it is described, to be looked at.
+        classes: Number of outputs for each answer.
+        kind: Of the data.
+
+    Raises:
+        BadRequest: There is no such configuration, or it is of another kind of network.
+    """
+    if "config" in args:  # settled already
+        return name, args
+    transformers = library("transformers")
+    config = _config(transformers, name.partition(":")[2], args)
+    model = _architecture(transformers, config) or "AutoModel"
+    if shape is not None:
+        model = _SOLVES[kind]
+        if type(config) not in getattr(transformers, model)._model_mapping:
+            raise BadRequest(f"transformers has no network of type {config.model_type!r} for {kind} ({model})")
+        for field, value in _fields(shape, classes, kind).items():
+            if field not in args and hasattr(config, field):
+                setattr(config, field, value)
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if (getattr(config, token, None) or 0) >= getattr(config, "vocab_size", float("inf")):
+                setattr(config, token, None)
+    told = {field: value for field, value in json.loads(config.to_json_string()).items() if field not in _NO_FIELDS}
+    return f"transformers:{config.model_type}", {"model": model, "config": told | {"num_labels": config.num_labels}}
+
+
+def _fields(shape: tuple[int, ...], classes: int, kind: Kind) -> dict[str, Any]:
+    """What data say of a configuration, in transformers' words."""
+    if kind == "text":
+        return {"vocab_size": classes, "is_decoder": True, "use_cache": False}
+    channels, height, width = _images("transformers", shape)
+    size = height if height == width else [height, width]
+    return {"num_labels": classes, "num_channels": channels, "image_size": size}
+
+
+def _architecture(transformers: Any, config: Any) -> str | None:
     """The class of model that a configuration names, where transformers itself has it."""
     named = getattr(config, "architectures", None)
     name = named[0] if isinstance(named, list) and named else None
     kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    return kind if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) else None
+    return name if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) else None
 
 
 def _config(transformers: Any, name: str, args: dict[str, Any]) -> Any:
@@ -145,8 +180,11 @@ def _config(transformers: Any, name: str, args: dict[str, Any]) -> Any:
     types = list(transformers.CONFIG_MAPPING.keys())
     try:
         if name in types and not Path(name).exists():
-            return transformers.AutoConfig.for_model(name, **args)
-        return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **args)
+            found = transformers.AutoConfig.for_model(name, **_drawn(args))
+        else:
+            found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **_drawn(args))
+    except BadRequest:
+        raise
     except Exception as error:
         if Path(name).exists():
             raise BadRequest(f"{name} holds no configuration that transformers reads: {_brief(error)}") from error
@@ -158,16 +196,20 @@ def _config(transformers: Any, name: str, args: dict[str, Any]) -> Any:
             f"transformers has no type of model {name!r}, and no configuration of that name is found: "
             f"{nearest(name, types)}"
         ) from error
+    known: Any = found if getattr(type(found), "has_no_defaults_at_init", False) else type(found)()
+    for field in args:
+        if not hasattr(known, field):
+            near = nearest(field, tuple(known.to_dict()))
+            raise BadRequest(f"a configuration of type {found.model_type!r} has no {field!r}: {near}")
+    return found
 
 
-_LIBRARIES: dict[str, Callable[[str, dict[str, Any]], Structure]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "transformers": _transformers,
-}
+def library(path: str) -> Any:
+    """A library, or a module of one.
 
-
-def _library(path: str) -> Any:
+    Raises:
+        BadRequest: It is not installed, or does not import.
+    """
     package = path.partition(".")[0]
     try:
         importlib.import_module(package)
@@ -178,16 +220,6 @@ def _library(path: str) -> Any:
         raise BadRequest(f"{package} is not installed: pip install {package}") from error
     except Exception as error:
         raise BadRequest(f"{package} does not import here: {_brief(error)}") from error
-
-
-def _told(name: str, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    def built() -> nn.Module:
-        try:
-            return build()
-        except Exception as error:
-            raise BadRequest(f"the network {name!r} cannot be built: {_brief(error)}") from error
-
-    return built
 
 
 def _brief(error: Exception) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from letitgo.code import Code, code_of, digest_of, opened
-from letitgo.errors import BadRequest, nearest
+from letitgo.code import Code, code_of, code_of_modules, digest_of, opened
+from letitgo.errors import BadRequest, named, nearest
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import convnets
 from letitgo.recipes.init import Init, drawn
+from letitgo.recipes.libraries import is_of_library, library_factory, settled
 from letitgo.recipes.lstm import LSTM
+from letitgo.recipes.splits import Kind
 from letitgo.value import Value, canonical
 from letitgo.weights import Matrix, fix_classifier, head, last_linear, layers, seeded
 
@@ -167,7 +169,7 @@ class Network(Value):
     """How to build a network: a factory by name or import path, and what it is called with.
 
     Attributes:
-        factory: A name in ``NETWORKS`` or ``package.module:name``.
+        factory: A name in ``NETWORKS``, ``package.module:name``, or one of another library, as ``timm:resnet18``.
         args: Keyword arguments, JSON values.
         source: The code that the factory depends on, or that of the network within; empty for our own. A digest of one
             file in values of earlier versions.
@@ -188,7 +190,7 @@ class Network(Value):
     @property
     def files(self) -> dict[str, str]:
         """The files that a factory of the user's own opens in Python, and their digests. The first look builds it."""
-        if not self.code:
+        if not self.code or is_of_library(self.factory):
             return {}
         about = canonical(self.fields())
         if about not in _FILES or {file: digest_of(file) for file in _FILES[about]} != _FILES[about]:
@@ -227,7 +229,7 @@ class Network(Value):
         except BadRequest:
             raise
         except (Exception, SystemExit) as error:
-            raise BadRequest(f"the {what} {self.factory!r} raises {type(error).__name__}: {error}") from error
+            raise BadRequest(f"the {what} {self.factory!r} raises {named(error)}") from error
 
     def _code_now(self) -> Code:
         return code_of_factory(self.factory, self.args)
@@ -247,11 +249,13 @@ class Network(Value):
 
 
 def find_factory(name: str) -> Callable[..., nn.Module]:
-    """The factory of a name or import path.
+    """The factory of a name, of an import path, or of a network of another library.
 
     Raises:
         BadRequest: There is none.
     """
+    if is_of_library(name):
+        return library_factory(name)
     if ":" in name:
         return import_object(name, "network")
     if name not in NETWORKS:
@@ -262,17 +266,33 @@ def find_factory(name: str) -> Callable[..., nn.Module]:
     return NETWORKS[name]
 
 
-def find_network(name: str, input_shape: tuple[int, ...], num_classes: int, args: dict[str, Any]) -> Network:
+def find_network(
+    name: str, input_shape: tuple[int, ...] | None, num_classes: int, args: dict[str, Any], kind: Kind = "images"
+) -> Network:
     """The network a recipe means.
 
     The factory is handed ``input_shape`` and ``num_classes`` where its signature names them, and all of ``args``.
 
+    Args:
+        name: See :class:`Network`; also ``transformers:`` with the path of a configuration, or an id on the hub.
+        input_shape: Of one input. None for a network of another library as it is there, to be looked at.
+        num_classes: Number of outputs for each answer.
+        args: Further arguments.
+        kind: Of the data.
+
     Raises:
         BadRequest: There is no such factory, or its signature does not take the arguments.
     """
+    if name.startswith("transformers:"):
+        name, args = settled(name, args, input_shape, num_classes, kind)
+    elif name == "fixed-classifier" and str(args.get("network")).startswith("transformers:"):
+        own = {each: args[each] for each in arguments(fixed_classifier, name) if each in args}
+        rest = {each: args[each] for each in args if each not in own}
+        network, rest = settled(own["network"], rest, input_shape, num_classes, kind)
+        args = {**own, "network": network, **rest}
     factory = find_factory(name)
     taken = arguments(factory, f"network {name!r}")
-    known = {"input_shape": list(input_shape), "num_classes": num_classes}
+    known = {} if input_shape is None else {"input_shape": list(input_shape), "num_classes": num_classes}
     given = {**{key: value for key, value in known.items() if key in taken}, **args}
     check_arguments(f"network {name!r}", taken, given)
     return Network(name, given, code_of_factory(name, given) or "")
@@ -303,4 +323,6 @@ def code_of_factory(name: str, args: dict[str, Any]) -> Code:
     """The code that a factory depends on; for a fixed classifier that of the network within."""
     if name == "fixed-classifier" and isinstance(args.get("network"), str):
         name = args["network"]
+    if is_of_library(name):
+        return code_of_modules(name, name.partition(":")[0])
     return code_of(name, find_factory(name))

@@ -68,7 +68,10 @@ class Recipe(Value):
 
     model: Annotated[
         str,
-        Field(description=f"network: {BUILT_IN}, or an import path package.module:factory"),
+        Field(
+            description=f"network: {BUILT_IN}; timm:NAME, torchvision:NAME, transformers: with a type of model, a "
+            "configuration or a hub id; or an import path package.module:factory"
+        ),
     ] = "fcn"
     widths: Annotated[
         str | None,
@@ -285,7 +288,7 @@ class Recipe(Value):
             args["widths"] = [int(width) for width in self.widths.split("x")]
         if self.depth is not None:
             args["depth"] = self.depth
-        return find_network(self.model, self.dataset.shape, self.dataset.outputs, args)
+        return find_network(self.model, self.dataset.shape, self.dataset.outputs, args, self.dataset.kind)
 
     @cached_property
     def all_optimizer_args(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, layers, no_parameter, owner, parameter_names
+from letitgo.weights.layers import is_container, layers, no_parameter, owner, parameter_names, ties
 from letitgo.weights.roles import roles
 from letitgo.weights.select import Selection
 
@@ -162,15 +162,21 @@ def biases(module: nn.Module) -> Selection:
 
 
 def head(module: nn.Module) -> str:
-    """Name of the output layer: the last layer that is no norm.
+    """Name of the output layer: the last layer that is no norm; of tied weights, the layer that owns them.
 
     Raises:
         BadRequest: There is none.
     """
-    names = [name for name, role in roles(module).items() if not role.norm]
+    found, tied = roles(module), ties(module)
+    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    names = [name for name in names if not found[tied.get(name, name)].norm]
     if not names:
         raise BadRequest("the network has no layer but norms, so no output layer")
-    return next(layer for layer, own in layers(module).items() if names[-1] in own)
+    last = names[-1]
+    if last in tied:
+        first = next(name for name in names if owner(module, name) == owner(module, last))
+        last = tied.get(first, first)
+    return next(layer for layer, own in layers(module).items() if last in own)
 
 
 @torch.no_grad()
