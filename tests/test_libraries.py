@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ from helpers import bits, small_recipe
 from test_inspect import needs
 from torch import nn
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, WorkFailed
 from letitgo.execute.training import carry_out
-from letitgo.plan import Graft, Initial, Run
+from letitgo.plan import Graft, Initial, Run, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import find_network
-from letitgo.store import Store
+from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.check import check_recipe
@@ -237,3 +238,80 @@ def test_every_study_takes_them(study, store):
     outcome = compute(STUDIES[study](found), store)
     assert outcome.failures == []
     assert len(outcome.rows)
+
+
+def saved(folder: Path, kind: str = "ViTForImageClassification", shards: str = "1GB") -> Any:
+    """A network of transformers for 5 classes, written to a folder as it does."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    module = getattr(transformers, kind)(transformers.ViTConfig(**TINY, image_size=8, num_channels=1, num_labels=5))
+    module.save_pretrained(folder, max_shard_size=shards)
+    return module
+
+
+def started(path: str) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The start from pretrained weights, its tensors, and those drawn under the seed."""
+    network = recipe("ViT").network
+    start = adapted(open_weights(path, network), network, 3)
+    return start, start.load(open_store()), Initial(network, 3).load(open_store())
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "ViTModel"])
+def test_weights_from_a_folder_whole_in_parts_and_from_the_cache_of_the_hub(kind, tmp_path, monkeypatch):
+    own = saved(tmp_path / "whole", kind).state_dict()
+    saved(tmp_path / "parts", kind, "6KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    cached = tmp_path / "cache" / "models--timm--vit" / "snapshots" / ("0" * 40)
+    cached.parent.mkdir(parents=True)
+    (tmp_path / "whole").rename(cached)
+    (cached.parents[1] / "refs").mkdir()
+    (cached.parents[1] / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    keys = []
+    for path in (str(cached), str(tmp_path / "parts"), "timm:vit", "transformers:timm/vit"):
+        start, state, fresh = started(path)
+        keys.append(start.key)
+        for name, tensor in state.items():
+            theirs = own.get(name if kind != "ViTModel" else name.removeprefix("vit."))
+            new = name.startswith("classifier")
+            assert torch.equal(tensor, fresh[name] if new else theirs), name  # drawn anew for 10 classes
+    assert keys[0] == keys[2] == keys[3] != keys[1]
+
+
+def test_pickled_weights_in_a_folder(tmp_path):
+    own = saved(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(own, tmp_path / "pytorch_model.bin")
+    _, state, _ = started(str(tmp_path))
+    assert torch.equal(state["vit.layers.0.mlp.fc1.weight"], own["vit.layers.0.mlp.fc1.weight"])
+
+
+def test_fine_tuning_from_a_folder(tmp_path, store):
+    saved(tmp_path / "weights")
+    found = recipe("ViT", epochs=1, examples=200, batch_size=64, test_examples=50)
+    study = Finetune(found, str(tmp_path / "weights"), seeds=1, layers=("classifier",))
+    outcome = compute(study, store)
+    assert outcome.failures == []
+    assert study.new_head(study.subjects[0]) == "classifier"
+
+
+@pytest.mark.parametrize("what", ["nothing", "no index", "elsewhere", "other sizes", "not in the cache"])
+def test_weights_that_are_none_get_one_sentence(what, tmp_path):
+    sentence, path = {
+        "nothing": ("holds no weights: they are in model.safetensors or pytorch_model.bin", str(tmp_path)),
+        "no index": ("is no index of weights in parts", str(tmp_path)),
+        "elsewhere": ("names '../x': the parts lie beside it", str(tmp_path)),
+        "other sizes": ("has shape (24, 16)", str(tmp_path)),
+        "not in the cache": ("'no/such' is no folder here, and the hub cannot be reached", "transformers:no/such"),
+    }[what]
+    index = {"no index": "[]", "elsewhere": '{"weight_map": {"a": "../x"}}'}.get(what)
+    if index:
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+    network = recipe("ViT").network
+    if what == "other sizes":
+        saved(tmp_path)
+        network = recipe("ViT", model_args={**TINY, "intermediate_size": 32}).network
+    with pytest.raises((BadRequest, WorkFailed)) as raised:
+        adapted(open_weights(path, network), network, 0)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)

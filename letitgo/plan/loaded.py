@@ -1,4 +1,4 @@
-"""Weights that come from outside: a safetensors file, or what ``torch.save`` wrote."""
+"""Weights that come from outside: a file of safetensors or of ``torch.save``, or several in a folder as on the hub."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed, nearest
 from letitgo.plan.states import Graft, Initial, State
+from letitgo.recipes.libraries import is_of_library, renamed
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
-from letitgo.value import sha256
+from letitgo.value import canonical, sha256
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded(State):
-    """The tensors of a file: what it holds is in its key, where it lies is not.
+    """The tensors of a file or folder: what it holds is in its key, where it lies is not.
 
     Attributes:
         of: The network they are for. Of another class count, only a graft of the rest fits it: see :func:`adapted`.
-        path: Where the file lies.
-        digest: SHA-256 of the file.
+        path: Where the file or folder lies.
+        digest: SHA-256 of the file; of several, of their digests.
     """
 
     of: Network
@@ -48,52 +49,77 @@ class Loaded(State):
 
 
 def open_weights(path: str, network: Network) -> Loaded:
-    """The weights in a file: safetensors, ``.pt``, ``.pth`` or ``.bin``.
+    """The weights in a file (safetensors, ``.pt``, ``.pth`` or ``.bin``) or in a folder, here or on the hub.
+
+    Args:
+        path: Of the file or folder; ``transformers:OWNER/NAME``, or ``timm:NAME`` for ``timm/NAME`` on the hub.
+        network: What they are for.
 
     Raises:
-        BadRequest: There is no such file, or it holds no weights.
+        BadRequest: There is no such file or folder, or it holds no weights.
+        WorkFailed: The hub cannot be reached.
     """
+    library, _, name = path.partition(":")
+    if is_of_library(path):
+        path = str(weights.fetched_weights(f"timm/{name}" if library == "timm" else name))
     try:
-        data = Path(path).read_bytes()
+        _, digest = _read(path)
     except OSError as error:
-        raise BadRequest(f"the weights {path!r} cannot be read ({error.strerror}): name a file") from error
-    weights.read_weights(path, data)
-    return Loaded(network, str(Path(path).resolve()), sha256(data))
+        raise BadRequest(f"the weights {path!r} cannot be read ({error.strerror}): name a file or folder") from error
+    return Loaded(network, str(Path(path).resolve()), digest)
+
+
+def _read(path: str) -> tuple[weights.State, str]:
+    """All tensors at a path, and the digest of the files."""
+    tensors: weights.State = {}
+    digests = []
+    for file in weights.weight_files(path):
+        data = file.read_bytes()
+        digests.append(sha256(data))
+        tensors |= weights.read_weights(str(file), data)
+    return tensors, digests[0] if len(digests) == 1 else sha256(canonical(digests))
 
 
 @lru_cache(maxsize=2)
 def _loaded(value: Loaded) -> weights.State:
     try:
-        data = Path(value.path).read_bytes()
+        tensors, digest = _read(value.path)
     except OSError as error:
         raise WorkFailed(f"the weights {value.path} cannot be read any more ({error.strerror})") from error
-    if sha256(data) != value.digest:
+    if digest != value.digest:
         raise WorkFailed(f"the weights {value.path} are not those that the study was started with")
     module = weights.seeded(value.of, 0)
     own, second = weights.once(weights.copied(module)), weights.ties(module)
-    tensors = {name: tensor for name, tensor in weights.read_weights(value.path, data).items() if name not in second}
+    if value.of.factory.startswith("transformers:"):
+        tensors = renamed(module, tensors)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in second}
     return {name: x.to(own[name].dtype) if name in own else x for name, x in tensors.items()}
 
 
 def adapted(donor: State, network: Network, seed: int) -> State:
     """The donor's weights as a state of a network, whose output layer is drawn anew where the donor's does not fit.
 
+    A network of transformers may have several layers after its backbone: those that the donor lacks are drawn anew too.
+
     Args:
         donor: Weights of a network with the same names.
         network: The network that they are to be weights of.
-        seed: Of the new output layer.
+        seed: Of what is drawn anew.
 
     Raises:
         BadRequest: Names differ, or shapes do elsewhere than in the output layer.
     """
-    own = _shapes(weights.seeded(network, 0))
+    module = weights.seeded(network, 0)
+    own = _shapes(module)
     shapes = _shapes(_loaded(donor) if isinstance(donor, Loaded) else weights.seeded(donor.network, 0))
-    head = network.layers[network.head]
+    backbone = f"{getattr(module, 'base_model_prefix', None)}."
+    behind = [name for name in own if not name.startswith(backbone)]
+    last = {*network.layers[network.head], *(behind if len(behind) < len(own) else ())}
     for name in shapes:
         if name not in own:
             raise BadRequest(f"the start has {name!r}, which {network.factory!r} has not: {nearest(name, tuple(own))}")
     for name, shape in own.items():
-        if name in head:
+        if name in last:
             continue
         if name not in shapes:
             raise BadRequest(
@@ -104,9 +130,11 @@ def adapted(donor: State, network: Network, seed: int) -> State:
                 f"the start's {name!r} has shape {shapes[name]}, that of {network.factory!r} here "
                 f"{shape}: only the output layer, {network.head}, may differ, and is then drawn anew"
             )
-    if all(shapes.get(name) == own[name] for name in head):
+    other = {name for name in last if shapes.get(name) != own[name]}
+    new = {name for names in network.layers.values() if other.intersection(names) for name in names} | other
+    if not new:
         return donor
-    rest = tuple(name for name in own if name not in head)  # running statistics too: they belong to these weights
+    rest = tuple(name for name in own if name not in new)  # running statistics too: they belong to these weights
     return Graft(Initial(network, seed), rest, donor)
 
 

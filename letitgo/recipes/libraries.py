@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, nearest
@@ -122,6 +123,28 @@ def _by_name(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple
 
 def _logits(module: nn.Module, args: Any, output: Any) -> Tensor | Any:
     return getattr(output, "logits", output)
+
+
+def renamed(module: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under the names that a network of transformers has for them today.
+
+    What transformers leaves out is left out: other heads, and what no version of the network has. Tensors of another
+    shape are there without their values.
+    """
+    logging = library("transformers").utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        loaded, about = type(module).from_pretrained(
+            None, config=module.config, state_dict=tensors, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    found = {name: tensor for name, tensor in loaded.state_dict().items() if name not in about["missing_keys"]}
+    return found | {name: torch.empty(shape, device="meta") for name, shape, _ in about["mismatched_keys"]}
 
 
 def settled(

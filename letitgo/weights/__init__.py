@@ -9,6 +9,7 @@ from letitgo.weights.alignment import imbalance as imbalance
 from letitgo.weights.alignment import invariant_drift as invariant_drift
 from letitgo.weights.alignment import lemma_2 as lemma_2
 from letitgo.weights.checkpoint import read_weights as read_weights
+from letitgo.weights.checkpoint import weight_files as weight_files
 from letitgo.weights.classifier import FixedClassifier as FixedClassifier
 from letitgo.weights.classifier import Matrix as Matrix
 from letitgo.weights.classifier import fix_classifier as fix_classifier
@@ -38,6 +39,7 @@ from letitgo.weights.hold import held_of as held_of
 from letitgo.weights.hold import hold as hold
 from letitgo.weights.hold import named_trainable as named_trainable
 from letitgo.weights.hold import trainable as trainable
+from letitgo.weights.hub import fetched_weights as fetched_weights
 from letitgo.weights.hub import from_pretrained as from_pretrained
 from letitgo.weights.hub import push_to_hub as push_to_hub
 from letitgo.weights.layers import layers as layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -21,6 +22,40 @@ from letitgo.weights.state import State
 
 _ENTRIES = ("state_dict", "model")
 """Where checkpoints with more than weights in them keep the weights."""
+
+
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files of weights in a folder laid out as on the hub. The first that is there counts; an index names the others."""
+
+
+def weight_files(place: str | os.PathLike[str]) -> list[Path]:
+    """The files that hold the weights at a path: the file there, or those of a folder laid out as on the hub.
+
+    Raises:
+        BadRequest: The folder holds none, or its index names one that is not there.
+    """
+    folder = Path(place)
+    if not folder.is_dir():
+        return [folder]
+    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise BadRequest(f"the folder {place} holds no weights: they are in {FILES[0]} or {FILES[2]}, or have an index")
+    return [found] if found.suffix != ".json" else [folder / name for name in indexed(found)]
+
+
+def indexed(index: Path) -> list[str]:
+    """Names of the files beside an index that hold the weights in parts.
+
+    Raises:
+        BadRequest: It is no index.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(f"{index} is no index of weights in parts") from error
+    if wrong := [name for name in names if Path(str(name)).name != name]:
+        raise BadRequest(f"{index} names {wrong[0]!r}: the parts lie beside it")
+    return names
 
 
 def read_weights(path: str | os.PathLike[str], data: bytes | None = None) -> State:

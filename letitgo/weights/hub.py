@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.weights.checkpoint import FILES, indexed
 from letitgo.weights.delta import Base, Factory, check_delta, load
 
 FILE = "letitgo.safetensors"
@@ -65,12 +66,34 @@ def from_pretrained(
     load(model, _fetched(repo_or_folder, revision), base)
 
 
-def _fetched(place: str | os.PathLike[str], revision: str | None) -> str | Path:
+def fetched_weights(repo_or_folder: str) -> Path:
+    """The folder that holds a repository's weights: a local one, or that in the cache, where they are fetched to.
+
+    Raises:
+        BadRequest: There is no such repository, or it holds no weights.
+        WorkFailed: They are not in the cache and the hub cannot be reached.
+    """
+    if Path(repo_or_folder).is_dir():
+        return Path(repo_or_folder)
+    refused: Exception | None = None
+    for name in FILES:
+        try:
+            file = Path(_fetched(repo_or_folder, None, name))
+            for part in indexed(file) if file.suffix == ".json" else ():
+                _fetched(repo_or_folder, None, part)
+            return file.parent
+        except (BadRequest, WorkFailed) as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _fetched(place: str | os.PathLike[str], revision: str | None, name: str = FILE) -> str | Path:
     folder = Path(place)
     if folder.is_dir():
         if revision is not None:
             raise BadRequest(f"{place} is a folder and has no revision {revision!r}: leave the revision out")
-        return folder / FILE
+        return folder / name
     if folder.is_file():
         raise BadRequest(f"{place} is a file: load it with letitgo.load")
     from huggingface_hub import hf_hub_download
@@ -83,7 +106,7 @@ def _fetched(place: str | os.PathLike[str], revision: str | None) -> str | Path:
     )
 
     try:
-        return hf_hub_download(str(place), FILE, revision=revision)
+        return hf_hub_download(str(place), name, revision=revision)
     except HFValidationError as error:
         raise BadRequest(f"{str(place)!r} is neither a folder nor a repository's id such as 'owner/name'") from error
     except RepositoryNotFoundError as error:
@@ -95,9 +118,9 @@ def _fetched(place: str | os.PathLike[str], revision: str | None) -> str | Path:
     except LocalEntryNotFoundError as error:
         raise WorkFailed(f"{str(place)!r} is no folder here, and the hub cannot be reached: go online") from error
     except EntryNotFoundError as error:
-        raise BadRequest(f"the repository {str(place)!r} holds no {FILE}") from error
+        raise BadRequest(f"the repository {str(place)!r} holds no {name}") from error
     except Exception as error:  # of the client or of the HTTP library below it, which its versions change
-        raise WorkFailed(f"{FILE} of {str(place)!r} could not be fetched from the hub: {_line(error)}") from error
+        raise WorkFailed(f"{name} of {str(place)!r} could not be fetched from the hub: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -34,14 +34,15 @@ class FinetuneOptions(ChoosingOptions):
         ),
     )
     SHAPES: ClassVar[dict[str, str]] = {
-        "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights (safetensors, .pt, …)"
+        "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights, or a folder as on the hub"
     }
 
     pretrained: Annotated[
         str | dict[str, Any],
         Field(
             description="what the network was trained on before: a data set, recipe fields as JSON (the others are as "
-            "in fine-tuning, without shift, examples and label-noise), or a safetensors file of its weights"
+            "in fine-tuning, without shift, examples and label-noise), or its weights: a file, a folder laid out as on "
+            "the hub, timm:NAME, or transformers:OWNER/NAME"
         ),
     ]
     budget: Annotated[
@@ -56,6 +57,9 @@ class FinetuneOptions(ChoosingOptions):
 
     @property
     def file(self) -> str | None:
-        """The file of the pretrained weights; None where the network is pretrained here."""
+        """Where pretrained weights are: a file, a folder or on the hub; None where the network is pretrained here."""
         given = self.pretrained
-        return given if isinstance(given, str) and (given.endswith(".safetensors") or Path(given).is_file()) else None
+        if not isinstance(given, str):
+            return None
+        named = given.startswith(("timm:", "transformers:")) or given.endswith(".safetensors")
+        return given if named or Path(given).is_file() or any(Path(given).glob("*model.*")) else None

@@ -12,7 +12,7 @@ from math import sqrt
 from typing import Any, ClassVar, Literal
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Gradients, Initial, Measure, Run, State, adapted, open_weights
+from letitgo.plan import Gradients, Graft, Initial, Measure, Run, State, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.tasks import Metric
 from letitgo.store import Store
@@ -99,8 +99,11 @@ class Finetune(FinetuneOptions, CellStudy):
 
     def new_head(self, of: Subject) -> str | None:
         """The output layer, where the pretrained one is for other classes and it is drawn anew."""
-        base = getattr(self.start(of, of.recipe), "base", None)
-        return of.recipe.network.head if isinstance(base, Initial) else None
+        start = self.start(of, of.recipe)
+        if not isinstance(start, Graft) or not isinstance(start.base, Initial):
+            return None
+        owned = of.recipe.network.layers.items()
+        return " and ".join(layer for layer, names in owned if not {*names} <= {*start.parameters})
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         scratch = self._ways(of, "initialization")
