@@ -40,6 +40,7 @@ _HOMES = {
         "studies.live": "map",
         "studies.map.study": "Map",
         "studies.outcome": "Outcome",
+        "studies.search.study": "Search",
         "studies.sweep": "sweep",
         "studies.ticket.study": "Ticket",
         "studies.train.study": "Train",

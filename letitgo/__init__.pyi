@@ -24,6 +24,7 @@ from letitgo.studies.fraction.study import Fraction as Fraction
 from letitgo.studies.live import map as map
 from letitgo.studies.map.study import Map as Map
 from letitgo.studies.outcome import Outcome as Outcome
+from letitgo.studies.search.study import Search as Search
 from letitgo.studies.sweep import sweep as sweep
 from letitgo.studies.ticket.study import Ticket as Ticket
 from letitgo.studies.train.study import Train as Train

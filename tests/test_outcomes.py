@@ -21,6 +21,7 @@ from letitgo.studies.carry.study import Carry
 from letitgo.studies.compute import compute
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
+from letitgo.studies.search.study import Search
 from letitgo.studies.sweep import sweep
 from letitgo.studies.ticket.options import VARIANTS
 from letitgo.studies.ticket.study import Ticket
@@ -41,6 +42,8 @@ STUDIES: dict[str, Callable[[], Any]] = {
         small(model="lenet", widths=None, depth=None, fit="1x28x28", epochs=1), seeds=1, blocks=("conv*",)
     ),
     "train": lambda: Train(sweep(**SMALL, seed=[0, 1]), freeze=("fc1",), freeze_at=1),
+    "search": lambda: Search(small(), seeds=2, tolerance=50.0),
+    "search-schedule": lambda: Search(small(epochs=3), seeds=2, freeze_at=(0, 1), spend=4.0, tolerance=30.0),
     "finetune": lambda: Finetune(
         small(shift="invert"), {"data": "digits", "epochs": 1}, seeds=2, together=True, budget=0.9
     ),
@@ -85,9 +88,9 @@ def test_an_outcome_shows_the_answer_first_and_tables_of_80_columns(computed):
 
 
 def test_an_outcome_has_frames_latex_and_a_form_for_notebooks(computed):
-    _, study, _, outcome = computed
+    name, study, _, outcome = computed
     assert len(outcome.frame) == len(outcome.rows)
-    assert 1 <= outcome.seeds["seed"].nunique() <= 2
+    assert 1 <= outcome.seeds["seed"].nunique() <= (4 if name.startswith("search") else 2)  # twice as many baselines
     assert len(outcome.seeds) >= len([row for row in outcome.rows if row.get("row") != "answer"])
     assert outcome.to_latex().count(r"\begin{tabular}") == sum(part.shown for part in outcome.said.sections)
     assert repr(outcome).startswith(f"<Outcome of {type(study).__name__}, {len(outcome.rows)} rows")

@@ -60,6 +60,7 @@ from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
+from letitgo.studies.search.study import Search
 from letitgo.studies.sweep import sweep
 from letitgo.studies.ticket.study import Ticket, export_ticket
 from letitgo.studies.train.study import Train
@@ -78,7 +79,7 @@ RENAMED: dict[str, str] = {
 """Pinned column → what it is called now. A study that still uses the pinned name passes too."""
 
 ACCURACIES = ("accuracy", "accuracy_mean", "train_accuracy", "train_accuracy_mean")
-SEARCHES = ("dimension_search", "reproduce_lfly18")
+SEARCHES = ("dimension_search", "reproduce_lfly18", "search")
 
 Row = dict[str, Any]
 
@@ -355,6 +356,10 @@ def map_sweep(store: Store) -> list[Row]:
     )
 
 
+def search(store: Store) -> list[Row]:
+    return rows_of(Search(recipes(epochs=3), seeds=2, tolerance=20.0, freeze_at=(0, 1), spend=4.0), store)
+
+
 def finetune(store: Store) -> list[Row]:
     found = recipes(shift="invert", depth=3)
     return rows_of(Finetune(found, {"shift": "none", "epochs": 1}, seeds=2, select="test", together=True), store)
@@ -528,6 +533,7 @@ STUDIES: dict[str, Callable[[Store], list[Row]]] = {
         map_freeze_at,
         map_blocks,
         map_sweep,
+        search,
         finetune,
         finetune_sweep,
         finetune_file,

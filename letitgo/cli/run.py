@@ -51,6 +51,8 @@ def run_study(
         return 0
     if options.report != "none":
         make_folder(options.report)
+    if promise := getattr(study, "promise", ""):
+        print(promise, file=sys.stderr)
     outcome = view(_compute(study, options, workers, store))
     _write(outcome, options)
     _write_failures(outcome, options)
@@ -89,7 +91,9 @@ def _write(outcome: Outcome, options: RunningOptions) -> None:
     else:
         recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
         about = {"recipes": recipes, "other_versions": outcome.usage.other_versions, "versions": versions()}
-        write(options.format, outcome.rows, {**about, "rows": outcome.rows})
+        answer = getattr(outcome.study, "answer", None)
+        found = {"answer": answer(outcome.rows)} if answer else {}
+        write(options.format, outcome.rows, {**about, **found, "rows": outcome.rows})
 
 
 def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
@@ -158,6 +162,7 @@ def _write_estimate(takes: Any, form: str, store: Store) -> None:
     print(
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
         f"{takes.measures} measures, {takes.measures_stored} of them in the store{left}"
+        + (f"\n{takes.promise}" if takes.promise else "")
         + (f"\nkeys cover: {', '.join(takes.covered)}" if takes.covered else "")
     )
 

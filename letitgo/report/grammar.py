@@ -97,6 +97,7 @@ class Section:
         shown: How many tables a terminal shows.
         pictures: Name of the file → picture.
         details: What was trained, name → value.
+        code: Where the answer may be used → the lines that do it.
     """
 
     heading: str
@@ -106,6 +107,7 @@ class Section:
     shown: int = 1
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ def to_terminal(console: Console, report: Report) -> None:
                 console.print("   ".join(marks))
         for sentence in section.sentences:
             console.print(escape(sentence))
+        for where, lines in section.code.items():
+            console.print(f"[dim]{escape(where)}[/dim]")
+            console.print(escape(lines), soft_wrap=True)
 
 
 def to_rich(table: Table) -> RichTable:

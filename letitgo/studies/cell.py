@@ -153,6 +153,10 @@ class CellStudy(StudyOptions):
         """Whether results decide what else is computed."""
         return self.sequential
 
+    def looks(self, of: Subject, store: Store, cells: Sequence[Cell]) -> Looks:
+        """The looks at the cells of one stage, where verdicts decide how many seeds there are."""
+        return Looks(self, of, store, cells)
+
     def check(self) -> None:
         """Make sure that every recipe can be trained.
 
@@ -181,7 +185,7 @@ class CellStudy(StudyOptions):
         asked: dict[Cell, int] = {}
         for cells in self.cells(of, store):
             every = dict.fromkeys(cells, len(of.seeds))
-            for counts in Looks(self, of, store, cells) if self.sequential else [every]:
+            for counts in self.looks(of, store, cells) if self.sequential else [every]:
                 yield [
                     measure
                     for i, recipe in enumerate(of.seeds)
@@ -196,7 +200,7 @@ class CellStudy(StudyOptions):
         """The cells of one recipe, stage by stage, each with its number of seeds as far as the store knows."""
         for cells in self.cells(of, store):
             if self.sequential:
-                list(Looks(self, of, store, cells))
+                list(self.looks(of, store, cells))
             yield cells
 
     def rows(self, store: Store) -> list[Row]:
@@ -351,11 +355,10 @@ class Looks:
     cells: Sequence[Cell]
 
     def __iter__(self) -> Iterator[Mapping[Cell, int]]:
-        study: Any = self.study
         judged = [cell for cell in self.cells if cell.judged]
         ahead = [cell for cell in judged if cell.decides]
-        alpha = ALPHA / len(judged) if study.familywise and judged else ALPHA
-        for seeds in looks(study.max_seeds):
+        alpha = self.alpha(judged)
+        for seeds in self.numbers():
             counts = self._asked(ahead or self.cells, seeds)
             followed = [cell for cell in judged if cell in ahead or not cell.trains]
             for cell, count in counts.items():
@@ -363,9 +366,17 @@ class Looks:
                     cell.count = max(count, cell.count or 0)
             yield counts
             self._look(followed, alpha)
-            ahead = [cell for cell in ahead if self._is_open(cell)]
+            ahead = [cell for cell in ahead if self.is_open(cell)]
             if not ahead:
                 return
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers of seeds to look after."""
+        return looks(self.study.max_seeds)  # type: ignore[attr-defined]
+
+    def alpha(self, judged: Sequence[Cell]) -> float:
+        """The error of each look."""
+        return ALPHA / len(judged) if judged and self.study.familywise else ALPHA  # type: ignore[attr-defined]
 
     def _asked(self, ahead: Sequence[Cell], seeds: int) -> dict[Cell, int]:
         """Seeds of each cell looked at, and of what it is compared with; twice as many of an independent baseline."""
@@ -381,7 +392,7 @@ class Looks:
                 counts[cell] = max(counts.get(base, 0), base.count or 0)
         return counts
 
-    def _is_open(self, cell: Cell) -> bool:
+    def is_open(self, cell: Cell) -> bool:
         """Whether more seeds may decide: nothing failed, and the verdict is not there."""
         undecided = cell.drops[""].verdict(self.study.tolerance / 100) == "undecided"  # type: ignore[attr-defined]
         return undecided and len(self._values(cell)) == cell.count

@@ -123,6 +123,7 @@ class Estimate:
         seconds: Time they take, from a short measurement of training on this machine. Of training code of the user's
             own nobody knows, nor how many operations an epoch has: both are None.
         at_least: Whether what is computed first tells what else there is to do, as in a search.
+        promise: What it will spend at most, in a sentence, of a study that is told.
         covered: What the keys cover that is not letitgo's: modules, installed distributions, files that factories open.
     """
 
@@ -133,6 +134,7 @@ class Estimate:
     operations: int | None
     seconds: float | None
     at_least: bool = False
+    promise: str = ""
     covered: tuple[str, ...] = ()
 
 
@@ -160,6 +162,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
         operations=operations,
         seconds=seconds,
         at_least=bool(left) and getattr(study, "searches", False),
+        promise=getattr(study, "promise", ""),
         covered=tuple(dict.fromkeys(name for recipe in study.recipes for name in recipe.covered)),
     )
 

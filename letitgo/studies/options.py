@@ -101,8 +101,8 @@ class StudyOptions:
 
 @checked
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class JudgedOptions(StudyOptions):
-    """Options of a study whose rows get verdicts.
+class SeededOptions(StudyOptions):
+    """Options of a study whose verdicts take as many seeds as they need.
 
     Attributes:
         recipes: What is trained on: one recipe, or those of a sweep.
@@ -114,10 +114,21 @@ class JudgedOptions(StudyOptions):
         Field(description="number of seeds, counted up from the recipe's; auto: as many as each verdict needs"),
     ] = "auto"
     max_seeds: Annotated[int, Field(ge=2, description="most seeds of a row where seeds is auto")] = 20
+    tolerance: Tolerance = 1.0
+
+
+@checked
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class JudgedOptions(SeededOptions):
+    """Options of a study whose rows get verdicts.
+
+    Attributes:
+        recipes: What is trained on: one recipe, or those of a sweep.
+    """
+
     familywise: Annotated[
         bool, Field(description="where seeds is auto: divide the error of a verdict by the number of verdicts")
     ] = False
-    tolerance: Tolerance = 1.0
 
 
 @checked

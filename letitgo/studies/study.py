@@ -14,8 +14,9 @@ from letitgo.store import Store
 class Study(Protocol):
     """What every study has: it is a dataclass, whose fields identify it.
 
-    It may also have ``searches``, true if results decide what else is computed; and ``finish(store)``, which writes
-    files once all is computed and returns a line about each.
+    It may also have ``searches``, true if results decide what else is computed; ``promise``, a sentence on what it may
+    spend; ``answer(rows)``, for a program; and ``finish(store)``, which writes files once all is computed and returns a
+    line about each.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Estimated, Evaluation, Graft, Initial, Measure, Run, RunningStatistics, State
+from letitgo.plan import At, Estimated, Evaluation, Graft, Initial, Measure, Run, RunningStatistics, State
 from letitgo.plan.choices import Choice
 from letitgo.recipes import Recipe
 from letitgo.recipes.splits import SplitName
@@ -176,9 +176,29 @@ class Subject:
 
     def frozen(self, names: Iterable[str], recipe: Recipe, epoch: int = 0) -> State:
         """The network trained with some parameters frozen from an epoch on."""
-        begin = epoch * recipe.steps_per_epoch
-        run = self.run(self.baseline(recipe).at_epoch(epoch), self.but(names), recipe, begin, resume=begin > 0)
-        return run.final if run.moves else run.start
+        return self.scheduled({epoch: names}, recipe)
+
+    def scheduled(self, frozen: Mapping[int, Iterable[str]], recipe: Recipe) -> State:
+        """The network trained with some parameters frozen from an epoch on, others from later ones on."""
+        run, left_out = self.baseline(recipe), set[str]()
+        for epoch in sorted(frozen):
+            left_out.update(frozen[epoch])
+            begin = epoch * recipe.steps_per_epoch
+            run = self.run(run.at_epoch(epoch), self.but(left_out), recipe, begin, resume=begin > 0)
+            if not run.moves:
+                return run.start
+        return run.final
+
+    def trainings(self, *states: State) -> float:
+        """Arithmetic of training to some states, what they share counted once, in trainings of the whole network."""
+        reached: dict[Run, int] = {}
+        for state in states:
+            point = state
+            while isinstance(point, At):
+                reached[point.run] = max(point.step, reached.get(point.run, 0))
+                point = point.run.start
+        spent = sum(run.cost() * (step - run.begin) / (run.recipe.steps - run.begin) for run, step in reached.items())
+        return spent / self.baseline(self.recipe).cost()
 
     def evaluation(self, recipe: Recipe, state: State, split: SplitName) -> Evaluation:
         """How good a state is under one of the seeds, with statistics re-estimated where that is asked."""

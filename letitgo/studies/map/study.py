@@ -9,7 +9,7 @@ from math import sqrt
 from typing import ClassVar
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Absent, Distance, Graft, Initial, Measure, Run, State, Stored
+from letitgo.plan import Absent, Distance, Graft, Initial, Measure, State, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row, evaluated
@@ -111,7 +111,7 @@ class Map(MapOptions, CellStudy):
         def donor(recipe: Recipe) -> State:
             return of.baseline(recipe).at_epoch(epoch)
 
-        labels = self._labels(of, unit, "frozen", epoch) | {"saved": _saved(of, state(of.recipe))}
+        labels = self._labels(of, unit, "frozen", epoch) | {"saved": 1 - of.trainings(state(of.recipe))}
         measures = self._measures(of, state, donor, chosen=True)
         return Cell(labels, measures, {"base": base}, paired=epoch > 0, context=of.layers_of(unit))
 
@@ -209,15 +209,6 @@ class Map(MapOptions, CellStudy):
 
 def _is_of(row: Row, of: Subject, swept: Sequence[str]) -> bool:
     return all(row[name] == getattr(of.recipe, name) for name in swept)
-
-
-def _saved(of: Subject, state: State) -> float:
-    """Share of the baseline's training arithmetic that freezing saves."""
-    base = of.baseline(of.recipe).cost()
-    run = getattr(state, "run", None)
-    if not isinstance(run, Run):
-        return 1.0
-    return 1 - (base * run.begin / of.recipe.steps + run.cost()) / base
 
 
 def _sets(of: Subject, units: list[Unit]) -> list[Unit]:

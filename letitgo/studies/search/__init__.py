@@ -1,0 +1,1 @@
+"""Which layers may stay frozen, all together?"""

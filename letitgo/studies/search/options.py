@@ -1,0 +1,72 @@
+"""Options of ``letitgo search``. Read for ``--help``, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from letitgo.checked import STRICT, checked
+from letitgo.recipes import Recipe
+from letitgo.studies.options import Blocks, By, Layers, SeededOptions, check_distinct, check_epochs, holding_out
+
+
+@checked
+@dataclass(frozen=True, config=STRICT)
+class SearchOptions(SeededOptions):
+    """Find the largest part of a network that may stay frozen, all together.
+
+    Trains the network, ranks its layers by what putting each back to early weights does to the trained network, and
+    trains it again with sets of layers frozen, as many as the arithmetic to spend allows. Sets are chosen on held-out
+    training examples. The one that saves most is judged on the test set, under as many seeds as its verdict needs.
+    """
+
+    QUESTION: ClassVar[str] = "Which layers may stay frozen, all together?"
+    EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("letitgo search", "a small network on the bundled digits"),
+        ("letitgo search --tolerance 0.5 --freeze-at 0,5,10", "some layers from the start, others from an epoch on"),
+        ("letitgo search --model resnet20 --data cifar10 --by block --spend 4", "blocks, for four trainings a seed"),
+    )
+
+    save: Annotated[
+        Literal["arithmetic", "parameters"],
+        Field(
+            description="what is to be saved: arithmetic (of training) or parameters (that train, so gradients and "
+            "optimiser state)"
+        ),
+    ] = "arithmetic"
+    spend: Annotated[
+        float,
+        Field(
+            gt=1,
+            description="arithmetic to spend on the search under each of its seeds, the baseline's included, in "
+            "trainings of the whole network",
+        ),
+    ] = 3.0
+    search_seeds: Annotated[int, Field(ge=1, description="number of seeds that sets are tried under")] = 1
+    freeze_at: Annotated[tuple[int, ...], Field(min_length=1, description="epochs from which layers may be frozen")] = (
+        0,
+    )
+    layers: Layers = ()
+    blocks: Blocks = ()
+    by: By = "layer"
+
+    def __post_init__(self) -> None:
+        check_distinct("freeze-at", self.freeze_at)
+        check_epochs("freeze-at", self.freeze_at, self.recipes)
+
+    @cached_property
+    def trained(self) -> tuple[Recipe, ...]:
+        return tuple(map(holding_out, self.recipes))
+
+    @property
+    def most(self) -> int:
+        """The most seeds that a set is judged under."""
+        return self.max_seeds if self.seeds == "auto" else self.seeds
+
+    @property
+    def tries(self) -> int:
+        """How many seeds sets are tried under."""
+        return min(self.search_seeds, self.most)

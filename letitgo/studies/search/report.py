@@ -1,0 +1,217 @@
+"""What the rows of a search say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, numbers, words
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, points
+from letitgo.studies.search.translate import translated
+
+if TYPE_CHECKING:
+    from letitgo.studies.search.study import Search
+
+Row = dict[str, Any]
+
+TITLE = "Which layers may stay frozen, all together?"
+WIDE = 34
+"""Characters of a set in the main table."""
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= WIDE else f"{value[: WIDE - 1]}…"
+
+
+SAVED = Column("saved", "saves", "Share that freezing saves.", numbers.percent)
+HELD_OUT = Column(
+    "validation_drop", "held-out drop", "The drop on held-out examples, by which sets are tried.", numbers.points
+)
+SPENT = Column("spent", "spent", "Trainings under one seed up to there, the baseline's included.", numbers.decimal)
+FRONTIER = (
+    Column("set", "frozen", "What is frozen, from the start where no epoch is named."),
+    SAVED,
+    HELD_OUT,
+    Column("drop", "drop", "Baseline minus this on the test set, in points.", numbers.points, verdict="verdict"),
+)
+ALL_NUMBERS = (
+    Column("row", "row"),
+    Column("step", "step", "In the order of trying, or of judging.", numbers.count),
+    Column("set", "frozen"),
+    Column("parameters", "parameters", "Weights that are frozen in the end.", numbers.count),
+    SAVED,
+    SPENT,
+    Column(
+        "rise", "rise in loss", "Of the trained network, with the layer put back to early weights.", numbers.significant
+    ),
+    HELD_OUT,
+    TEST,
+    Column("drop", "drop", "Baseline minus this on the test set, in points.", numbers.points, verdict="verdict"),
+    NEW,
+    N,
+)
+
+
+def report(study: Search, rows: Sequence[Row]) -> Report:
+    """The report of a search."""
+    sections = [
+        _section(study, i, found)
+        for i, (_, part) in enumerate(words.groups(study, rows))
+        if (found := [row for row in part if row["n"]]) and found[0]["row"] == "baseline"
+    ]
+    return Report("search", TITLE, sections, _note(study))
+
+
+def _note(study: Search) -> str:
+    seeds = f"{study.seeds} seeds" if study.seeds != "auto" else f"as many seeds as that takes, {study.most} at most"
+    within = words.within(study.tolerance, words.metric_of(study).unit)
+    under = f"{study.tries} seeds" if study.tries > 1 else "one seed"
+    return (
+        f"Sets are tried under {under} and compared on held-out training examples, where their drop may be one "
+        "standard error of those examples beyond the tolerance. Those that pass are judged on the test set, what saves "
+        f"most first, until one is robust: its whole interval is below {within}. They are judged under {seeds}, "
+        "against twice as many baselines. All looks at all sets judged call one robust that is not with a probability "
+        "of 5 % at most: the first set has half of it, each one after half of what the one before had. Trainings are "
+        "arithmetic of training, in that of training the whole network once."
+    )
+
+
+def _section(study: Search, number: int, rows: list[Row]) -> Section:
+    recipe, of, metric = study.trained[number], study.subjects[number], words.metric_of(study)
+    base = rows[0]
+    tried = [row for row in rows if row["row"] == "tried"]
+    judged = {str(row["frozen"]): row for row in rows if row["row"] == "judged"}
+    drops = ("drop_mean", "drop_ci95", "verdict")
+    frontier = [
+        row | {name: judged.get(str(row["frozen"]), {}).get(name) for name in drops}
+        for row in sorted(tried, key=lambda row: -row["saved"])
+    ]
+    short = [row | {"set": _short(str(row["set"]))} for row in frontier]
+    tables = [
+        Table(words.judged_by(metric, FRONTIER), short, words.lost(metric)),
+        Table(words.judged_by(metric, ALL_NUMBERS), rows, "All numbers"),
+    ]
+    if section := words.unlearned(study, recipe, base, tables[-1]):
+        return section
+    chosen = next((row for row in rows if row["chosen"]), None)
+    return Section(
+        words.heading(recipe, study.swept),
+        _answer(study, rows, chosen),
+        [*words.scaled_down(recipe), *_sentences(study, rows, chosen)],
+        tables,
+        1,
+        {"frontier": _frontier(study, frontier, chosen)} if tried else {},
+        words.resolved(recipe),
+        translated(of, of.units(study.layers, study.blocks, study.by), chosen["frozen"]) if chosen else {},
+    )
+
+
+def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
+    unit = words.metric_of(study).unit
+    tolerance = words.within(study.tolerance, unit)
+    tried = [row for row in rows if row["row"] == "tried"]
+    judged = [row for row in rows if row["row"] == "judged"]
+    if chosen is None and not judged:
+        least = min(tried, key=lambda row: row["validation_drop_mean"], default=None)
+        if least is None:
+            return "Nothing was tried: the baseline and what is to be saved leave nothing to spend on a first set."
+        cost = numbers.points(least["validation_drop_mean"])
+        return (
+            f"Nothing may be frozen: none of {len(tried)} sets tried is within {tolerance} on held-out examples; "
+            f"{least['set']} costs least, {cost} {unit}."
+        )
+    if chosen is None:
+        return _unsure(study, judged, tolerance, unit)
+    each = f" under each of {study.tries} seeds" if study.tries > 1 else ""
+    spent = f"found for {tried[-1]['spent']:.1f} trainings{each}"
+    costs = f"costs {words.cost(chosen, unit)}"
+    if set(chosen["frozen"]) >= _all_units(rows):
+        return f"Everything may stay frozen {_when(chosen)}: the untrained network {costs}; {spent}."
+    return f"Freeze {_told(chosen)}: saves {numbers.percent(chosen['saved'])} of {_what(study)}, {costs}; {spent}."
+
+
+def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> str:
+    """That no set is surely within the tolerance, and how many seeds might say so."""
+    best = min(judged, key=lambda row: row["drop_mean"])
+    sentence = f"No set is surely within {tolerance}: {best['set']} costs {words.cost(best, unit)} at {best['n']} seeds"
+    if best["verdict"] == "critical" or best["drop_ci95"] is None:
+        return f"{sentence}."
+    room = study.tolerance / 100 - best["drop_mean"]
+    if room <= 0:
+        return f"{sentence}: rather more than that."
+    needed = ceil(best["n"] * (best["drop_ci95"] / room) ** 2)
+    return f"{sentence}: about {needed:,} would tell (--max-seeds)."
+
+
+def _all_units(rows: Sequence[Row]) -> set[str]:
+    return {unit for row in rows if row["row"] == "unit" for unit in row["frozen"]}
+
+
+def _when(row: Row) -> str:
+    last = max(row["frozen"].values())
+    return f"from epoch {last} on" if last else "from the start"
+
+
+def _told(row: Row) -> str:
+    """A set in the answer: ``fc1 and fc2 from the start and fc3 from epoch 4``."""
+    since: dict[int, list[str]] = {}
+    for unit, epoch in row["frozen"].items():
+        since.setdefault(epoch, []).append(unit)
+    parts = [
+        f"{words.listed(units, 99)} {f'from epoch {epoch}' if epoch else 'from the start'}"
+        for epoch, units in sorted(since.items())
+    ]
+    return " and ".join(parts)
+
+
+def _what(study: Search) -> str:
+    return {"arithmetic": "the training arithmetic", "parameters": "the trained parameters"}[study.save]
+
+
+def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[str]:
+    base, metric = rows[0], words.metric_of(study)
+    judged = [row for row in rows if row["row"] == "judged"]
+    said = [f"Baseline: {words.reached(base, metric)}, n = {base['n']}.", *words.of_the_error(study, base)]
+    if judged:
+        count = "1 set was" if len(judged) == 1 else f"{len(judged)} sets were"
+        said.append(
+            f"{count} judged on the test set, for {judged[-1]['trainings']:.1f} trainings in all, the search and "
+            "all baselines included; a wrong choice has a probability of at most 5 %."
+        )
+        others = [row for row in judged if not row["chosen"]]
+        if chosen and others:
+            said.append(f"Saves more, but not surely within the tolerance: {'; '.join(row['set'] for row in others)}.")
+    ranked = sorted(
+        (row for row in rows if row["row"] == "unit" and row["rise_mean"] is not None and row["step"] is None),
+        key=lambda row: row["rise_mean"],
+    )
+    names = list(dict.fromkeys(name for row in ranked for name in row["frozen"]))
+    if len(names) > 1:
+        said.append(f"Put back to early weights, {names[0]} does least harm and {names[-1]} most.")
+    if chosen:
+        said += words.for_new_examples(study, [chosen], lambda row: row["set"])
+    return said
+
+
+def _frontier(study: Search, tried: Sequence[Row], chosen: Row | None) -> Picture:
+    """What each set tried saves against its drop on held-out examples, and on the test set where it was judged."""
+    judged = [row for row in tried if row["verdict"]]
+    notes = [str(row["step"]) for row in tried]
+    drops = [100 * row["validation_drop_mean"] for row in tried]
+    low = min(0.0, *drops)
+    marks: list[Points | Band] = [
+        Band(low, study.tolerance, label="within the tolerance"),
+        Points(
+            drops, [100 * row["saved"] for row in tried], label="tried, held-out examples", colour=GREY, notes=notes
+        ),
+    ]
+    for own, label, colour, shape in (
+        ([row for row in judged if row["verdict"] != "robust"], "judged, test set", BLACK, "d"),
+        ([row for row in judged if row["verdict"] == "robust"], "chosen, test set", PALETTE[0], "*"),
+    ):
+        if own:
+            saved = [100 * row["saved"] for row in own]
+            marks.append(points(own, saved, "drop", 100, sideways=True, label=label, colour=colour, shape=shape))
+    panel = Panel(marks, x=words.lost(words.metric_of(study)), y=f"{_what(study).removeprefix('the ')} saved, %")
+    return Picture([[panel]], "Every set tried, numbered in the order of trying.")

@@ -1,0 +1,56 @@
+"""Which set of units to freeze next, from what was tried so far.
+
+Units are put in an order of what freezing one saves for the harm it seems to do. The first half of them is tried, then
+the next; a half that does too much harm is split, until a single unit is left out: group testing by binary splitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+Units = frozenset[str]
+
+
+def ranked(harm: Mapping[str, float], saved: Callable[[Units], float], frozen: Units = frozenset()) -> list[str]:
+    """The units that are not frozen yet, in the order in which they are best frozen besides those that are.
+
+    Args:
+        harm: Of each unit, in any unit of measurement; more is worse.
+        saved: What freezing some units saves.
+        frozen: Those that are.
+    """
+    order, left = list[str](), [unit for unit in harm if unit not in frozen]
+    least = min((value for value in harm.values() if value > 0), default=1.0) / 10
+    while left:
+        before = saved(frozen)
+        best = max(left, key=lambda unit: (saved(frozen | {unit}) - before) / max(harm[unit], least))
+        order.append(best)
+        left.remove(best)
+        frozen |= {best}
+    return order
+
+
+def following(order: Sequence[str], excess: Mapping[Units, float], frozen: Units = frozenset()) -> Units | None:
+    """The set to try next; None once each unit is settled.
+
+    Args:
+        order: The units to settle, as :func:`ranked` puts them.
+        excess: Of each set tried so far, how far its drop is beyond what does no harm.
+        frozen: Units that are frozen in any case.
+    """
+    groups = _halves(order)
+    while groups:
+        group, *groups = groups
+        tried = frozen | set(group)
+        if tried not in excess:
+            return tried
+        if excess[tried] <= 0:
+            frozen = tried
+        elif len(group) > 1:
+            groups = [*_halves(group), *groups]
+    return None
+
+
+def _halves(group: Sequence[str]) -> list[Sequence[str]]:
+    middle = (len(group) + 1) // 2
+    return [half for half in (group[:middle], group[middle:]) if half]

@@ -1,0 +1,340 @@
+"""Which layers may stay frozen, all together? The values to compute, and the rows they give.
+
+Stage by stage: the baseline, and each unit of it put back to early weights; set after set; the sets that are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, sqrt
+from statistics import fmean
+from typing import Any, ClassVar
+
+from letitgo.errors import BadRequest
+from letitgo.plan import Graft, Measure, State
+from letitgo.recipes import Recipe
+from letitgo.store import Store
+from letitgo.studies.cell import Cell, CellStudy, Looks, Results, Row
+from letitgo.studies.search.options import SearchOptions
+from letitgo.studies.search.strategy import Units, following, ranked
+from letitgo.studies.statistics import ALPHA
+from letitgo.studies.subject import Subject, Unit
+
+JUDGED = 4
+"""The most sets that are judged on the test set."""
+ERROR = 0.05
+"""The probability of calling any set robust that is not, over all looks at all sets judged."""
+
+Plan = Mapping[str, int]
+"""Unit → the epoch that it is frozen from."""
+
+
+class Search(SearchOptions, CellStudy):
+    """Which layers may stay frozen, all together? See :class:`SearchOptions` for the options."""
+
+    quantities: ClassVar[tuple[str, ...]] = ("accuracy", "drop", "rise")
+    chosen: ClassVar[str] = "validation_"
+
+    @property
+    def sequential(self) -> bool:
+        """Whether verdicts decide how many seeds there are: at least how many seeds each row has differs."""
+        return True
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        return [Subject(recipe, 2 * self.most, self.statistics) for recipe in self.trained]
+
+    def check_subject(self, of: Subject) -> None:
+        if not of.units(self.layers, self.blocks, self.by):
+            raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
+
+    @property
+    def promise(self) -> str:
+        """What the search may cost, said beforehand."""
+        under = f"each of {self.tries} seeds" if self.tries > 1 else "one seed"
+        return (
+            f"the search spends at most {self.spend:g} trainings under {under}; "
+            f"up to {JUDGED} sets are then judged under as many seeds as that takes, {self.most} at most"
+        )
+
+    def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
+        network = Searched(self, of)
+        base = network.baseline()
+        put_back = [network.put_back(unit, epoch, base) for epoch in sorted(self.freeze_at) for unit in network.units]
+        yield [base, *put_back]
+        tried = list[Cell]()
+        for plan in network.plans(put_back, tried, store):
+            tried.append(network.tried(plan, base, [cell.context for cell in tried]))
+            yield [tried[-1]]
+        judged = list[Cell]()
+        for plan in network.frontier(tried, store):
+            judged.append(network.judged(plan, base, [*tried, *judged]))
+            yield [judged[-1]]
+            there = len(self.found(judged[-1], of, store))
+            if there < (judged[-1].count or 0) or judged[-1].drops[""].verdict(self.tolerance / 100) == "robust":
+                return
+
+    def looks(self, of: Subject, store: Store, cells: Sequence[Cell]) -> Looks:
+        return Certificate(self, of, store, cells)
+
+    def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
+        if cell.labels["row"] != "unit":
+            return {"rise": None}
+        before, after = results["base"]["validation"]["loss"], results["validation"]["loss"]
+        return {"rise": None if before is None or after is None else after - before}
+
+    def row(self, cell: Cell, of: Subject, store: Store) -> Row:
+        """One row; whether its set is chosen; of those judged, the trainings of all up to there under all seeds; of
+        those tried, whether they were within the tolerance."""
+        row = super().row(cell, of, store)
+        row["chosen"] = row["row"] == "judged" and row["verdict"] == "robust"
+        network = Searched(self, of)
+        row["trainings"] = network.trainings(cell) if row["row"] == "judged" else None
+        excess = network.excess(cell, store) if row["row"] == "tried" else None
+        row["within"] = None if excess is None else excess <= 0
+        return row
+
+    def answer(self, rows: Sequence[Row]) -> Row | None:
+        """The set that is chosen, as a program reads it; None if there is none."""
+        row = next((row for row in rows if row["chosen"]), None)
+        if row is None:
+            return None
+        tried = [other for other in rows if other["row"] == "tried" and _same_recipe(self, row, other)]
+        return {
+            "frozen": [unit for unit, epoch in row["frozen"].items() if not epoch],
+            "from_epoch": {unit: epoch for unit, epoch in row["frozen"].items() if epoch},
+            **{name: row[name] for name in ("saved", "drop_mean", "drop_ci95", "n")},
+            "error": ERROR,
+            "spent": tried[-1]["spent"],
+            "trainings": row["trainings"],
+        }
+
+
+def _same_recipe(study: Search, row: Row, other: Row) -> bool:
+    return all(row[name] == other[name] for name in study.swept)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A network under search.
+
+    Attributes:
+        study: The options.
+        of: The network.
+    """
+
+    study: Search
+    of: Subject
+
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """What is frozen as one, by name, in the network's order."""
+        return {unit.name: unit for unit in self.of.units(self.study.layers, self.study.blocks, self.study.by)}
+
+    # The rows
+
+    def baseline(self) -> Cell:
+        """Everything trained."""
+
+        def measures(recipe: Recipe) -> Mapping[str, Measure]:
+            return self.of.evaluations(recipe, self.of.baseline(recipe).final, "test", "validation")
+
+        return Cell(self._labels("baseline", {}), measures, judged=False)
+
+    def put_back(self, name: str, epoch: int, base: Cell) -> Cell:
+        """A unit of the trained network put back to its weights at an epoch, and at the next."""
+
+        def measured(at: int) -> Callable[[Recipe], Mapping[str, Measure]]:
+            def measures(recipe: Recipe) -> Mapping[str, Measure]:
+                run = self.of.baseline(recipe)
+                state = Graft(run.final, self.units[name].parameters, run.at_epoch(at))
+                return self.of.evaluations(recipe, state, "validation")
+
+            return measures
+
+        first, *others = (measured(at) for at in (epoch, epoch + 1) if at < self.of.recipe.epochs)
+        labels = self._labels("unit", {name: epoch})
+        return Cell(labels, first, {"base": base}, judged=False, paired=True, draws=others, context={name: epoch})
+
+    def tried(self, plan: Plan, base: Cell, before: Sequence[Plan]) -> Cell:
+        """A set under the seeds of the search, on held-out examples alone."""
+
+        def measures(recipe: Recipe) -> Mapping[str, Measure]:
+            return self.of.evaluations(recipe, self.state(plan, recipe), "validation")
+
+        labels = self._labels("tried", plan, len(before) + 1) | {"spent": self.spent([*before, plan])}
+        return Cell(labels, measures, {"base": base}, judged=False, paired=True, context=plan)
+
+    def judged(self, plan: Plan, base: Cell, before: Sequence[Cell]) -> Cell:
+        """A set under as many seeds as its verdict on the test set needs."""
+
+        def measures(recipe: Recipe) -> Mapping[str, Measure]:
+            return self.of.evaluations(recipe, self.state(plan, recipe), "test", "validation")
+
+        number = 1 + sum(cell.judged for cell in before)
+        labels = self._labels("judged", plan, number)
+        return Cell(labels, measures, {"base": base}, paired=min(plan.values()) > 0, context=before)
+
+    def _labels(self, kind: str, plan: Plan, step: int | None = None) -> Row:
+        parameters = self.of.size(name for unit in plan for name in self.units[unit].parameters)
+        return {
+            "row": kind,
+            "step": step,
+            "set": named(plan),
+            "frozen": dict(plan),
+            "parameters": parameters,
+            "saved": None if kind == "unit" else self.saved(plan),
+            "spent": None,
+        }
+
+    # What is tried
+
+    def plans(self, put_back: Sequence[Cell], tried: Sequence[Cell], store: Store) -> Iterator[Plan]:
+        """Sets to try, each once the one before is in ``tried`` and measured; epoch by epoch, the earliest first."""
+        epochs = sorted(self.study.freeze_at)
+        found: dict[Units, float] = {}
+        plan: Plan = {}
+        for i, epoch in enumerate(epochs):
+            harm = self._harm([cell for cell in put_back if epoch in cell.context.values()], store)
+            if harm is None:
+                return
+            spent = self.spent([cell.context for cell in tried])
+            limit = spent + (self.study.spend - spent) / (len(epochs) - i)
+            frozen, found = Units(plan), {}
+            order = ranked(harm, self._estimated, frozen)
+            while (units := following(order, found, frozen)) is not None:
+                asked = self._ordered({**dict.fromkeys(units, epoch), **plan})
+                if self.spent([*(cell.context for cell in tried), asked]) > limit:
+                    break
+                yield asked
+                excess = self.excess(tried[-1], store)
+                if excess is None:
+                    return
+                found[units] = excess
+            plan = next(iter(self.frontier(tried, store)), {})
+
+    def frontier(self, tried: Sequence[Cell], store: Store) -> list[Plan]:
+        """The sets within the tolerance on held-out examples, what saves most first; as many as may be judged."""
+        within = [cell for cell in tried if (excess := self.excess(cell, store)) is not None and excess <= 0]
+        return [cell.context for cell in sorted(within, key=lambda cell: -cell.labels["saved"])][:JUDGED]
+
+    def _harm(self, put_back: Sequence[Cell], store: Store) -> dict[str, float] | None:
+        """How much the loss rises where a unit is put back; None where that is not measured yet."""
+        harm = dict[str, float]()
+        for cell in put_back:
+            found = list(self.study.found(cell, self.of, store).values())
+            if not found:
+                return None
+            rises = [inf if one["rise"] is None else one["rise"] for one in found]
+            harm[next(iter(cell.context))] = sum(rises) / len(rises)
+        return harm
+
+    def excess(self, cell: Cell, store: Store) -> float | None:
+        """How far the mean drop on held-out examples is beyond the tolerance and one standard error, a fraction.
+
+        The standard error is that of a difference of two shares of the held-out examples. None where a set is not
+        measured under every seed of the search.
+        """
+        found = self.study.found(cell, self.of, store)
+        drops = [one["validation_drop"] for one in found.values()]
+        if len(drops) < self.study.tries:
+            return None
+        if None in drops:
+            return inf
+        metric, error = self.of.metric, 0.0
+        if metric.share:
+            base = self.study.found(cell.against["base"], self.of, store)
+            name = f"validation_{metric.name}"
+            shares = [fmean(one[name] for one in side) for side in (found.values(), map(base.__getitem__, found))]
+            held_out = self.of.recipe.dataset.split("validation").labels.numel()
+            error = sqrt(sum(share * (1 - share) for share in shares) / held_out)
+        return fmean(drops) - self.study.tolerance / 100 - error
+
+    def _ordered(self, plan: Plan) -> Plan:
+        return {unit: plan[unit] for unit in self.units if unit in plan}
+
+    # What it saves and costs
+
+    def state(self, plan: Plan, recipe: Recipe) -> State:
+        """The network trained with each unit frozen from its epoch on."""
+        frozen: dict[int, list[str]] = {}
+        for unit, epoch in plan.items():
+            frozen.setdefault(epoch, []).extend(self.units[unit].parameters)
+        return self.of.scheduled(frozen, recipe)
+
+    def saved(self, plan: Plan) -> float:
+        """Share of the training arithmetic, or of the trained parameters, that is saved over all of training."""
+        if self.study.save == "arithmetic":
+            return 1 - self.of.trainings(self.state(plan, self.of.recipe))
+        epochs = self.of.recipe.epochs
+        frozen = sum((1 - epoch / epochs) * self.of.size(self.units[unit].parameters) for unit, epoch in plan.items())
+        return frozen / self.of.size(self.of.trainable)
+
+    def spent(self, plans: Sequence[Plan]) -> float:
+        """Arithmetic of the baseline and of training some sets under one seed, in trainings of the whole network."""
+        recipe = self.of.recipe
+        return self.of.trainings(self.of.baseline(recipe).final, *(self.state(plan, recipe) for plan in plans))
+
+    def trainings(self, judged: Cell) -> float:
+        """Arithmetic of the baseline, of all sets tried, and of those judged up to one of them, under all seeds."""
+        cells = [judged.against["base"], *judged.context, judged]
+        recipe, total = self.of.recipe, 0.0
+        for seed in range(len(self.of.seeds)):
+            plans = [cell.labels["frozen"] for cell in cells if seed < (cell.count or self.study.tries)]
+            total += self.of.trainings(*(self.state(plan, recipe) for plan in plans))
+        return total
+
+    def _estimated(self, units: Units) -> float:
+        """What a set saves from the start: its longest prefix counted as one, the others one by one."""
+        prefix = 0
+        names = list(self.units)
+        while prefix < len(names) and names[prefix] in units:
+            prefix += 1
+        return self._prefixes[prefix] + sum(self._alone[name] for name in names[prefix:] if name in units)
+
+    @cached_property
+    def _prefixes(self) -> list[float]:
+        names = list(self.units)
+        return [self.saved(dict.fromkeys(names[:i], 0)) if i else 0.0 for i in range(len(names) + 1)]
+
+    @cached_property
+    def _alone(self) -> dict[str, float]:
+        return {name: self.saved({name: 0}) for name in self.units}
+
+
+@dataclass(frozen=True)
+class Certificate(Looks):
+    """Looks at a set that is judged, such that all looks at all sets together err in 5 %.
+
+    The first set judged has half of the error, the second a quarter, and so on. A set that more seeds will not decide
+    is given up. Sets that are only tried are measured under the seeds of the search.
+    """
+
+    def numbers(self) -> Iterator[int]:
+        study: Any = self.study
+        if not self.cells[0].judged:
+            return iter([study.tries])
+        return super().numbers() if study.seeds == "auto" else iter([study.seeds])
+
+    def alpha(self, judged: Sequence[Cell]) -> float:
+        level = ALPHA if self.study.seeds == "auto" else ERROR  # type: ignore[attr-defined]
+        return level / 2 ** judged[0].labels["step"] if judged else level
+
+    def is_open(self, cell: Cell) -> bool:
+        """Whether more seeds may decide: at the most seeds an interval of half its width now would have to."""
+        drop, study = cell.drops[""], self.study
+        if not super().is_open(cell) or drop.half is None or cell.count is None:
+            return False
+        room = study.tolerance / 100 - drop.mean  # type: ignore[attr-defined]
+        return room > drop.half * (cell.count / study.most) ** 0.5 / 2  # type: ignore[attr-defined]
+
+
+def named(plan: Plan) -> str:
+    """A set in a few words: ``fc1, fc2; fc3 from epoch 4``."""
+    since: dict[int, list[str]] = {}
+    for unit, epoch in plan.items():
+        since.setdefault(epoch, []).append(unit)
+    parts = [", ".join(units) + (f" from epoch {epoch}" if epoch else "") for epoch, units in sorted(since.items())]
+    return "; ".join(parts)

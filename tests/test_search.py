@@ -1,0 +1,383 @@
+"""Which layers may stay frozen, all together: the strategy, the study, its answers, and how others are told."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from helpers import NormNet, block_net
+from torch import nn
+
+import letitgo
+from letitgo.cli.main import run
+from letitgo.errors import BadRequest
+from letitgo.execute import Executor
+from letitgo.plan import At, Run
+from letitgo.recipes import Recipe
+from letitgo.recipes.data import Data
+from letitgo.report.numbers import percent
+from letitgo.store import open_store
+from letitgo.studies.compute import compute, estimate
+from letitgo.studies.search.strategy import Units, following, ranked
+from letitgo.studies.search.study import JUDGED, Search, named
+from letitgo.studies.search.translate import translated
+from letitgo.studies.statistics import ALPHA, looks, unpaired
+from letitgo.studies.subject import Subject
+
+SMALL: dict[str, Any] = {"widths": "32", "depth": 3, "epochs": 5, "optimizer": "adam", "lr": 0.005, "batch_size": 50}
+
+
+def small(**fields: Any) -> Recipe:
+    return Recipe(**(SMALL | fields))
+
+
+def tried(harm: Mapping[str, float], order: list[str], tolerance: float) -> dict[Units, float]:
+    """What binary splitting tries where harm adds up."""
+    excess: dict[Units, float] = {}
+    while (units := following(order, excess)) is not None:
+        assert units not in excess
+        excess[units] = sum(harm[unit] for unit in units) - tolerance
+    return excess
+
+
+# The strategy
+
+
+def test_splitting_leaves_out_what_does_harm_and_nothing_else():
+    generator = random.Random(0)
+    for _ in range(200):
+        units = [f"u{i}" for i in range(generator.randint(1, 40))]
+        bad = set(generator.sample(units, min(len(units), generator.randint(0, 3))))
+        excess = tried({unit: float(unit in bad) for unit in units}, units, 0.5)
+        passed = [set(group) for group, value in excess.items() if value <= 0]
+        assert max(passed, key=len, default=set()) == set(units) - bad
+        assert len(excess) <= 2 + 2 * len(bad) * (len(units) - 1).bit_length()
+
+
+def test_splitting_ends_with_a_set_to_which_nothing_can_be_added():
+    generator = random.Random(1)
+    for _ in range(100):
+        harm = {f"u{i}": generator.random() for i in range(12)}
+        excess = tried(harm, list(harm), 2.0)
+        best = max((group for group in excess if excess[group] <= 0), key=len, default=frozenset())
+        assert sum(harm[unit] for unit in best) <= 2.0
+        assert all(sum(harm[u] for u in best | {unit}) > 2.0 for unit in set(harm) - best)
+
+
+def test_units_are_ranked_by_what_they_save_for_the_harm_they_seem_to_do():
+    saved = {"a": 0.1, "b": 0.4, "c": 0.2}
+    assert ranked({"a": 1.0, "b": 1.0, "c": 1.0}, lambda units: sum(map(saved.get, units))) == ["b", "c", "a"]
+    assert ranked({"a": 0.1, "b": 9.0, "c": 1.0}, lambda units: sum(map(saved.get, units))) == ["a", "c", "b"]
+    assert ranked({"a": -1.0, "b": float("inf"), "c": 1.0}, lambda units: sum(map(saved.get, units)))[-1] == "b"
+    assert ranked({"a": 1.0, "b": 1.0, "c": 1.0}, lambda units: sum(map(saved.get, units)), frozenset("b")) == [
+        "c",
+        "a",
+    ]
+
+
+# The study
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    store = open_store(tmp_path_factory.mktemp("search"))
+    study = Search(small(), tolerance=12.0, max_seeds=6)
+    return study, store, compute(study, store)
+
+
+def test_the_answer_is_a_set_that_was_tried_and_judged(found):
+    study, _, outcome = found
+    rows = outcome.rows
+    answer = study.answer(rows)
+    [chosen] = [row for row in rows if row["chosen"]]
+    assert chosen["row"] == "judged"
+    assert chosen["verdict"] == "robust"
+    assert chosen["drop_mean"] + chosen["drop_ci95"] <= 0.12
+    assert chosen["frozen"] in [row["frozen"] for row in rows if row["row"] == "tried" and row["within"]]
+    assert set(answer) >= {"frozen", "from_epoch", "saved", "drop_mean", "drop_ci95", "spent"}
+    assert answer["frozen"] == list(chosen["frozen"])
+    assert outcome.answers[0].startswith(f"Freeze {answer['frozen'][0]}")
+    assert f"saves {percent(answer['saved'])} of the training arithmetic" in outcome.answers[0]
+
+
+def test_no_more_is_spent_than_was_said_and_it_is_counted(found):
+    study, _, outcome = found
+    of = study.subjects[0]
+    sets = [row for row in outcome.rows if row["row"] == "tried"]
+    spent = 1.0
+    for row in sets:
+        spent += 1 - row["saved"]
+        assert row["spent"] == pytest.approx(spent)
+        assert row["saved"] == pytest.approx(1 - of.trainings(of.frozen(_parameters(of, row["frozen"]), of.recipe)))
+    assert spent <= study.spend
+    assert len(sets) > 1
+    assert "3 trainings under one seed" in study.promise
+
+
+def _parameters(of: Subject, units: Mapping[str, int]) -> list[str]:
+    return [name for unit in of.units() if unit.name in units for name in unit.parameters]
+
+
+def test_sets_are_tried_on_held_out_examples_and_judged_on_the_test_set(found):
+    _, _, outcome = found
+    for row in outcome.rows:
+        assert row["validation_drop_mean"] is not None
+        assert (row["accuracy_mean"] is None) == (row["row"] in ("unit", "tried"))
+        assert row["n"] == 1 or row["row"] in ("baseline", "judged")
+    assert [row["frozen"] for row in outcome.rows if row["row"] == "unit"] == [{f"fc{i}": 0} for i in range(1, 5)]
+
+
+def test_the_trainings_in_all_are_those_of_all_seeds(found):
+    _, _, outcome = found
+    judged = [row for row in outcome.rows if row["row"] == "judged"]
+    sets = {str(row["frozen"]): 1 for row in outcome.rows if row["row"] == "tried"}
+    saved = {str(row["frozen"]): row["saved"] for row in outcome.rows}
+    for row in judged:
+        sets[str(row["frozen"])] = row["n"]
+    total = outcome.rows[0]["n"] + sum(count * (1 - saved[name]) for name, count in sets.items())
+    assert judged[-1]["trainings"] == pytest.approx(total)
+    assert outcome.rows[0]["n"] == 2 * max(row["n"] for row in judged)
+
+
+def test_a_search_goes_on_where_it_was_interrupted(found, tmp_path):
+    study, _, outcome = found
+    store, trained = open_store(tmp_path / "store"), []
+    real, calls = Executor.compute, iter(range(1000))
+
+    def interrupted(self: Executor, values: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        trained.append([value for value in values if value.address not in store])
+        return real(self, values)
+
+    with patch.object(Executor, "compute", interrupted):
+        with pytest.raises(KeyboardInterrupt):
+            compute(study, store)
+        assert estimate(study, store, 0).runs_stored == 2
+        again = compute(study, store)
+    keys = [value.key for values in trained for value in values]
+    assert len(keys) == len(set(keys))
+    assert again.rows == outcome.rows
+
+
+def test_another_tolerance_takes_what_is_there(found):
+    _, store, outcome = found
+    tried = [row for row in outcome.rows if row["row"] == "tried"]
+    known = estimate(Search(small(), tolerance=13.0, max_seeds=6), store, 0)
+    assert known.runs_stored > len(tried)
+    assert known.runs_stored == known.runs
+
+
+def test_layers_may_be_frozen_from_an_epoch_on(tmp_path):
+    study, store = Search(small(), tolerance=8.0, freeze_at=(0, 2), spend=5.0, seeds=3), open_store(tmp_path)
+    rows = compute(study, store).rows
+    of = study.subjects[0]
+    late = [row for row in rows if row["row"] == "tried" and 2 in row["frozen"].values()]
+    both = [row for row in late if 0 in row["frozen"].values()]
+    assert late
+    assert [row["frozen"] for row in rows if row["row"] == "unit"][-1] == {"fc4": 2}
+    assert all(row["spent"] <= 5.0 for row in late)
+    for row in both:
+        alone = [unit for unit, epoch in row["frozen"].items() if not epoch]
+        first = 1 - of.trainings(of.frozen(_parameters(of, dict.fromkeys(alone)), of.recipe))
+        assert row["saved"] > first
+    assert "; " in named({"fc1": 0, "fc2": 2})
+
+
+def test_a_schedule_is_a_chain_of_runs_each_of_which_begins_at_a_point_of_the_last():
+    recipe = small()
+    of = Subject(recipe)
+    units = {unit.name: unit.parameters for unit in of.units()}
+    state = of.scheduled({0: units["fc1"], 2: units["fc2"]}, recipe)
+    assert isinstance(state, At)
+    assert isinstance(state.run.start, At)
+    assert state.run.resume
+    assert state.run.begin == 2 * recipe.steps_per_epoch
+    assert state.run.start.run == Run(of.baseline(recipe).start, of.but(units["fc1"]), recipe)
+    assert set(state.run.moves) == set(units["fc3"] + units["fc4"])
+    assert of.scheduled({0: units["fc1"]}, recipe).key == of.frozen(units["fc1"], recipe).key
+    assert of.scheduled({}, recipe).key == of.baseline(recipe).final.key
+    assert of.scheduled({2: of.trainable}, recipe).key == of.baseline(recipe).at_epoch(2).key
+    whole, branch = of.trainings(of.baseline(recipe).final), of.trainings(of.frozen(units["fc1"], recipe, 2))
+    assert whole == 1
+    assert of.trainings(of.scheduled({2: of.trainable}, recipe)) == pytest.approx(0.4)
+    together = of.trainings(of.baseline(recipe).final, of.frozen(units["fc1"], recipe, 2))
+    assert together == pytest.approx(whole + branch - 0.4)
+
+
+def test_parameters_can_be_saved_instead(tmp_path):
+    study = Search(small(), save="parameters", tolerance=5.0, seeds=2)
+    rows = compute(study, open_store(tmp_path)).rows
+    of = study.subjects[0]
+    for row in rows:
+        if row["row"] in ("tried", "judged"):
+            assert row["saved"] == pytest.approx(row["parameters"] / of.size(of.trainable))
+
+
+# Answers at the edges
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "answer"),
+    [
+        ({}, {"tolerance": 99.0}, "Everything may stay frozen from the start: the untrained network costs "),
+        (
+            {"widths": "6", "depth": 1},
+            {"tolerance": 0.1, "layers": ("fc1",)},
+            "Nothing may be frozen: none of 1 sets tried",
+        ),
+        ({}, {"tolerance": 1.0, "seeds": 2}, " at 2 seeds: "),
+        ({"lr": 1e-9}, {"seeds": 2}, "No verdicts: the baseline's "),
+        ({}, {"spend": 1.01}, "Nothing was tried: "),
+    ],
+    ids=["everything", "nothing", "too few seeds", "not learned", "nothing to spend"],
+)
+def test_answers_at_the_edges(fields, options, answer, tmp_path):
+    outcome = compute(Search(small(**fields), **options), open_store(tmp_path))
+    assert answer in outcome.answers[0]
+    assert "None" not in " ".join(outcome.answers)
+
+
+def test_what_cannot_be_asked_is_refused():
+    with pytest.raises(BadRequest, match="freeze-at names epoch 9: training has 5 epochs"):
+        Search(small(), freeze_at=(0, 9))
+    with pytest.raises(BadRequest, match="spend"):
+        Search(small(), spend=1.0)
+    with pytest.raises(BadRequest, match="nothing"):
+        Search(small(), layers=("nothing",)).check()
+
+
+def test_a_program_reads_the_answer_before_the_rows(tmp_path, capsys):
+    arguments = "search --widths 24 --depth 2 --epochs 3 --lr 0.2 --batch-size 50 --tolerance 5 --seeds 2 --report none"
+    code = run([*arguments.split(), "--store", str(tmp_path), "--format", "json"])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert code == 0
+    assert printed.err.startswith("the search spends at most 3 trainings")
+    assert list(found).index("answer") < list(found).index("rows")
+    assert found["answer"] is None or found["answer"]["spent"] <= 3
+    assert run([*arguments.split(), "--store", str(tmp_path), "--dry-run"]) == 0
+    assert "the search spends at most 3 trainings" in capsys.readouterr().out
+
+
+def test_sets_on_the_tolerance_are_called_robust_in_five_per_cent_of_searches_at_most():
+    generator, wrong, searches = np.random.default_rng(0), 0, 600
+    for _ in range(searches):
+        base = generator.normal(0.9, 0.01, 40)
+        for number in range(1, JUDGED + 1):
+            own = generator.normal(0.89, 0.01, 20)
+            drops = (unpaired(base[: 2 * n], [own[:n]], [0.003, 0.003], ALPHA / 2**number)[0] for n in looks(20))
+            if any(drop.verdict(0.01) == "robust" for drop in drops):
+                wrong += 1
+                break
+    assert wrong / searches <= 0.05
+
+
+# How others are told
+
+
+def network(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+@pytest.mark.parametrize("path", ["helpers:NormNet", "helpers:block_net"])
+def test_what_a_loop_is_told_freezes_the_set_and_nothing_else(path):
+    of = Subject(Recipe(model=path))
+    units = of.units(by="block")
+    plan = {units[0].name: 0, units[1].name: 3}
+    lines = translated(of, units, plan)["loop"].splitlines()
+    model = network(block_net if path.endswith("block_net") else lambda: NormNet((1, 8, 8), 10))
+    exec(lines[1], {"letitgo": letitgo, "model": model})
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(units[0].parameters)
+    assert lines[2].endswith("# before epoch 3")
+    exec(lines[2], {"letitgo": letitgo, "model": model})
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {*units[0].parameters, *units[1].parameters}
+
+
+def test_callbacks_are_told_the_schedule():
+    of = Subject(small())
+    lines = translated(of, of.units(), {"fc1": 0, "fc3": 2})
+    assert set(lines) == {"loop", "Lightning", "Trainer"}
+    assert '{0: ["fc1"], 2: ["fc1", "fc3"]}' in lines["Lightning"]
+    schedule = letitgo_schedule({0: ["fc1"], 2: ["fc1", "fc3"]})
+    model = of.recipe.network()
+    schedule.begin(model, [torch.optim.SGD(model.parameters(), lr=0.1)])
+    schedule.enter(2)
+    assert not model.fc3.weight.requires_grad
+
+
+def letitgo_schedule(epochs: Any) -> Any:
+    from letitgo.callbacks import Schedule
+
+    return Schedule(epochs)
+
+
+def test_settings_of_other_programs_name_what_trains_or_what_does_not():
+    of = Subject(Recipe(model="helpers:NormNet"))
+    units = of.units()
+    lines = translated(of, units, {units[0].name: 0})
+    names = [name for name, _ in of.module.named_parameters()]
+    frozen = set(units[0].parameters)
+    patterns = [line.removeprefix("  - ") for line in lines["axolotl"].splitlines()[1:]]
+    literal = [re.compile(re.sub(r"\.(?!\+)", r"\\.", pattern)) for pattern in patterns]  # as axolotl reads them
+    assert {name for name in names if not any(pattern.match(name) for pattern in literal)} == frozen
+    prefixes = lines["ms-swift"].split()[1:]
+    assert {name for name in names if name.startswith(tuple(prefixes))} == frozen
+    assert lines["peft"] == 'LoraConfig(target_modules=["fc2", "head"])'
+    assert "LLaMA-Factory" not in lines
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + self.down(torch.relu(self.up(inputs)))
+
+
+class Decoder(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList(Block() for _ in range(4))
+        self.lm_head = nn.Linear(64, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = inputs.flatten(1)
+        for layer in self.model.layers:
+            hidden = layer(hidden)
+        return self.lm_head(hidden)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "layers"), [((0, 1, 2), "1"), ((0,), "3"), ((1, 2, 3), "-1"), ((1,), None), ((0, 1, 2, 3), None)]
+)
+def test_the_last_or_first_blocks_are_a_number_to_llama_factory(frozen, layers):
+    of = Subject(Recipe(model="test_search:Decoder"))
+    units = of.units(by="block")
+    told = translated(of, units, {f"model.layers.{i}": 0 for i in frozen}).get("LLaMA-Factory")
+    if layers is None:
+        assert told is None
+    else:
+        assert told == f"finetuning_type: freeze\nfreeze_trainable_layers: {layers}\nfreeze_extra_modules: lm_head"
+
+
+def test_all_of_it_shows_without_a_display(found, tmp_path):
+    _, _, outcome = found
+    page = outcome.report(tmp_path).read_text()
+    assert "letitgo.freeze(model" in page
+    assert list(outcome.figures()) == ["search-frontier"]
+    assert fmean(row["n"] for row in outcome.rows) > 0
+    with patch.object(Data, "learned", lambda *_: False):
+        assert outcome.study.report(outcome.rows).sections[0].answer.startswith("No verdicts")
