@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from letitgo import plan
+from letitgo import plan, weights
 from letitgo.errors import BadRequest
 from letitgo.recipes.networks import fcn, lenet
 from letitgo.weights import (
@@ -328,7 +328,7 @@ def test_a_frozen_prefix_ends_the_backward_pass_and_is_computed_once():
     assert told.why == (
         "Nothing that trains lies before fc1, fc2, so the backward pass never gets there: this saves "
         f"{100 - 100 * told.share:.1f} % of a step. The outputs of the frozen prefix can be computed once, which "
-        f"leaves {100 * told.share_at_hand:.1f} % of a step."
+        f"leaves {100 * told.share_at_hand:.1f} % of a step; studies do so for up to {2**30 // (4 * 5):,} examples."
     )
     assert told.share_at_hand == pytest.approx((3 * sum(FLOPS[2:]) - FLOPS[2]) / (3 * sum(FLOPS) - FLOPS[0]))
 
@@ -338,9 +338,16 @@ def test_a_prefix_with_batch_statistics_is_computed_once_only_where_they_are_fro
     told = cost(module, torch.randn(6, 20), select(module, "0", "1"))
     assert told.frozen.prefix == 2 * 20 * 5  # the linear layer before the norm
     assert cost(module, torch.randn(6, 20), select(module, "0", "1"), "frozen").frozen.prefix == 2 * 20 * 5
-    blocks = nn.Sequential(module[:2], module[2])
-    assert "cannot be computed once: dropout, statistics of the batch" in why(blocks, "0")
-    assert "can be computed once, which leaves" in why(blocks, "0", statistics="frozen")
+    norm_first = nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 5), nn.Linear(5, 3))
+    assert "No cache: its outputs change from step to step, by dropout, statistics" in why(norm_first, "0", "1")
+    assert "can be computed once, which leaves" in why(norm_first, "0", "1", statistics="frozen")
+
+
+def test_a_prefix_that_does_not_fit_is_computed_and_counted_at_each_step(monkeypatch):
+    run = freezing(baseline(small_recipe(widths="7x5")), "fc1")
+    kept = run.cost()
+    monkeypatch.setattr(weights, "PREFIX_BYTES", 4 * 7 * 1438 - 1)
+    assert run.cost() - kept == (2 - 1) * 1438 * 2 * 64 * 7
 
 
 def test_why_names_what_is_crossed_and_what_is_not():
@@ -351,7 +358,7 @@ def test_why_names_what_is_crossed_and_what_is_not():
     )
     assert why(module, "*").startswith("Nothing trains then: there is no backward pass, which saves")
     assert "goes through fc1, fc2 and 2 more all the same" in why(module, "*.bias")
-    assert "plain nn.Sequential only" in why(NormNet((20,), 3), "fc1")
+    assert "an nn.Sequential only" in why(NormNet((20,), 3), "fc1")
     empty = cost(module, torch.randn(2, 20), everything(module) - everything(module))
     assert (empty.share, empty.why) == (1.0, "Nothing is frozen, so nothing is saved.")
     norm = nn.Sequential(nn.BatchNorm1d(20))

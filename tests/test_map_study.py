@@ -158,12 +158,13 @@ def test_training_accuracy_is_measured_of_what_was_trained(study, folder, rows):
 
 def test_a_map_of_some_of_the_examples_says_so(study, rows):
     [section] = study.report(rows).sections
-    assert not any("Scaled down" in sentence for sentence in section.sentences)
-    recipe = small_recipe(widths="8", depth=2, batch_size=128, epochs=3, examples=300)
+    assert "scaled down" not in section.heading
+    recipe = small_recipe(widths="8", depth=2, batch_size=128, epochs=3, examples=300, test_examples=100)
     few = Map((recipe,), seeds=2, freeze_at=(0, 1), select="test")
     [section] = few.report(rows).sections
-    assert section.sentences[0] == "Scaled down: 300 of 1,438 training examples."
-    assert section.details["examples"] == "300 of 1,438 for training, 359 for testing"
+    said = "fcn on digits, 3 epochs, widths 8, depth 2, scaled down to 300 of 1,438 training examples, scaled down to"
+    assert section.heading.startswith(f"{said} 100 of 359 test examples")
+    assert section.details["examples"] == "300 of 1,438 for training, 100 of 359 for testing"
 
 
 def test_a_drop_is_paired(rows, folder):

@@ -11,7 +11,7 @@ from helpers import baseline, freezing, small_recipe
 
 from letitgo.cli.main import run as letitgo
 from letitgo.errors import BadRequest
-from letitgo.plan import At, Estimated, Evaluation, Graft, RunningStatistics, reached
+from letitgo.plan import At, Estimated, Evaluation, Graft, Initial, RunningStatistics, reached, shared
 from letitgo.plan.estimated import EXAMPLES
 from letitgo.recipes import Recipe
 from letitgo.store import Store
@@ -158,6 +158,29 @@ def test_a_deep_network_with_all_its_norms_frozen_trains(store):
     outcome = compute(study, store)
     assert not outcome.failures
     assert outcome.rows[0]["train_loss"] < 6
+
+
+def test_evaluations_of_grafts_that_share_layers_give_the_same_bits(store, monkeypatch):
+    [recipe] = sweep(
+        model="resnet20", model_args={"width": 2}, data="cifar10", examples=10, test_examples=150, epochs=1
+    )
+    base, names = baseline(recipe).start, baseline(recipe).trains
+
+    def graft(layer: str, seed: int) -> Evaluation:
+        own = tuple(name for name in names if name.startswith(layer))
+        return Evaluation(Graft(base, own, Initial(recipe.network, seed)), recipe.dataset, "test")
+
+    asked = [graft(layer, seed) for layer in ("layer1.1", "layer3.0", "fc", "conv1", "layer2.1") for seed in (1, 2)]
+    calls = []
+    with torch.nn.modules.module.register_module_forward_hook(lambda part, *_: calls.append(type(part).__name__)):
+        together = [one.compute(store) for one in asked]
+    blocks = calls.count("Residual")
+    shared.forget()
+    monkeypatch.setattr(shared, "SHARED_BYTES", 0)
+    assert together == [one.compute(store) for one in asked]
+    # One block is run for both, then 8; then 5 more, then 3; then 2, then 1; all 9; 4 anew, then 5.
+    once, each = 1 + 5 + 2 + 4, 8 + 3 + 1 + 9 + 5
+    assert blocks == 2 * (once + 2 * each) + once  # in two batches, and on one example to see the size
 
 
 def test_training_code_of_ones_own_has_no_inputs_to_take_statistics_from():

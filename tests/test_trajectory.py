@@ -349,6 +349,36 @@ def test_outputs_of_a_frozen_prefix_computed_once_change_nothing_of_note(layers,
     torch.testing.assert_close(run.final.load(store), run.final.load(without), rtol=1e-3, atol=1e-5)
 
 
+def test_the_prefix_of_a_residual_network_ends_within_a_stage(store, monkeypatch, tmp_path):
+    recipe = Recipe(model="resnet20", model_args={"width": 2}, data="cifar10", examples=50, epochs=2, batch_size=20)
+    frozen = ("conv1", "norm1", "layer1.0", "layer1.1")
+    trains = tuple(n for n in baseline(recipe).trains if not n.startswith(frozen))
+    run = Run(Initial(recipe.network, 0), trains, recipe, statistics="frozen")
+    module = run.start.module(store)
+    run.prepare(module)
+    parts = frozen_prefix(module.train())
+    assert parts is not None
+    assert [type(part).__name__ for part in parts[0]] == ["Conv2d", "BatchNorm2d", "ReLU", "Residual", "Residual"]
+    inputs = recipe.dataset.split("train").batch(slice(0, 20))
+    torch.testing.assert_close(parts[1].eval()(parts[0](inputs)), module.eval()(inputs), rtol=0, atol=0)
+
+    carry_out(run, store, [recipe.steps])
+    monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
+    without = Store(tmp_path / "without")
+    carry_out(run, without, [recipe.steps])
+    assert bits(run.final.load(store)) == bits(run.final.load(without))
+
+
+def test_a_module_that_is_there_twice_runs_twice():
+    shared = torch.nn.Tanh()
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), shared, torch.nn.Linear(3, 3), shared, torch.nn.Linear(3, 2))
+    module[:4].requires_grad_(False)
+    parts = frozen_prefix(module)
+    assert parts is not None
+    inputs = torch.randn(5, 3)
+    assert torch.equal(parts[1](parts[0](inputs)), module(inputs))
+
+
 def test_no_prefix_before_random_layers_and_batch_statistics():
     module = seeded(small_recipe(model="helpers:dropout_net", widths=None).network, 0)
     for parameter in module.parameters():

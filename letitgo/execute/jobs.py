@@ -14,6 +14,7 @@ from letitgo.execute.record import provenance
 from letitgo.execute.training import carry_out
 from letitgo.imports import arguments
 from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
+from letitgo.plan.shared import forget
 from letitgo.store import Store, claimed
 from letitgo.training.place import CPU, Place
 from letitgo.value import dump, load
@@ -162,6 +163,7 @@ def perform(
             if mine and not store.intact(value.address, value.key):
                 measure(value, store, place)
         everything &= mine
+    forget()
     return everything
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
 from torch import nn
@@ -27,7 +28,7 @@ LOOK = 100
 
 
 Point = dict[str, Any]
-"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` where they are best."""
+"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` at the least loss."""
 
 
 def carry_out(
@@ -77,12 +78,16 @@ def _train(
     looks = _looks(run, begin, max(wanted))
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
+    best = deepcopy(module) if curve and _least(curve)["test_accuracy"] is None else None
     for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step, place):
         now = time.monotonic()
         if moment.step in looks:
-            curve = [*curve, _look(run, module, place, moment.step, curve)]
+            curve = [*curve, _look(run, module, place, moment.step)]
+            best = deepcopy(module) if _least(curve) is curve[-1] else best
         if moment.step not in wanted and now - saved < checkpoint_every:
             continue
+        if curve:
+            curve = _judged(run, curve, moment.step, best, place)
         old = list(store.under(run.partial_folder))
         point = At(run, moment.step) if moment.step in wanted else Partial(run, moment.step)
         tensors, body = point.packed(module, pack(moment.optimizer, module), curve)
@@ -127,12 +132,30 @@ def _looks(run: Run, begin: int, end: int) -> range:
     return range((begin // every + 1) * every, end + 1, every) if run.recipe.validation else range(0)
 
 
-def _look(run: Run, module: nn.Module, place: Place, step: int, curve: list[Point]) -> Point:
-    """Evaluate on the held-out examples; and on the test split, where their loss was never lower."""
-    task, dataset = run.recipe.dataset.task, run.recipe.dataset
-    found = task.evaluate(module, place.bring(dataset.split("validation")))
-    least = min((point["loss"] for point in curve if point["loss"] is not None), default=math.inf)
-    best = not curve or (found["loss"] is not None and found["loss"] < least)
-    test = task.evaluate(module, place.bring(dataset.split("test")))["accuracy"] if best else None
+def _look(run: Run, module: nn.Module, place: Place, step: int) -> Point:
+    """Evaluate on the held-out examples."""
+    found = run.recipe.dataset.task.evaluate(module, place.bring(run.recipe.dataset.split("validation")))
     module.train()
-    return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": test}
+    return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": None}
+
+
+def _least(curve: list[Point]) -> Point:
+    """The first point of least loss."""
+    return min(curve, key=lambda point: math.inf if point["loss"] is None else point["loss"])
+
+
+def _judged(run: Run, curve: list[Point], step: int, best: nn.Module | None, place: Place) -> list[Point]:
+    """A curve with the test accuracy at its least loss and at no other point, as it is stored with the state of a step.
+
+    Where the loss is least at that very step, it is left out: the state tells it.
+
+    Args:
+        best: The network at the least loss; None where its test accuracy is known.
+    """
+    least = _least(curve)
+    test = least["test_accuracy"]
+    if test is None and least["step"] != step:
+        assert best is not None
+        split = place.bring(run.recipe.dataset.split("test"))
+        test = run.recipe.dataset.task.evaluate(place.bring(best), split)["accuracy"]
+    return [{**point, "test_accuracy": test if point is least else None} for point in curve]

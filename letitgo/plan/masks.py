@@ -13,7 +13,7 @@ from torch import nn
 from letitgo import weights
 from letitgo.errors import WorkFailed
 from letitgo.plan.choices import Choice
-from letitgo.plan.measures import Measure
+from letitgo.plan.measures import Evaluation, Measure
 from letitgo.plan.states import At, State
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
@@ -212,7 +212,10 @@ class Curve(Measure):
         points = self.state.record(store)["curve"]
         best = min(points, key=lambda point: point["loss"] if point["loss"] is not None else math.inf)
         columns = {name: [point[name] for point in points] for name in ("step", "loss", "accuracy")}
-        return {**columns, "stop": best["step"], "test_accuracy": best["test_accuracy"]}
+        test = best["test_accuracy"]
+        if test is None:  # the state is the one of least loss
+            test = Evaluation.under(self.state.run.recipe, self.state, "test").compute(store, place)["accuracy"]
+        return {**columns, "stop": best["step"], "test_accuracy": test}
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,8 +166,8 @@ class Run(Value):
     def cost(self) -> int:
         """Floating-point operations of the whole run, counted: its steps, and the outputs of a frozen prefix once.
 
-        Where inputs are augmented, these outputs are computed at each step. Of training code of the user's own, those
-        of one example a step for each epoch.
+        Where inputs are augmented, or the outputs are too large to be kept, they are computed at each step. Of training
+        code of the user's own, those of one example a step for each epoch.
         """
         cost = step_cost(self.recipe.network, self.moves, self.statistics, self.recipe.dataset.plain)
         if self.recipe.own is not None:  # how many examples an epoch has is known to its code alone
@@ -175,7 +175,7 @@ class Run(Value):
         examples = len(self.recipe.dataset.split("train"))
         epochs, rest = divmod(self.recipe.steps - self.begin, self.recipe.steps_per_epoch)
         seen = epochs * examples + min(rest * self.recipe.batch_size, examples)
-        if self.recipe.augment != "none":
+        if self.recipe.augment != "none" or cost.prefix_bytes * examples > weights.PREFIX_BYTES:
             return cost.whole * seen
         return cost.step * seen + cost.prefix * examples
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from letitgo.errors import BadRequest, named, nearest
 from letitgo.recipes.splits import Content, Kind, Split
-from letitgo.recipes.steps import Examples, Step, Vocabulary, brightest, described, moments
+from letitgo.recipes.steps import Examples, Step, TestExamples, Vocabulary, brightest, described, moments
 from letitgo.recipes.tasks import TASKS, Task, find_task
 from letitgo.recipes.text import PYTHON, is_text, read_text
 from letitgo.value import Value, canonical, sha256
@@ -57,8 +57,8 @@ class Data(Value):
 
     @property
     def unsampled(self) -> Data:
-        """The same with all training examples."""
-        return replace(self, steps=tuple(step for step in self.steps if not isinstance(step, Examples)))
+        """The same with all training and test examples."""
+        return replace(self, steps=tuple(step for step in self.steps if not isinstance(step, (Examples, TestExamples))))
 
     @property
     def kind(self) -> Kind:

@@ -12,11 +12,14 @@ from letitgo.report.grammar import NEW, TEST, Column, Section, Table
 from letitgo.report.numbers import decimal, percent, points, significant
 
 if TYPE_CHECKING:
+    from letitgo.recipes.splits import SplitName
     from letitgo.recipes.tasks import Metric
 
 Row = dict[str, Any]
 
 _NAMED = ("model", "data", "epochs", "iterations", "seed")
+SCALED: dict[str, SplitName] = {"examples": "train", "test_examples": "test"}
+"""Fields of a recipe that leave out some of the examples of a split."""
 OTHER = "test_"
 """Begins the names of the other numbers that a task of the user's own gives."""
 _UNSET: Any = (None, {}, ())
@@ -25,6 +28,8 @@ _OF_THE_SEEDS = "Intervals are about other seeds on these test examples; ± new 
 
 def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = ()) -> str:
     """The conditions of a result in one line: network, data, length, and every field that is not the default.
+
+    Where it is of some of the examples alone, it says so.
 
     Args:
         recipe: What was trained.
@@ -40,6 +45,9 @@ def heading(recipe: Recipe, swept: Sequence[str] = (), without: Sequence[str] = 
         is_default = value == default or (default is None and value in _UNSET)
         if field.name in swept and field.name not in _NAMED[:4]:
             found.append(f"{name} {value}")
+        elif field.name in SCALED and field.name not in without and value:
+            split = SCALED[field.name]
+            found.append(f"scaled down to {examples(recipe, split)} {split.replace('train', 'training')} examples")
         elif field.name not in (*_NAMED, *without) and not is_default:
             found.append(f"{name} {_plain(value)}")
     return ", ".join(found)
@@ -264,15 +272,10 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
     return Section(heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe))
 
 
-def examples(recipe: Recipe) -> str:
-    """How many examples a recipe trains on, and of how many where it takes only some."""
-    count, there = (f"{len(data.split('train')):,}" for data in (recipe.dataset, recipe.dataset.unsampled))
-    return count if recipe.examples is None else f"{count} of {there}"
-
-
-def scaled_down(recipe: Recipe) -> list[str]:
-    """That a recipe trains on some of the training examples alone."""
-    return [] if recipe.examples is None else [f"Scaled down: {examples(recipe)} training examples."]
+def examples(recipe: Recipe, split: SplitName) -> str:
+    """How many examples of a split a recipe takes, and of how many where it takes only some."""
+    count, there = (f"{len(data.split(split)):,}" for data in (recipe.dataset, recipe.dataset.unsampled))
+    return count if count == there else f"{count} of {there}"
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -288,6 +291,6 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
         "network": ", ".join(f"{name} = {value}" for name, value in network.args.items()),
         "optimizer arguments": ", ".join(f"{name} = {value}" for name, value in recipe.all_optimizer_args.items()),
         "steps": f"{recipe.steps:,} ({recipe.steps_per_epoch:,} per epoch)",
-        "examples": f"{examples(recipe)} for training, {len(data.split('test')):,} for testing",
+        "examples": f"{examples(recipe, 'train')} for training, {examples(recipe, 'test')} for testing",
         "digest of the data": data.digest[:16],
     }

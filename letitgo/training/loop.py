@@ -14,11 +14,8 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.training.place import CPU, Place
 from letitgo.training.step import take_step
-from letitgo.weights import frozen_prefix, trainable
+from letitgo.weights import PREFIX_BYTES, frozen_prefix, trainable
 from letitgo.weights.state import seed_generators
-
-PREFIX_BYTES = 2**30
-"""Outputs of a frozen prefix are kept in memory up to this size. Fixed, so that a trajectory is the same everywhere."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ from letitgo.weights.part import fraction as fraction
 from letitgo.weights.part import head as head
 from letitgo.weights.part import norms as norms
 from letitgo.weights.part import zero_out as zero_out
+from letitgo.weights.prefix import PREFIX_BYTES as PREFIX_BYTES
+from letitgo.weights.prefix import chain as chain
 from letitgo.weights.prefix import frozen_prefix as frozen_prefix
 from letitgo.weights.prune import Masks as Masks
 from letitgo.weights.prune import Scope as Scope

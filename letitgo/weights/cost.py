@@ -19,7 +19,7 @@ from letitgo.errors import BadRequest
 from letitgo.weights.freeze import Chosen, Statistics, frozen
 from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
-from letitgo.weights.prefix import frozen_prefix
+from letitgo.weights.prefix import PREFIX_BYTES, frozen_prefix
 from letitgo.weights.select import Selection, chosen_of
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -40,6 +40,7 @@ class StepCost:
         forward: The forward pass of the whole network.
         backward: The backward pass as far as something trains.
         prefix: The part of ``forward`` that lies in a frozen prefix and can be computed once.
+        prefix_bytes: Size of what the prefix gives for one example.
         uncounted: Operators from outside PyTorch that no formula is known for, and that are therefore not counted.
     """
 
@@ -47,6 +48,7 @@ class StepCost:
     backward: int
     prefix: int
     uncounted: tuple[str, ...] = ()
+    prefix_bytes: int = 0
 
     @property
     def whole(self) -> int:
@@ -250,11 +252,11 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
             # Unlike backward(), this leaves the gradients that parameters hold, and what hangs on them, alone.
             torch.autograd.grad(ends, weights, [torch.ones_like(end) for end in ends], allow_unused=True)
     with _Counter() as prefix, torch.no_grad():
-        if split:
-            _call(split[0], inputs)
+        kept = _call(split[0], inputs) if split else None
     unknown = sorted(forward.uncounted | backward.uncounted | prefix.uncounted)
     ahead, back, once = (counter.get_total_flops() // examples for counter in (forward, backward, prefix))
-    return StepCost(ahead, back, once, tuple(unknown))
+    size = kept.nbytes // examples if isinstance(kept, Tensor) else 0
+    return StepCost(ahead, back, once, tuple(unknown), size)
 
 
 def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) -> Any:
@@ -383,12 +385,15 @@ def _why(
 def _once(module: nn.Module, thawed: StepCost, cold: StepCost) -> str:
     if cold.prefix:
         left = f"{100 * _share(cold.step, thawed.step):.1f} %"
-        return f"The outputs of the frozen prefix can be computed once, which leaves {left} of a step."
+        return (
+            f"The outputs of the frozen prefix can be computed once, which leaves {left} of a step; studies do so for "
+            f"up to {PREFIX_BYTES // max(cold.prefix_bytes, 1):,} examples."
+        )
     if type(module) is not nn.Sequential:
-        return "Whether its outputs can be computed once is told of a plain nn.Sequential only."
+        return "No cache: where its outputs could be computed once is known of an nn.Sequential only."
     return (
-        "Its outputs cannot be computed once: dropout, statistics of the batch, hooks or a module that is not of "
-        "torch.nn make them change from step to step."
+        "No cache: its outputs change from step to step, by dropout, statistics of the batch, hooks or a module that "
+        "is not of torch.nn."
     )
 
 

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+PREFIX_BYTES = 2**30
+"""Outputs of a frozen prefix are kept in memory up to this size. Fixed, so that a trajectory is the same everywhere."""
 
-def frozen_prefix(module: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """Split a sequential network before the first child that trains or depends on more than its input.
+_KNOWN = ("torch.nn.modules.", "letitgo.recipes.")
+"""Where classes are from whose outputs depend on nothing but their inputs, weights and what is looked for here."""
 
-    Only children made wholly of ``torch.nn`` modules are taken into the prefix, since nothing is known of others;
-    dropout and batch statistics end it. Both parts share the modules of the network.
+
+def chain(module: nn.Module) -> list[nn.Module]:
+    """What a network runs one after another, sequences within taken apart: the places where it can be cut.
 
     Returns:
-        The prefix and the rest, or None where the network is no plain ``nn.Sequential`` or no layer with parameters
-        would lie in the prefix.
+        Blocks and layers in order; the network alone where it is no plain ``nn.Sequential``.
     """
-    if type(module) is not nn.Sequential or _hooked(module):
+    return list(_links(module))
+
+
+def _links(module: nn.Module) -> Iterator[nn.Module]:
+    if type(module) is nn.Sequential and not _hooked(module):
+        for child in module:  # one that is there twice runs twice
+            yield from _links(child)
+    else:
+        yield module
+
+
+def frozen_prefix(module: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
+    """Split a sequential network before the first link of its chain that trains or depends on more than its input.
+
+    Only links made wholly of modules of ``torch.nn`` and of the networks here are taken into the prefix, since nothing
+    is known of others; dropout and batch statistics end it. Both parts share the modules of the network.
+
+    Returns:
+        The prefix and the rest, or None where no layer with parameters would lie in the prefix.
+    """
+    links = chain(module)
+    length = next((i for i, link in enumerate(links) if not _constant(link)), len(links) - 1)
+    if not any(True for link in links[:length] for _ in link.parameters()):
         return None
-    children = list(module.named_children())
-    length = next((i for i, (_, child) in enumerate(children) if not _constant(child)), len(children) - 1)
-    if not any(True for _, child in children[:length] for _ in child.parameters()):
-        return None
-    prefix, rest = nn.Sequential(), nn.Sequential()
-    for i, (name, child) in enumerate(children):
-        (prefix if i < length else rest).add_module(name, child)
-    return prefix, rest
+    return nn.Sequential(*links[:length]), nn.Sequential(*links[length:])
 
 
 def _constant(module: nn.Module) -> bool:
     if any(parameter.requires_grad for parameter in module.parameters()):
         return False
     return all(
-        type(part).__module__.startswith("torch.nn.modules.")
+        type(part).__module__.startswith(_KNOWN)
         and not isinstance(part, (_DropoutNd, nn.RReLU, nn.RNNBase))
         and not (isinstance(part, _NormBase) and (part.training or not part.track_running_stats))
         and not _hooked(part)

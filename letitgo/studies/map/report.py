@@ -78,7 +78,7 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     return Section(
         words.heading(recipe, study.swept),
         _answer(study, rows),
-        [*words.scaled_down(recipe), *_sentences(study, rows)],
+        _sentences(study, rows),
         tables,
         len(tables) - 1,
         pictures,
