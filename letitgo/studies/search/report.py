@@ -98,7 +98,7 @@ def _section(study: Search, number: int, rows: list[Row]) -> Section:
     return Section(
         words.heading(recipe, study.swept),
         _answer(study, rows, chosen),
-        [*words.scaled_down(recipe), *_sentences(study, rows, chosen)],
+        _sentences(study, rows, chosen),
         tables,
         1,
         {"frontier": _frontier(study, frontier, chosen)} if tried else {},
