@@ -30,6 +30,16 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    says = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, LetItGoError)
+        and ("out of memory" in says or "can't allocate memory" in says or "not enough memory" in says)
+    )
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A half-sentence naming what is close to ``name``, or all there is when nothing is."""
     from difflib import get_close_matches

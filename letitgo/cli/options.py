@@ -149,15 +149,32 @@ class RunningOptions(StoreOptions):
             group=RUNNING,
             metavar="INTEGER",
             converter=whole,
-            help="worker processes; 0: this process [default: one per core]",
+            help="worker processes; 0: this process [default: one per core, or per GPU]",
         ),
     ] = None
+    device: Annotated[
+        str,
+        Parameter(
+            group=RUNNING,
+            metavar="DEVICE",
+            help="where networks are computed: cpu, cuda, cuda:1 (one of several GPUs), mps, or auto: the first "
+            "of cuda, mps and cpu that is there",
+        ),
+    ] = "cpu"
     on: Annotated[
         Literal["processes", "ray"], Parameter(group=RUNNING, help="worker processes of this machine, or a Ray cluster")
     ] = "processes"
     ray_address: Annotated[
         str | None,
         Parameter(group=RUNNING, metavar="ADDRESS", help="of the cluster; else $RAY_ADDRESS, else Ray is started here"),
+    ] = None
+    gpus: Annotated[
+        float | None,
+        Parameter(
+            group=RUNNING,
+            metavar="NUMBER",
+            help="share of a GPU that each job on Ray reserves, as in 0.5 [default: 1 with --device cuda]",
+        ),
     ] = None
     report: Annotated[
         str, Parameter(group=RUNNING, metavar="FOLDER", help="folder for the HTML report and its figures, or none")
@@ -177,7 +194,7 @@ class RunningOptions(StoreOptions):
             group=RUNNING,
             negative="",
             show_default=False,
-            help="replace results of another letitgo, torch or kind of processor",
+            help="replace results of another letitgo, torch, kind of processor or device",
         ),
     ] = False
 

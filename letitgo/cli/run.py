@@ -18,14 +18,14 @@ from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write
 from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute import Progress
-from letitgo.execute.cluster import disconnect
+from letitgo.execute.cluster import disconnect, on_ray
 from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.outcome import Outcome, by_cause, of_other_versions
 from letitgo.studies.study import Study
-from letitgo.version import versions
+from letitgo.training import CPU, Place
 
 
 def run_study(
@@ -41,19 +41,20 @@ def run_study(
     Returns:
         The exit code.
     """
-    workers = _checked_workers(options)
+    place = place_of(options)
+    workers = _checked_workers(options, place)
     store = open_store(options.store, make=not options.dry_run)
-    store.recompute_other_versions = options.recompute_other_versions
+    store.recompute_other_versions, store.device = options.recompute_other_versions, place.device
     if options.dry_run:
         with kept_from_stdout():
-            takes = estimate(study, store, workers)
+            takes = estimate(study, store, workers, place)
         _write_estimate(takes, options.format, store)
         return 0
     if options.report != "none":
         make_folder(options.report)
     if promise := getattr(study, "promise", ""):
         print(promise, file=sys.stderr)
-    outcome = view(_compute(study, options, workers, store))
+    outcome = view(_compute(study, options, workers, store, place))
     _write(outcome, options)
     _write_failures(outcome, options)
     if options.report != "none" and any(row.get("n", 1) for row in outcome.rows):
@@ -61,7 +62,22 @@ def run_study(
     return 1 if outcome.failures else 0
 
 
-def _compute(study: Study, options: RunningOptions, workers: int, store: Store) -> Outcome:
+def place_of(options: RunningOptions) -> Place:
+    """Where jobs compute.
+
+    Raises:
+        BadRequest: The device is not there, or GPUs are asked for that no cluster is to give.
+    """
+    place = Place(options.device)
+    if options.on == "ray":
+        return on_ray(place, options.gpus)[0]
+    if options.gpus is not None:
+        raise BadRequest("gpus is what a job reserves on a Ray cluster: add --on ray, or give device cuda")
+    place.check()
+    return place
+
+
+def _compute(study: Study, options: RunningOptions, workers: int, store: Store, place: Place) -> Outcome:
     with kept_from_stdout(), warnings.catch_warnings(), shown_progress() as show:
         warnings.simplefilter("ignore", PartlyFailed)  # each failure is printed with the rows
         interrupt.check()
@@ -77,6 +93,8 @@ def _compute(study: Study, options: RunningOptions, workers: int, store: Store) 
             on_progress=on_progress,
             on=options.on,
             ray_address=options.ray_address,
+            place=place,
+            gpus=options.gpus,
             timeout=options.timeout,
             recompute_other_versions=options.recompute_other_versions,
         )
@@ -90,7 +108,7 @@ def _write(outcome: Outcome, options: RunningOptions) -> None:
         outcome.show(stdout_console())
     else:
         recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
-        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions, "versions": versions()}
+        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions, "versions": outcome.versions}
         answer = getattr(outcome.study, "answer", None)
         found = {"answer": answer(outcome.rows)} if answer else {}
         write(options.format, outcome.rows, {**about, **found, "rows": outcome.rows})
@@ -119,8 +137,8 @@ def _write_report(outcome: Outcome, folder: str) -> None:
     print(f"report: {path}", file=sys.stderr)
 
 
-def _checked_workers(options: RunningOptions) -> int:
-    workers = default_workers() if options.workers is None else options.workers
+def _checked_workers(options: RunningOptions, place: Place) -> int:
+    workers = default_workers(CPU if options.on == "ray" else place) if options.workers is None else options.workers
     if workers < 0:
         raise BadRequest(f"workers is {workers}: give 0 for this process, or a number of worker processes")
     if options.on != "ray" and options.ray_address is not None:

@@ -40,14 +40,15 @@ def export(
     if running.dry_run:
         raise BadRequest("export has no dry run: that of letitgo ticket says what finding the ticket takes")
 
-    from letitgo.cli.run import kept_from_stdout
+    from letitgo.cli.run import kept_from_stdout, place_of
     from letitgo.execute.executor import default_workers
     from letitgo.store import open_store
     from letitgo.studies.ticket.study import export_ticket
 
-    workers = default_workers() if running.workers is None else running.workers
+    place = place_of(running)
+    workers = default_workers(place) if running.workers is None else running.workers
     chosen = study.levels if level is None else level
     with kept_from_stdout():
-        ticket = export_ticket(study, chosen, file, open_store(running.store), workers)
+        ticket = export_ticket(study, chosen, file, open_store(running.store), workers, place)
     print(f"ticket: {file}: keeps {ticket} of those that pruning is about", file=sys.stderr)
     return 0

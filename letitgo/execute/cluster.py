@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -48,6 +49,7 @@ class RayExecutor(Executor):
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
         place: Where each job computes. A job reserves as many cores as it has threads.
+        gpus: Share of a GPU, at most 1, that a job reserves; 1 by default where the place is ``cuda``.
     """
 
     def __init__(
@@ -58,9 +60,14 @@ class RayExecutor(Executor):
         checkpoint_every: float = 30.0,
         on_progress: OnProgress | None = None,
         place: Place = CPU,
+        gpus: float | None = None,
     ) -> None:
+        place, self.gpus = on_ray(place, gpus)
         super().__init__(store, 0, checkpoint_every, on_progress, place)
         self._address, self._cores = address, workers
+
+    def _check_place(self, place: Place) -> None:
+        """Nothing: other machines have the device."""
 
     def _carry_out(self, board: Board) -> None:
         ray = _connected(self._address, self._cores)
@@ -81,7 +88,7 @@ class RayExecutor(Executor):
     def needs_of(self, job: Job) -> dict[str, float]:
         """What Ray is to set aside for a job."""
         size = 0 if job.run is None else COPIES * _weight_bytes(job.run.recipe.network)
-        return {"num_cpus": self.place.threads, "memory": RESIDENT + size}
+        return {"num_cpus": self.place.threads, "num_gpus": self.gpus, "memory": RESIDENT + size}
 
     def request(self, job: Job) -> dict[str, Any]:
         """What a worker is told."""
@@ -90,14 +97,32 @@ class RayExecutor(Executor):
         return {**self._request(job), "environment": environment, "folder": os.getcwd()}
 
 
+def on_ray(place: Place, gpus: float | None) -> tuple[Place, float]:
+    """The place of jobs on Ray, and the share of a GPU that each reserves: one asks for the other.
+
+    Raises:
+        BadRequest: They do not fit, or a GPU is named by number.
+    """
+    gpus = float(place.kind == "cuda") if gpus is None else gpus
+    if not 0 <= gpus <= 1 or (place.device == "cuda" and not gpus):
+        raise BadRequest(f"gpus is {gpus:g}: give a share of the GPU that a job computes on, above 0 and at most 1")
+    if place.device not in ("cpu", "cuda"):
+        raise BadRequest(f"device is {place.device!r}: on Ray give cpu or cuda, and Ray says which GPU")
+    return (replace(place, device="cuda") if gpus else place), gpus
+
+
 class _Sender:
     """The jobs that Ray has."""
 
     def __init__(self, ray: Any, executor: RayExecutor, board: Board) -> None:
         self._ray, self._executor, self._board = ray, executor, board
         self._refs: dict[Job, Any] = {}
-        self._work = ray.remote(work)
-        self._largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+        # With a GPU a process does one job: it cannot go over to another GPU, and keeps memory of its own.
+        self._work = ray.remote(max_calls=1)(work) if executor.gpus else ray.remote(work)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._largest = max(node.get("memory", 0) for node in nodes)
+        if executor.gpus > max(node.get("GPU", 0) for node in nodes):
+            raise BadRequest("no machine of the cluster has a GPU: leave out device cuda and gpus")
         self._reports = _reports(ray) if executor.on_progress is not None else None
 
     def send(self) -> None:

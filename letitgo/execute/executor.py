@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from letitgo.errors import BadRequest
 from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
@@ -94,11 +96,12 @@ class Executor:
         workers: Number of worker processes; 0 computes in this process.
         checkpoint_every: Seconds between states from which a killed run goes on.
         on_progress: Called now and then while work is under way.
-        place: Where each job computes.
+        place: Where each job computes; worker processes share out all GPUs where it is ``cuda``.
         timeout: Seconds after which a worker at one job is ended, and the job has failed; no limit by default.
 
     Raises:
-        BadRequest: A timeout is given and there are no worker processes, or it is not positive.
+        BadRequest: A timeout is given and there are no worker processes, or it is not positive; or this machine lacks
+            the place's device.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Executor:
             raise BadRequest(f"timeout is {timeout}: give a positive number of seconds")
         if timeout is not None and workers < 1:
             raise BadRequest("timeout ends worker processes: give workers of 1 or more")
+        self._check_place(place)
         self.store = store
         self.workers = workers
         self.checkpoint_every = checkpoint_every
@@ -124,6 +128,9 @@ class Executor:
         self._failed: set[str] = set()
         self._idle: list[_Worker] = []
         self._stays = False
+
+    def _check_place(self, place: Place) -> None:
+        place.check()
 
     def __enter__(self) -> Executor:
         self._stays = True
@@ -157,7 +164,8 @@ class Executor:
         if count == 0:
             self._here(board)
             return
-        threads = [threading.Thread(target=self._serve, args=(board,), daemon=True) for _ in range(count)]
+        places = self.place.spread(count)
+        threads = [threading.Thread(target=self._serve, args=(board, place), daemon=True) for place in places]
         for thread in threads:
             thread.start()
         try:
@@ -173,7 +181,7 @@ class Executor:
         while self._idle:
             self._idle.pop().end()
 
-    def _request(self, job: Job) -> dict[str, Any]:
+    def _request(self, job: Job, place: Place | None = None) -> dict[str, Any]:
         """What a worker is told: nothing but JSON."""
         about = {
             "store": str(self.store.root),
@@ -181,7 +189,7 @@ class Executor:
             "checkpoint_every": self.checkpoint_every,
             "owner": self.owner,
         }
-        return {"job": describe(job), "key": job.key, "place": dataclasses.asdict(self.place), **about}
+        return {"job": describe(job), "key": job.key, "place": dataclasses.asdict(place or self.place), **about}
 
     def _here(self, board: Board) -> None:
         while (job := board.take()) is not None:
@@ -194,12 +202,13 @@ class Executor:
                 board.finish(job) if done else board.postpone(job)
             board.report()
 
-    def _serve(self, board: Board) -> None:
+    def _serve(self, board: Board, place: Place) -> None:
         """One thread: it keeps one worker process, and feeds it."""
         worker = self._idle.pop() if self._idle else None
         try:
             while (job := board.take()) is not None:
                 try:
+                    worker = worker or _Worker(place)
                     worker = self._hand_over(job, worker, board)
                 except Exception as error:
                     board.fail(job, sentence(error), traceback.format_exc())
@@ -207,12 +216,12 @@ class Executor:
             if worker is not None:
                 self._idle.append(worker)
 
-    def _hand_over(self, job: Job, worker: _Worker | None, board: Board) -> _Worker | None:
+    def _hand_over(self, job: Job, worker: _Worker, board: Board) -> _Worker | None:
         """Have a job done by the worker, or by another one where it dies; gives the worker that is left."""
-        request = self._request(job)
+        request = self._request(job, worker.place)
         code = 0
-        for _ in range(TRIES):
-            worker = worker or _Worker()
+        for tries in range(TRIES):
+            worker = _Worker(worker.place) if tries else worker
             outcome = worker.ask(request, board, functools.partial(board.step, job), self.timeout)
             if outcome is not None and "late" in outcome:
                 worker.end()
@@ -224,7 +233,7 @@ class Executor:
                 else:
                     board.finish(job) if outcome["done"] else board.postpone(job)
                 return worker
-            code, worker = worker.end(), None
+            code = worker.end()
             if board.closed:
                 return None
         board.fail(job, f"its worker died {TRIES} times, last with exit code {code}")
@@ -367,9 +376,10 @@ class Board:
 
 
 class _Worker:
-    """A worker process, spoken to by one thread."""
+    """A worker process, spoken to by one thread; it stays at one place, for a GPU keeps memory for each process."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self.place = place
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         held, self._lifeline = os.pipe() if hasattr(os, "fork") else (0, 0)
         try:
@@ -467,6 +477,8 @@ def _urgency(jobs: list[Job]) -> dict[Job, int]:
     return urgency
 
 
-def default_workers() -> int:
-    """As many as there are cores to run on."""
+def default_workers(place: Place = CPU) -> int:
+    """As many as there are cores to run on, or GPUs."""
+    if place.kind != "cpu":
+        return torch.cuda.device_count() if place.device == "cuda" else 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

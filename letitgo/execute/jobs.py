@@ -184,9 +184,9 @@ def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None
         ``done``, as :func:`perform` has it; or ``error``, a sentence, and ``trace``.
     """
     try:
-        store = Store(request["store"], request.get("recompute_other_versions", False))
-        every, owner = request["checkpoint_every"], request["owner"]
-        return {"done": perform(revive(request["job"]), store, every, on_step, owner, Place(**request["place"]))}
+        place, every, owner = Place(**request["place"]), request["checkpoint_every"], request["owner"]
+        store = Store(request["store"], request.get("recompute_other_versions", False), place.device)
+        return {"done": perform(revive(request["job"]), store, every, on_step, owner, place)}
     except Exception as error:
         return {"error": sentence(error), "trace": traceback.format_exc()}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from letitgo import weights
 from letitgo.errors import WorkFailed
-from letitgo.execute.record import provenance
+from letitgo.execute.record import provenance, there
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
 from letitgo.recipes.own import Own
@@ -44,7 +44,7 @@ def train_own(
     assert own is not None
     saved = started
     chain = _chain(run)
-    resumed = _latest(run, store, min(wanted)) if own.resumes else None
+    resumed = _latest(run, store, place, min(wanted)) if own.resumes else None
     first = resumed.run if resumed else chain[0]
     module = weights.seeded(run.recipe.network, 0)
     weights.load_state(module, (resumed or first.start).load(store))
@@ -79,13 +79,13 @@ def _chain(run: Run) -> list[Run]:
     return chain
 
 
-def _latest(run: Run, store: Store, before: int) -> At | None:
+def _latest(run: Run, store: Store, place: Place, before: int) -> At | None:
     """The latest point in the store that leads to the wanted epochs."""
     points = [
         of(each, epoch) for of in (Partial, At) for each in _chain(run) for epoch in range(each.begin + 1, before)
     ]
     starts = [each.start for each in _chain(run) if each.begin and isinstance(each.start, At)]
-    found = [point for point in (*points, *starts) if store.intact(point.address, point.key)]
+    found = [point for point in (*points, *starts) if there(point, store, place)]
     return max(found, key=lambda point: (point.step, point.run == run), default=None)
 
 
@@ -95,7 +95,9 @@ def _epochs(own: Own, module: nn.Module, seed: int, begin: int, checkpoint: Any,
     module.train()
     given = own.train(module, seed, checkpoint)
     for epoch in range(begin + 1, end + 1):
-        seed_generators(seed if epoch == 1 else derive(seed, "epoch", epoch))  # so that an epoch can be gone on from
+        drawn = seed if epoch == 1 else derive(seed, "epoch", epoch)  # so that an epoch can be gone on from
+        seed_generators(drawn)
+        torch.manual_seed(drawn)  # also of devices that the code has yet to begin with
         try:
             yielded = next(given)
         except StopIteration:

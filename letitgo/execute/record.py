@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from letitgo.plan import Stored, spelled_out
+from letitgo.store import Store
 from letitgo.training.place import Place
-from letitgo.version import versions
+from letitgo.version import other_device, versions
 
 
 def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
@@ -24,5 +25,12 @@ def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "host": socket.gethostname(),
         "place": asdict(place),
-        "versions": versions(),
+        "versions": versions(place.device),
     }
+
+
+def there(value: Stored, store: Store, place: Place) -> bool:
+    """Whether the store holds a result, as this kind of device computes it."""
+    if not store.intact(value.address, value.key):
+        return False
+    return not other_device(value.record(store).get("versions", {}), place.device)

@@ -12,7 +12,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.execute.own import train_own
-from letitgo.execute.record import provenance
+from letitgo.execute.record import provenance, there
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
 from letitgo.store import Store
@@ -74,12 +74,12 @@ def _train(
     on_step: Callable[[int], None] | None,
     checkpoint_every: float,
 ) -> None:
-    begin, module, optimizer_state, curve = _resumed(run, store, before=min(wanted))
+    begin, module, optimizer_state, curve = _resumed(run, store, place, before=min(wanted))
     looks = _looks(run, begin, max(wanted))
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
     best = deepcopy(module) if curve and _least(curve)["test_accuracy"] is None else None
-    for moment in train(place.bring(module), run.recipe, stops, begin, optimizer_state, on_step, place):
+    for moment in train(module, run.recipe, stops, begin, optimizer_state, on_step, place):
         now = time.monotonic()
         if moment.step in looks:
             curve = [*curve, _look(run, module, place, moment.step)]
@@ -97,10 +97,12 @@ def _train(
         saved = now
 
 
-def _resumed(run: Run, store: Store, before: int) -> tuple[int, nn.Module, dict[str, Any] | None, list[Point]]:
+def _resumed(
+    run: Run, store: Store, place: Place, before: int
+) -> tuple[int, nn.Module, dict[str, Any] | None, list[Point]]:
     """Where training goes on: the step, the network there, its optimiser's state, and the curve so far."""
-    point = _latest(run, store, before)
-    module = weights.seeded(run.recipe.network, 0)
+    point = _latest(run, store, place, before)
+    module = place.bring(weights.seeded(run.recipe.network, 0), run.recipe.memory_format)
     if point:
         point.restore(module, store)
     else:
@@ -114,12 +116,12 @@ def _resumed(run: Run, store: Store, before: int) -> tuple[int, nn.Module, dict[
     return point.step if point else run.begin, module, optimizer_state, curve
 
 
-def _latest(run: Run, store: Store, before: int) -> At | None:
-    """The latest point to go on from."""
+def _latest(run: Run, store: Store, place: Place, before: int) -> At | None:
+    """The latest point to go on from; of another device none, for a trajectory is one device's."""
     points = [At(run, _step(address)) for address in store.under(run.folder)]
     points += [Partial(run, _step(address)) for address in store.under(run.partial_folder)]
     earlier = sorted((point for point in points if point.step < before), key=lambda point: point.step, reverse=True)
-    return next((point for point in earlier if store.intact(point.address, point.key)), None)
+    return next((point for point in earlier if there(point, store, place)), None)
 
 
 def _step(address: str) -> int:
@@ -134,7 +136,8 @@ def _looks(run: Run, begin: int, end: int) -> range:
 
 def _look(run: Run, module: nn.Module, place: Place, step: int) -> Point:
     """Evaluate on the held-out examples."""
-    found = run.recipe.dataset.task.evaluate(module, place.bring(run.recipe.dataset.split("validation")))
+    with place.autocast(run.recipe.precision):
+        found = run.recipe.dataset.task.evaluate(module, place.bring(run.recipe.dataset.split("validation")))
     module.train()
     return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": None}
 
@@ -157,5 +160,6 @@ def _judged(run: Run, curve: list[Point], step: int, best: nn.Module | None, pla
     if test is None and least["step"] != step:
         assert best is not None
         split = place.bring(run.recipe.dataset.split("test"))
-        test = run.recipe.dataset.task.evaluate(place.bring(best), split)["accuracy"]
+        with place.autocast(run.recipe.precision):
+            test = run.recipe.dataset.task.evaluate(best, split)["accuracy"]
     return [{**point, "test_accuracy": test if point is least else None} for point in curve]

@@ -17,6 +17,7 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
 from letitgo.recipes.own import Own
+from letitgo.recipes.recipe import MemoryFormat, Precision
 from letitgo.recipes.splits import SplitName, noisy
 from letitgo.recipes.tasks import Task
 from letitgo.store import Store
@@ -69,6 +70,8 @@ class Evaluation(Measure):
         split: ``"test"``, ``"train"``, or ``"validation"`` for the examples that the data hold out.
         label_noise: Share of the labels replaced by random ones; of the training split only.
         noise_seed: Seed of that noise.
+        precision: As in a recipe.
+        memory_format: Likewise.
     """
 
     state: State
@@ -76,16 +79,19 @@ class Evaluation(Measure):
     split: SplitName
     label_noise: float = 0.0
     noise_seed: int = 0
+    precision: Precision = "fp32"
+    memory_format: MemoryFormat = "contiguous"
 
     def identity(self) -> dict[str, Any]:
-        return self.fields() | {"statistics": "as is"}  # a field there was: keys stay
+        usual = {"precision": "fp32", "memory_format": "contiguous"}
+        fields = {name: value for name, value in self.fields().items() if usual.get(name) != value}
+        return fields | {"statistics": "as is"}  # a field there was: keys stay
 
     @classmethod
     def under(cls, recipe: Recipe, state: State, split: SplitName) -> Evaluation:
-        """Of a state, on the data of a recipe; the training split with the labels that the recipe trains on."""
-        if split == "train" and recipe.label_noise:
-            return cls(state, recipe.dataset, split, recipe.label_noise, recipe.seed)
-        return cls(state, recipe.dataset, split)
+        """Of a state, on a recipe's data in its precision; the training split with the labels that it trains on."""
+        noise = (recipe.label_noise, recipe.seed) if split == "train" and recipe.label_noise else ()
+        return cls(state, recipe.dataset, split, *noise, **recipe.arithmetic)
 
     def summary(self) -> dict[str, Any]:
         return {"split": self.split}
@@ -98,16 +104,17 @@ class Evaluation(Measure):
 
         Of a task of the user's own, what its ``evaluate`` gives.
         """
-        module = place.bring(self.state.module(store))
+        module = place.bring(self.state.module(store), self.memory_format)
         if isinstance(self.dataset, Own):
             with drawing_from("evaluation"):
                 return self.dataset.evaluate(module.eval(), self.split)
         split = self.dataset.split(self.split)
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
         task, split = self.dataset.task, place.bring(replace(split, labels=labels))
-        if type(task).evaluate is Task.evaluate:
-            module, split = ahead(self.state, module, split, (self.dataset, self.split))
-        found = task.evaluate(module, split)
+        with place.autocast(self.precision):
+            if type(task).evaluate is Task.evaluate:
+                module, split = ahead(self.state, module, split, (self.dataset, self.split))
+            found = task.evaluate(module, split)
         return {name: value for name, value in found.items() if name != "correct" or self.split == "test"}
 
     def cost(self) -> int:
@@ -183,13 +190,13 @@ class Gradients(Measure):
 
     def compute(self, store: Store, place: Place = CPU) -> dict[str, Any]:
         """Parameter name → ``weights``: sum of squares; ``gradients``: the same of each batch's gradient."""
-        recipe, module = self.recipe, place.bring(self.state.module(store).train())
+        recipe, module = self.recipe, place.bring(self.state.module(store).train(), self.recipe.memory_format)
         batches = Batches(recipe, place.device)
         named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         squares: dict[str, list[float]] = {name: [] for name in named}
         for step in range(self._steps):
             inputs, labels = batches.at(step)
-            with drawing_from(recipe.seed, "step", step):
+            with drawing_from(recipe.seed, "step", step), place.autocast(recipe.precision):
                 loss = recipe.dataset.task.loss(module(inputs), labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, gradients, strict=True):

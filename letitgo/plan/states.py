@@ -213,7 +213,7 @@ class At(Stored, State):
         held = weights.held_of(module)
         if not (learned and held and held.projected):
             return
-        if _digest(held.projected.projection.arrays) != self.record(store)["projection"]:
+        if _digest(held.projected.projection.drawn) != self.record(store)["projection"]:
             raise WorkFailed(
                 f"the projection drawn here is not the one that {self.address} was trained with: "
                 "remove it from the store to train it again"
@@ -271,7 +271,7 @@ class At(Stored, State):
             "recipe": self.run.recipe.fields(),
             "frozen": list(frozen),
             "frozen_digest": _digest(frozen),
-            **({"projection": _digest(projected.projection.arrays)} if projected else {}),
+            **({"projection": _digest(projected.projection.drawn)} if projected else {}),
             "optimizer": optimizer[1],
             **({"curve": curve} if curve else {}),
         }

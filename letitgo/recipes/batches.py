@@ -80,14 +80,14 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a step; the last batch of an epoch may be smaller."""
-        rows = self.rows(step).to(self._device)
+        rows = self.rows(step)
         return self._inputs(rows), self._split.labels.index_select(0, rows)
 
     def rows(self, step: int) -> Tensor:
-        """Numbers of the training examples of a step."""
+        """Numbers of the training examples of a step, on the device."""
         epoch, place = divmod(step, self.recipe.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self.order(epoch)
+            self._epoch, self._order = epoch, self.order(epoch).to(self._device)
         return self._order[place * self.recipe.batch_size : (place + 1) * self.recipe.batch_size]
 
     def order(self, epoch: int) -> Tensor:

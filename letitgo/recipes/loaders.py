@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from letitgo.errors import BadRequest
 
@@ -71,7 +71,7 @@ class Loaders:
             done = resume["epoch"]
         for epoch in range(done, self.epochs):
             model.train()
-            for inputs, labels in self._batches(self.train_loader):
+            for inputs, labels in self._batches(self.train_loader, model):
                 optimizer.zero_grad()
                 loss = self.loss(_called(model, inputs), labels)
                 if loss.requires_grad:
@@ -82,19 +82,20 @@ class Loaders:
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The metric over all test batches, their mean loss, and the number of labels."""
-        outputs, labels = zip(
-            *((_called(model, inputs), labels) for inputs, labels in self._batches(self.test_loader)), strict=True
-        )
+        batches = self._batches(self.test_loader, model)
+        outputs, labels = zip(*((_called(model, inputs), labels) for inputs, labels in batches), strict=True)
         all_outputs, all_labels = torch.cat(outputs), torch.cat(labels)
         found = {"loss": float(self.loss(all_outputs, all_labels)), "n": all_labels.numel()}
         return found | {self.metric: float(self.judge(all_outputs, all_labels))}
 
-    def _batches(self, loader: Any) -> Iterator[Any]:
-        """The batches, their order a function of torch's seed, also where the loader has a generator of its own."""
+    def _batches(self, loader: Any, model: nn.Module) -> Iterator[Any]:
+        """The batches, brought to the network, in an order that torch's seed alone decides."""
+        device = next(model.parameters()).device
         for owner in (loader, getattr(loader, "sampler", None)):
             if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
                 generator.manual_seed(int(torch.randint(2**31, ())))
-        return iter(loader)
+        for batch in loader:
+            yield tree_map(lambda item: item.to(device) if hasattr(item, "to") else item, batch)
 
 
 def _called(model: nn.Module, inputs: Any) -> Tensor:

@@ -33,6 +33,10 @@ BUILT_IN = (
 )
 
 
+Precision = Literal["fp32", "bf16"]
+MemoryFormat = Literal["contiguous", "channels-last"]
+
+
 def _named(task: Any) -> Any:
     """The name of a task that is given as an object."""
     if task is None or isinstance(task, str) or not hasattr(task, "train"):
@@ -184,6 +188,14 @@ class Recipe(Value):
         int | None, Field(ge=1, description="steps of training, in place of epochs; the last epoch may be cut short")
     ] = None
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
+    precision: Annotated[
+        Precision,
+        Field(description="of the forward pass and the loss: fp32, or bf16 by autocast; weights stay in fp32"),
+    ] = "fp32"
+    memory_format: Annotated[
+        MemoryFormat,
+        Field(description="how images lie in memory: contiguous, or channels-last, for convolutions"),
+    ] = "contiguous"
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights and of the order of the data")] = 0
 
     def __post_init__(self) -> None:
@@ -235,8 +247,16 @@ class Recipe(Value):
             "epochs": self.epochs,
             **({"iterations": self.steps} if self.steps % self.steps_per_epoch else {}),
             "batch_size": self.batch_size,
+            **self.arithmetic,
             "seed": self.seed,
         }
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """How networks are computed, as far as that is not the default."""
+        usual = self._defaults
+        found = {"precision": self.precision, "memory_format": self.memory_format}
+        return {name: value for name, value in found.items() if value != usual[name]}
 
     @property
     def _codes(self) -> tuple[Code, Code]:

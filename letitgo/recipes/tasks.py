@@ -26,8 +26,8 @@ CONV_BATCH = 128
 
 
 def at_once(module: nn.Module, split: Split) -> int:
-    """How many examples of a split a network answers at once."""
-    convolves = any(isinstance(part, _ConvNd) for part in module.modules())
+    """How many examples of a split a network answers at once, where the split is."""
+    convolves = split.labels.device.type == "cpu" and any(isinstance(part, _ConvNd) for part in module.modules())
     return max(1, (CONV_BATCH if convolves else BATCH) // split.labels[0].numel())
 
 
@@ -143,14 +143,15 @@ class Task(Value):
         module is put into evaluation mode. None stands for what is not finite: JSON has no word for it.
         """
         module.eval()
-        right, total, n = [], torch.zeros((), dtype=torch.float64), 0
+        right, losses, n = [], [], split.labels.numel()
         for inputs, labels in split.batches(at_once(module, split)):
             outputs = module(inputs)
-            right.append(self.right(outputs, labels).cpu())
-            total += self.loss(outputs, labels, "sum")
-            n += labels.numel()
-        correct = torch.cat(right)
-        accuracy, loss = int(correct.sum()) / n, float(total / n)
+            right.append(self.right(outputs, labels))
+            losses.append(self.loss(outputs, labels, "sum"))
+        correct, total = torch.cat(right).cpu(), 0.0
+        for loss in torch.stack(losses).tolist():  # one after another, in double precision
+            total += loss
+        accuracy, loss = int(correct.sum()) / n, total / n
         found = {"accuracy": accuracy, "loss": loss, "n": n, self.metric.name: self.score(accuracy, loss)}
         finite = {name: value if value is not None and isfinite(value) else None for name, value in found.items()}
         of_examples = self.metric.share and correct.ndim == 1 and type(self).score is Task.score

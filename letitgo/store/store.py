@@ -68,13 +68,14 @@ class Store:
 
     Args:
         root: The folder, or a URL that fsspec knows. It is not touched before the first result is written.
-        recompute_other_versions: Results of another letitgo, torch or processor are not intact, so they are computed
-            again and replaced.
+        recompute_other_versions: Results of another letitgo, torch, processor or device are not intact, so they are
+            computed again and replaced.
+        device: Where they would be computed.
     """
 
-    def __init__(self, root: Path | str, recompute_other_versions: bool = False) -> None:
+    def __init__(self, root: Path | str, recompute_other_versions: bool = False, device: str = "cpu") -> None:
         self.root = root if is_url(root) else Path(root)
-        self.recompute_other_versions = recompute_other_versions
+        self.recompute_other_versions, self.device = recompute_other_versions, device
         self._settled = False
 
     @cached_property
@@ -146,7 +147,7 @@ class Store:
         record = self._checked(address, key)
         if record is None:
             return False
-        if self.recompute_other_versions and other_versions(record["body"].get("versions", {})):
+        if self.recompute_other_versions and other_versions(record["body"].get("versions", {}), self.device):
             return False
         if "tensors" in record and not self._same_tensors(address, record):
             self._set_aside(address, "its tensors are not the ones that were written")

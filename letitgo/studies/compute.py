@@ -11,6 +11,7 @@ from typing import Literal
 from letitgo import weights
 from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute import Executor, Failure, Job, plan_jobs
+from letitgo.execute.cluster import RayExecutor, on_ray
 from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
@@ -40,6 +41,7 @@ def compute(
     place: Place = CPU,
     timeout: float | None = None,
     recompute_other_versions: bool = False,
+    gpus: float | None = None,
 ) -> Outcome:
     """Compute what the store does not hold of a study yet, and read its rows.
 
@@ -52,9 +54,10 @@ def compute(
         on: Where: worker processes, or Ray, of which ``workers`` then says how many cores it uses where it is started
             here; 0 means all.
         ray_address: Of a cluster; ``$RAY_ADDRESS`` by default, else Ray is started here.
-        place: Where each job computes.
+        place: Where each job computes, as in ``Place("cuda")``.
         timeout: Seconds after which a job of a worker process is ended and has failed; no limit by default.
-        recompute_other_versions: Replace results of another letitgo, torch or kind of processor.
+        recompute_other_versions: Replace results of another letitgo, torch, kind of processor or device.
+        gpus: Share of a GPU, at most 1, that each job on Ray reserves; 1 by default where the place is ``cuda``.
 
     Raises:
         BadRequest: The study cannot be carried out as it was put. Nothing was started.
@@ -63,17 +66,17 @@ def compute(
         PartlyFailed: Jobs failed; the warning names the first. All are in :attr:`Outcome.failures`.
     """
     store = store if isinstance(store, Store) else open_store(store)
-    if recompute_other_versions:
-        store = Store(store.root, recompute_other_versions=True)
+    if on == "ray":
+        place, gpus = on_ray(place, gpus)
+    if recompute_other_versions or store.device != place.device:
+        store = Store(store.root, recompute_other_versions or store.recompute_other_versions, place.device)
     _check(study)
     if (workers or on == "ray") and any(recipe.own and recipe.own.is_live for recipe in study.recipes):
         raise BadRequest("a task that is an object is known to this process alone: compute with workers=0")
     if on == "ray":
         if timeout is not None:
             raise BadRequest("timeout ends worker processes of this machine: leave it out on Ray")
-        from letitgo.execute.cluster import RayExecutor
-
-        executor = RayExecutor(store, ray_address, workers or None, checkpoint_every, on_progress, place)
+        executor = RayExecutor(store, ray_address, workers or None, checkpoint_every, on_progress, place, gpus)
     else:
         executor = Executor(store, workers, checkpoint_every, on_progress, place, timeout)
     failures: list[Failure] = []
@@ -138,7 +141,7 @@ class Estimate:
     covered: tuple[str, ...] = ()
 
 
-def estimate(study: Study, store: Store, workers: int) -> Estimate:
+def estimate(study: Study, store: Store, workers: int, place: Place = CPU) -> Estimate:
     """Tell what a study takes, without computing any of it.
 
     Sets of layers that rest on verdicts not known yet are not counted.
@@ -153,7 +156,7 @@ def estimate(study: Study, store: Store, workers: int) -> Estimate:
     operations, seconds = None, None
     if not any(recipe.own for recipe in study.recipes):
         operations = sum(job.cost for job in left)
-        seconds = _seconds(left, study.recipes) / max(1, min(workers, len(left))) if left else 0.0
+        seconds = _seconds(left, study.recipes, place) / max(1, min(workers, len(left))) if left else 0.0
     return Estimate(
         runs=runs,
         runs_stored=runs - runs_left,
@@ -174,10 +177,10 @@ def _counted(jobs: list[Job]) -> tuple[int, int]:
     return sum(job.run is not None for job in jobs) + trained, len(alone) - trained
 
 
-def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
+def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...], place: Place) -> float:
     """Seconds of work on one thread: small networks take longer for the same operations, so each recipe is timed."""
     trained = {with_seed(job.run.recipe, 0) for job in jobs if job.run} or {with_seed(r, 0) for r in recipes}
-    rates = {recipe: _rate(recipe, SAMPLE / len(trained)) for recipe in trained}
+    rates = {recipe: _rate(recipe, SAMPLE / len(trained), place) for recipe in trained}
     quickest = max(rates.values(), default=RATE)
 
     def of_measure(value: Stored) -> float:
@@ -190,13 +193,13 @@ def _seconds(jobs: list[Job], recipes: tuple[Recipe, ...]) -> float:
     )
 
 
-def _rate(recipe: Recipe, sample: float) -> float:
-    """Floating-point operations per second of training on one thread, measured for some seconds."""
-    with CPU.entered():
-        module = weights.seeded(recipe.network, recipe.seed)
+def _rate(recipe: Recipe, sample: float, place: Place) -> float:
+    """Floating-point operations per second of training at a place, measured for some seconds."""
+    with place.entered():
+        module = place.bring(weights.seeded(recipe.network, recipe.seed), recipe.memory_format)
         run = Run(Initial(recipe.network, recipe.seed), weights.parameter_names(module), recipe)
         steps, begin = 0, 0.0
-        for moment in train(module, recipe, range(1, recipe.steps + 1)):
+        for moment in train(module, recipe, range(1, recipe.steps + 1), place=place):
             if moment.step == 1:
                 begin = time.perf_counter()  # the first step warms up
                 continue

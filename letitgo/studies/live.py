@@ -18,6 +18,7 @@ from letitgo.store import Store
 from letitgo.studies.compute import compute
 from letitgo.studies.map.study import Map
 from letitgo.studies.outcome import Outcome
+from letitgo.training import CPU, Place
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 """The optimiser of recipes by default."""
@@ -36,6 +37,7 @@ def map(
     epochs: int = 10,
     seed: int = 0,
     store: Store | str | Path | None = None,
+    place: Place = CPU,
     **options: Any,
 ) -> Outcome:
     """Which layers need training? Of a network and loaders as they are, in this process.
@@ -53,6 +55,7 @@ def map(
         epochs: Passes over ``train_loader``.
         seed: The first seed.
         store: As for :func:`letitgo.compute`.
+        place: Likewise; batches follow the network there.
         options: Of :class:`letitgo.Map`.
 
     Raises:
@@ -70,4 +73,4 @@ def map(
     if metric is accuracy:
         labels = torch.cat([labels.flatten() for _, labels in test_loader])
         task.constant = float(labels.bincount().max()) / labels.numel()
-    return compute(Map(Recipe(task=task, seed=seed), **options), store)  # type: ignore[arg-type]
+    return compute(Map(Recipe(task=task, seed=seed), **options), store, place=place)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from letitgo.plan.estimated import EXAMPLES
 from letitgo.report import Report
 from letitgo.report.numbers import duration
 from letitgo.studies.usage import Usage
+from letitgo.version import versions as versions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -99,15 +100,19 @@ class Outcome:
             OSError: The folder cannot be written.
         """
         from letitgo.report.page import to_page
-        from letitgo.version import versions
 
         about: Mapping[str, Any] = {
             "command": command,
             "took": took(self.usage),
-            "versions": versions(),
+            "versions": self.versions,
             "failures": by_cause(self.failures),
         }
         return to_page(self.said, folder, about)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What is computed with here."""
+        return versions_of(self.store.device if self.store else "cpu")
 
     def to_latex(self) -> str:
         """The main tables as LaTeX, for the ``booktabs`` package."""

@@ -62,7 +62,7 @@ class Meter:
             body = self._store.read(address, value.key)
             if body is None:
                 continue
-            others[other_versions(body.get("versions", {}))] += 1
+            others[other_versions(body.get("versions", {}), self._store.device)] += 1
             seconds, host = float(body.get("seconds") or 0.0), str(body.get("host", "an unnamed machine"))
             if isinstance(value, At):
                 run = runs.setdefault(value.run, _Trained(host))

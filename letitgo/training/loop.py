@@ -65,12 +65,15 @@ def train(
     rates = [group.get("lr") for group in optimizer.param_groups]
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
-    network, batches = _without_prefix(module, Batches(recipe, place.device))
+    arithmetic = place.autocast(recipe.precision)
+    with arithmetic:
+        network, batches = _without_prefix(module, Batches(recipe, place.device))
     still = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
-    reseed = seed_generators if recipe.network.source else torch.default_generator.manual_seed  # ours draw from torch
+    of_cpu = not recipe.network.source and place.kind == "cpu"  # our networks draw from torch alone
+    reseed = torch.default_generator.manual_seed if of_cpu else seed_generators
     task, epoch_steps = recipe.dataset.task, recipe.steps_per_epoch
-    total, done = torch.zeros(()), begin
+    total, done = torch.zeros((), device=place.device), begin
     for stop in stops:
         for step in range(done, stop):
             if step % epoch_steps == 0:
@@ -80,7 +83,7 @@ def train(
                     group["lr"] = rate * recipe.rate(step)
             reseed(batches.seed(step))
             inputs, labels = batches.at(step)
-            total += take_step(network, optimizer, task, inputs, labels, recipe.clip)
+            total += take_step(network, optimizer, task, inputs, labels, recipe.clip, arithmetic)
             if on_step is not None:
                 on_step(step + 1)
         done = stop

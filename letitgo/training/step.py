@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,7 @@ def take_step(
     inputs: Tensor,
     labels: Tensor,
     clip: float | None = None,
+    arithmetic: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  (holds nothing)
 ) -> Tensor:
     """Forward, loss, backward, step.
 
@@ -25,6 +29,7 @@ def take_step(
         inputs: Of one batch.
         labels: Of one batch.
         clip: Largest norm of the gradient of all that trains; a larger one is scaled down to it.
+        arithmetic: Within which the forward pass and the loss are computed: see :meth:`Place.autocast`.
 
     Returns:
         The loss before the step, a scalar; for optimisers that call it several times, the first.
@@ -32,7 +37,8 @@ def take_step(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = task.loss(module(inputs), labels)
+        with arithmetic:
+            loss = task.loss(module(inputs), labels)
         if loss.requires_grad:  # not where nothing that is used trains
             loss.backward()
             if clip is not None:

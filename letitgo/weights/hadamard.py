@@ -8,7 +8,7 @@ product turns the index by four bits, so that all are plain ones, and after the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +65,8 @@ class _WalshHadamard(torch.autograd.Function):
 def full_precision(device: torch.device) -> Iterator[None]:
     """Products of 32-bit numbers in 32 bits, whatever autocast and ``set_float32_matmul_precision`` say."""
     precision = torch.get_float32_matmul_precision()
-    with torch.autocast(device.type, enabled=False):
+    has_autocast = torch.amp.is_autocast_available(device.type)  # type: ignore[attr-defined]
+    with torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
         if precision == "highest":
             yield
             return

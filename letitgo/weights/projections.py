@@ -36,6 +36,11 @@ class Projection:
         """Take what was drawn to another device."""
         self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
 
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The arrays as on a CPU, for digests."""
+        return {name: array.cpu() for name, array in self.arrays.items()}
+
     def image(self, z: Tensor) -> Tensor:
         """P z: shape (d,) → (D,)."""
         raise NotImplementedError
@@ -130,12 +135,22 @@ class Fastfood(Projection):
     def to(self, device: torch.device) -> None:
         """Take what was drawn to another device; it says how many blocks are worked on at a time."""
         super().to(device)
+        self._rows = self._placed(self.arrays["order"])
+
+    def _placed(self, order: Tensor) -> int:
+        """Count places among all blocks worked on at a time, so that one flat look-up serves; how many these are."""
         full, length = self._shape
-        self._rows = max(1, (PIECE if device.type == "cpu" else _PIECE_ON_DEVICE) // length)
-        order = self.arrays["order"]
+        rows = max(1, (PIECE if order.device.type == "cpu" else _PIECE_ON_DEVICE) // length)
         order %= length
-        # Places are counted among all that is worked on at a time, so that one flat look-up serves it.
-        order[:full] += (torch.arange(full, device=device) % self._rows * length)[:, None]
+        order[:full] += (torch.arange(full, device=order.device) % rows * length)[:, None]
+        return rows
+
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        arrays = super().drawn
+        if self.arrays["order"].device.type != "cpu":
+            self._placed(arrays["order"])
+        return arrays
 
     def image(self, z: Tensor) -> Tensor:
         full, length = self._shape

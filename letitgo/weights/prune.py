@@ -72,7 +72,7 @@ def magnitude_masks(
     there = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
     if within is not None:
         _check_within(there, within)
-        there = {name: within[name].bool() for name in there}
+        there = {name: within[name].bool().cpu() for name in there}
     if scope == "layer":
         return {name: _without_smallest(weights[name].abs(), there[name], share) for name, share in rates.items()}
     if len(set(rates.values())) > 1:
@@ -121,7 +121,7 @@ def torch_masks(module: nn.Module) -> Masks:
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, Any]:
     """Masks as JSON, a bit for each weight: name → ``shape`` and ``bits`` (base64)."""
     return {
-        name: {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask.numpy()).tobytes()).decode()}
+        name: {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask.cpu().numpy()).tobytes()).decode()}
         for name, mask in masks.items()
     }
 

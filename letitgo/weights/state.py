@@ -118,18 +118,27 @@ def write_state(module: nn.Module, state: State) -> None:
 def drawing_from(*parts: object) -> Iterator[None]:
     """The generators of torch, NumPy and ``random`` under a seed derived from ``parts``; then as they were again."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        seed_generators(derive(*parts))
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)
-            random.setstate(of_python)
+    of_torch = [(generator, generator.get_state()) for generator in _generators()]
+    seed_generators(derive(*parts))
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+        for generator, state in of_torch:
+            generator.set_state(state)
+
+
+def _generators() -> list[torch.Generator]:
+    """Torch's, of the CPU and of the devices that are in use. ``torch.manual_seed`` is slow where CUDA is not."""
+    of_mps = [torch.mps._get_default_mps_generator()] if torch.backends.mps.is_available() else []
+    return [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ()), *of_mps]
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the generators of torch, NumPy and ``random``."""
-    torch.default_generator.manual_seed(seed)
+    """Seed the generators of torch on all devices in use, NumPy and ``random``."""
+    for generator in _generators():
+        generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

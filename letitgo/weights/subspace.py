@@ -108,8 +108,9 @@ class Projected:
         self._layer = torch.tensor([place[name] for name in self.parameters])
         self.origin = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.projection = draw(part.kind, sum(self._sizes), part.d - len(owning) * part.said, part.seed)
-        self.z = nn.Parameter(torch.zeros(part.d - len(owning) * part.said))
-        self.scales = nn.Parameter(torch.ones(len(owning))) if part.said else None
+        device = next(iter(self.parameters.values())).device
+        self.z = nn.Parameter(torch.zeros(part.d - len(owning) * part.said, device=device))
+        self.scales = nn.Parameter(torch.ones(len(owning), device=device)) if part.said else None
         self._image: Tensor | None = None  # P z as last written, where the gradient of the scales asks for it
         self._convert()
         self.name = next(iter(self.parameters))
@@ -194,7 +195,8 @@ class Projected:
     def _spread(self) -> Tensor:
         """The scale of each weight."""
         assert self.scales is not None
-        return self.scales.detach()[self._layer].repeat_interleave(torch.tensor(self._sizes, device=self.z.device))
+        sizes = torch.tensor(self._sizes, device=self.z.device)
+        return self.scales.detach()[self._layer].repeat_interleave(sizes, output_size=sum(self._sizes))
 
     def _forms(self) -> list[tuple[torch.device, torch.dtype]]:
         return [(parameter.device, parameter.dtype) for parameter in self.parameters.values()]

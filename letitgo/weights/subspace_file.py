@@ -70,7 +70,7 @@ def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
         "subspace": {"d": part.d, "kind": part.kind, "seed": part.seed, "said": part.said},
         "projected": list(part.projected),
         "excluded": list(part.excluded),
-        "projection": summary(projected.projection.arrays)["digest"],
+        "projection": summary(projected.projection.drawn)["digest"],
         "base": summary(_base(module, part, projected)),
     }
     write(path, "letitgo-subspace", about, stored)
@@ -112,7 +112,7 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
     held = hold(module, part)
     projected = held.projected
     assert projected is not None
-    if summary(projected.projection.arrays)["digest"] != about.projection:
+    if summary(projected.projection.drawn)["digest"] != about.projection:
         held.release()
         raise BadRequest(
             f"the projection drawn here is not the one {path} was trained with: it was written with "

@@ -32,6 +32,7 @@ from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.subject import Subject
 from letitgo.studies.sweep import with_seed
 from letitgo.studies.ticket.options import TicketOptions
+from letitgo.training import CPU, Place
 from letitgo.value import derive
 
 DENSE = "everything"
@@ -237,7 +238,9 @@ class Tickets:
         return self.of.run(start, trains, recipe if order is None else with_seed(recipe, order), begin)
 
 
-def export_ticket(study: Ticket, level: int, path: str, store: Store, workers: int = 0) -> weights.SavedTicket:
+def export_ticket(
+    study: Ticket, level: int, path: str, store: Store, workers: int = 0, place: Place = CPU
+) -> weights.SavedTicket:
     """Find a ticket, if the store does not hold it, and write it to a file.
 
     Its start names the ``seed`` and the ``step`` of the run that its values are taken from, the ``recipe`` of that run
@@ -249,6 +252,7 @@ def export_ticket(study: Ticket, level: int, path: str, store: Store, workers: i
         path: The file, replaced as a whole.
         store: Where runs are kept.
         workers: As in :func:`letitgo.compute`.
+        place: Likewise.
 
     Raises:
         BadRequest: There is no such level, or the study or the file cannot be.
@@ -260,7 +264,7 @@ def export_ticket(study: Ticket, level: int, path: str, store: Store, workers: i
     tickets = study.tickets[study.subjects[0]]
     recipe: Any = tickets.of.recipe
     mask = tickets.mask(level, recipe)
-    failures = Executor(store, workers).compute([mask])
+    failures = Executor(store, workers, place=place).compute([mask])
     if failures:
         raise WorkFailed(f"the ticket was not found: {failures[0].what}: {failures[0].why}")
     about = {"step": tickets.begin, "level": level, "recipe": recipe.fields(), "recipe_key": recipe.key}
