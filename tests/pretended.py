@@ -73,6 +73,8 @@ class Numbers(TorchDispatchMode):
 
     def _paired(self, here: Any, there: Any) -> Any:
         """A result, whose numbers are kept from now on; what a view or an operation in place gives has them already."""
+        if not isinstance(there, Tensor):
+            return there
         if not isinstance(here, Tensor) or here.untyped_storage()._cdata in self._kept:
             return here
         here = here if here.shape == there.shape else there.to("meta")  # the CPU leaves out what it does not need

@@ -31,12 +31,6 @@ class Threads(Measure):
         return {"place": asdict(place), "threads": torch.get_num_threads()}
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps", ""])
-def test_a_device_that_is_not_supported_is_refused_by_name(device):
-    with pytest.raises(BadRequest, match=f"device is '{device}': .* 'cpu'"):
-        Place(device)
-
-
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
 def test_a_number_of_threads_below_one_is_refused(threads):
     with pytest.raises(BadRequest, match="threads is"):

@@ -90,8 +90,8 @@ class Evaluation(Measure):
     @classmethod
     def under(cls, recipe: Recipe, state: State, split: SplitName) -> Evaluation:
         """Of a state, on a recipe's data in its precision; the training split with the labels that it trains on."""
-        noise = (recipe.label_noise, recipe.seed) if split == "train" and recipe.label_noise else ()
-        return cls(state, recipe.dataset, split, *noise, **recipe.arithmetic)
+        noise, seed = (recipe.label_noise, recipe.seed) if split == "train" and recipe.label_noise else (0.0, 0)
+        return cls(state, recipe.dataset, split, noise, seed, **recipe.arithmetic)
 
     def summary(self) -> dict[str, Any]:
         return {"split": self.split}

@@ -106,6 +106,7 @@ class Projected:
         owning = _layers(module, part.projected)
         place = {name: i for i, names in enumerate(owning) for name in names}
         self._layer = torch.tensor([place[name] for name in self.parameters])
+        self._counts = torch.tensor(self._sizes)
         self.origin = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.projection = draw(part.kind, sum(self._sizes), part.d - len(owning) * part.said, part.seed)
         device = next(iter(self.parameters.values())).device
@@ -195,8 +196,8 @@ class Projected:
     def _spread(self) -> Tensor:
         """The scale of each weight."""
         assert self.scales is not None
-        sizes = torch.tensor(self._sizes, device=self.z.device)
-        return self.scales.detach()[self._layer].repeat_interleave(sizes, output_size=sum(self._sizes))
+        each = self.scales.detach()[self._layer]
+        return each.repeat_interleave(self._counts, output_size=sum(self._sizes))
 
     def _forms(self) -> list[tuple[torch.device, torch.dtype]]:
         return [(parameter.device, parameter.dtype) for parameter in self.parameters.values()]
@@ -213,7 +214,7 @@ class Projected:
         for name, parameter in self.parameters.items():
             self.origin[name] = self.origin[name].to(parameter.device)
         self.projection.to(device)
-        self._layer = self._layer.to(device)
+        self._layer, self._counts = self._layer.to(device), self._counts.to(device)
         self._image = None if self._image is None else self._image.to(device, dtype)
 
     def _contents(self) -> tuple[list[Tensor], list[Tensor]]:
