@@ -24,7 +24,7 @@ results: .venv/installed  ## the page of a stored result, recomputed: make resul
 	eval "$(BIN)/$$(cat docs/results/$(STUDY)/command) --report letitgo-report/$(STUDY)"
 
 bench: .venv/installed
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/bench_*.py benchmarks/gpu.py; do $(BIN)/python $$file || exit 1; done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

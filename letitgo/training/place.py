@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any, TypeVar
@@ -146,17 +146,36 @@ def _undisturbed(kind: str) -> Iterator[None]:
     for each in hooks:
         each.clear()
     try:
-        with ExitStack() as stack:
-            for each in {"cpu", kind} & {"cpu", "cuda", "mps"}:
-                stack.enter_context(torch.autocast(each, enabled=False))
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
+        with torch.inference_mode(False), torch.enable_grad(), _no_autocast({"cpu", kind} - {"meta"}):
             yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_float32_matmul_precision(precision)
         for each, before in zip(hooks, saved, strict=True):
             each.update(before)
+
+
+@contextmanager
+def _no_autocast(kinds: set[str]) -> Iterator[None]:
+    """Outside every autocast, so that one that is entered inside is the outermost: those alone let go of cast weights.
+
+    Under ``torch.autocast(enabled=False)`` it would go on with the weights that it cast at the first step.
+    """
+    enabled = {kind: torch.is_autocast_enabled(kind) for kind in kinds}
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        for kind, before in enabled.items():
+            torch.set_autocast_enabled(kind, before)
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
 
 
 CPU = Place()
