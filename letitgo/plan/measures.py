@@ -112,8 +112,9 @@ class Evaluation(Measure):
         labels = noisy(split.labels, self.dataset.classes, self.label_noise, self.noise_seed)
         task, split = self.dataset.task, place.bring(replace(split, labels=labels))
         with place.autocast(self.precision):
-            if type(task).evaluate is Task.evaluate:
-                module, split = ahead(self.state, module, split, (self.dataset, self.split))
+            if type(task).evaluate is Task.evaluate and self.memory_format == "contiguous":  # else strides are lost
+                of = self.dataset, self.split, self.precision, place.device
+                module, split = ahead(self.state, module, split, of)
             found = task.evaluate(module, split)
         return {name: value for name, value in found.items() if name != "correct" or self.split == "test"}
 
