@@ -69,10 +69,10 @@ def _note(study: Search) -> str:
     under = f"{study.tries} seeds" if study.tries > 1 else "one seed"
     return (
         f"Sets are tried under {under} and compared on held-out training examples, where their drop may be one "
-        "standard error of those examples beyond the tolerance. Those that pass are judged on the test set, what saves "
-        f"most first, until one is robust: its whole interval is below {within}. They are judged under {seeds}, "
-        "against twice as many baselines. All looks at all sets judged call one robust that is not with a probability "
-        "of 5 % at most: the first set has half of it, each one after half of what the one before had. Trainings are "
+        "standard error of those examples beyond the tolerance. Of those that pass, what saves most is judged on the "
+        f"test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, against "
+        "twice as many baselines. All looks at all sets judged call one robust that is not with a probability of 5 % "
+        "at most: the first set has half of it, each one after half of what the one before had. Trainings are the "
         "arithmetic of training, in that of training the whole network once."
     )
 

@@ -64,12 +64,17 @@ class Search(SearchOptions, CellStudy):
         base = network.baseline()
         put_back = [network.put_back(unit, epoch, base) for epoch in sorted(self.freeze_at) for unit in network.units]
         yield [base, *put_back]
-        tried = list[Cell]()
-        for plan in network.plans(put_back, tried, store):
-            tried.append(network.tried(plan, base, [cell.context for cell in tried]))
-            yield [tried[-1]]
-        judged = list[Cell]()
-        for plan in network.frontier(tried, store):
+        tried, judged = list[Cell](), list[Cell]()
+        while len(judged) < JUDGED:
+            refused = [cell.labels["frozen"] for cell in judged]
+            while (plan := network.following(put_back, tried, refused, store)) is not None:
+                tried.append(network.tried(plan, base, [cell.context for cell in tried]))
+                yield [tried[-1]]
+                if network.excess(tried[-1], store) is None:
+                    return
+            plan = network.best(tried, refused, store)
+            if plan is None:
+                return
             judged.append(network.judged(plan, base, [*tried, *judged]))
             yield [judged[-1]]
             there = len(self.found(judged[-1], of, store))
@@ -191,34 +196,45 @@ class Searched:
 
     # What is tried
 
-    def plans(self, put_back: Sequence[Cell], tried: Sequence[Cell], store: Store) -> Iterator[Plan]:
-        """Sets to try, each once the one before is in ``tried`` and measured; epoch by epoch, the earliest first."""
+    def following(
+        self, put_back: Sequence[Cell], tried: Sequence[Cell], refused: Sequence[Plan], store: Store
+    ) -> Plan | None:
+        """The set to try next, epoch by epoch, the earliest first; None once all is settled or spent.
+
+        Args:
+            put_back: The units put back, whose rise in loss ranks them.
+            tried: The sets tried so far.
+            refused: Those that the test set did not find robust; they are split as if they had failed before.
+            store: Where the results are.
+        """
         epochs = sorted(self.study.freeze_at)
-        found: dict[Units, float] = {}
-        plan: Plan = {}
         for i, epoch in enumerate(epochs):
             harm = self._harm([cell for cell in put_back if epoch in cell.context.values()], store)
             if harm is None:
-                return
-            spent = self.spent([cell.context for cell in tried])
+                return None
+            before = [cell for cell in tried if max(cell.context.values()) < epoch]
+            spent = self.spent([cell.context for cell in before])
             limit = spent + (self.study.spend - spent) / (len(epochs) - i)
-            frozen, found = Units(plan), {}
+            plan = self.best(before, refused, store) or {}
+            frozen, excess = Units(plan), dict[Units, float]()
             order = ranked(harm, self._estimated, frozen)
-            while (units := following(order, found, frozen)) is not None:
+            while (units := following(order, excess, frozen)) is not None:
                 asked = self._ordered({**dict.fromkeys(units, epoch), **plan})
-                if self.spent([*(cell.context for cell in tried), asked]) > limit:
+                known = next((cell for cell in tried if cell.context == asked), None)
+                if known is None:
+                    if self.spent([*(cell.context for cell in tried), asked]) <= limit:
+                        return asked
                     break
-                yield asked
-                excess = self.excess(tried[-1], store)
-                if excess is None:
-                    return
-                found[units] = excess
-            plan = next(iter(self.frontier(tried, store)), {})
+                found = self.excess(known, store)
+                excess[units] = inf if asked in refused or found is None else found
+        return None
 
-    def frontier(self, tried: Sequence[Cell], store: Store) -> list[Plan]:
-        """The sets within the tolerance on held-out examples, what saves most first; as many as may be judged."""
-        within = [cell for cell in tried if (excess := self.excess(cell, store)) is not None and excess <= 0]
-        return [cell.context for cell in sorted(within, key=lambda cell: -cell.labels["saved"])][:JUDGED]
+    def best(self, tried: Sequence[Cell], refused: Sequence[Plan], store: Store) -> Plan | None:
+        """The set that saves most of those that passed on held-out examples and were not refused."""
+        passed = [cell for cell in tried if cell.context not in refused]
+        passed = [cell for cell in passed if (excess := self.excess(cell, store)) is not None and excess <= 0]
+        best = max(passed, key=lambda cell: cell.labels["saved"], default=None)
+        return None if best is None else best.context
 
     def _harm(self, put_back: Sequence[Cell], store: Store) -> dict[str, float] | None:
         """How much the loss rises where a unit is put back; None where that is not measured yet."""
