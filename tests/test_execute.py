@@ -64,8 +64,8 @@ def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
     started = []
 
     class Noted(executor._Worker):
-        def __init__(self):
-            super().__init__()
+        def __init__(self, place):
+            super().__init__(place)
             started.append(self._process)
 
     monkeypatch.setattr(executor, "_Worker", Noted)
