@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +66,13 @@ def other_fields(folder: str) -> dict[str, Any]:
         "depth": 2,
         "model_args": {"widths": [5]},
         "data": folder,
-        "task": "letitgo.recipes.tasks:NextWord",
+        "task": "regression",
+        "loss": "multi_margin_loss",
+        "loss_args": {"label_smoothing": 0.1},
+        "metric": "f1_macro",
+        "target": "good",
+        "text": "other",
+        "length": 1,
         "shift": "invert",
         "examples": 5,
         "test_examples": 2,
@@ -101,9 +109,15 @@ def folder(tmp_path_factory):
 def test_every_field_of_a_recipe_changes_the_key(folder):
     others = other_fields(str(folder))
     assert set(others) == {field.name for field in dataclasses.fields(Recipe)}
-    keys = {name: Recipe(**{name: value}).key for name, value in others.items() if name != "vocabulary"}
+    of_words = {name: others.pop(name) for name in ("vocabulary", "target", "text", "length")}
+    keys = {name: Recipe(**{name: value}).key for name, value in others.items()}
     keys["none"] = Recipe().key
-    keys["vocabulary"], keys["text"] = (Recipe(data="python-manual", vocabulary=words).key for words in (24, None))
+    keys["vocabulary"], keys["words"] = (Recipe(data="python-manual", vocabulary=words).key for words in (24, None))
+    table = Path(folder).with_name("table.jsonl")
+    lines = [{"text": f"word {i}", "other": f"{i} words", "good": i % 2, "label": i % 3} for i in range(20)]
+    table.write_text("\n".join(map(json.dumps, lines)))
+    keys["table"] = Recipe(data=str(table)).key
+    keys |= {name: Recipe(data=str(table), **{name: of_words[name]}).key for name in ("target", "text", "length")}
     assert len(set(keys.values())) == len(keys), keys
 
 

@@ -1,4 +1,4 @@
-"""Data sets: a text; or images, decoded once into one tensor and memory-mapped by whoever trains on them."""
+"""Data sets: images, tables and texts, decoded once and memory-mapped by whoever trains on them; or a user's own."""
 
 from __future__ import annotations
 
@@ -18,33 +18,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from letitgo.code import code_of
 from letitgo.errors import BadRequest, named, nearest
-from letitgo.recipes.splits import Content, Kind, Split
-from letitgo.recipes.steps import Examples, Step, TestExamples, Vocabulary, brightest, described, moments
-from letitgo.recipes.tasks import TASKS, Task, find_task
-from letitgo.recipes.text import PYTHON, is_text, read_text
+from letitgo.imports import import_object
+from letitgo.recipes.made import call_maker, decoded
+from letitgo.recipes.splits import Content, Decoded, Kind, Split
+from letitgo.recipes.steps import Examples, Length, Step, TestExamples, Vocabulary, brightest, described, moments
+from letitgo.recipes.tables import read_table
+from letitgo.recipes.tasks import Task, task_of
+from letitgo.recipes.text import PYTHON, TABLES, is_table, is_text, read_text
 from letitgo.value import Value, canonical, sha256
 from letitgo.whole import replaced
 
 HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
 """Short names and the hub's."""
+LENGTH = 128
+"""Tokens of a sequence of words, where they are not stated and some have more."""
+Reading = tuple[tuple[str, str], ...]
+"""How columns are read, as pairs of a name and a value: see :func:`letitgo.recipes.tables.read_table`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data(Value):
     """A data set: what it holds is in its key, where it lies is not.
 
+    Sequences of tokens have :attr:`shape` ``(length,)`` and numbers from 0 to ``vocabulary - 1``. 0 is padding, at the
+    end: a network that has to leave it out computes its mask, ``tokens != 0``.
+
     Attributes:
-        name: ``digits``, a short name, a hub id, a folder or a text file.
+        name: ``digits``, a short name, a hub id, a folder, a file, or an import path.
         digest: SHA-256 over all inputs and labels as they were decoded.
         steps: What is done to it, in this order.
         other_task: What a network is trained to do with it, where that is not what data of this kind ask for.
+        reading: How its columns are read, where that is said.
     """
 
     name: str
     digest: str
     steps: tuple[Step, ...] = ()
     other_task: Task | None = None
+    reading: Reading = ()
 
     def identity(self) -> dict[str, Any]:
         task = {"task": self.other_task} if self.other_task else {}
@@ -63,22 +76,31 @@ class Data(Value):
     @property
     def kind(self) -> Kind:
         """What the inputs are."""
-        return _after(self.name, self.digest, self.steps).kind
+        return self._content.kind
+
+    @property
+    def _content(self) -> Content:
+        return _after(self.name, tuple((name, value) for name, value in self.reading), self.digest, self.steps)
 
     @property
     def task(self) -> Task:
         """What a network is trained to do with them."""
-        return self.other_task or TASKS[self.kind]
+        return self.other_task or task_of(self._content)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: channels, height, width; or number of words."""
+        """Shape of one input: channels, height, width; features; or number of words or tokens."""
         return tuple(self.split("train").inputs.shape[1:])
 
     @property
     def classes(self) -> int:
-        """Number of classes, or of words."""
-        return _after(self.name, self.digest, self.steps).classes
+        """Number of classes, of words, or of targets of a regression."""
+        return self._content.classes
+
+    @property
+    def vocabulary(self) -> int:
+        """How many numbers of words or tokens there are, padding included; 0 where inputs are no such numbers."""
+        return self._content.vocabulary
 
     @property
     def outputs(self) -> int:
@@ -87,7 +109,7 @@ class Data(Value):
 
     def split(self, name: str) -> Split:
         """``"train"``, ``"test"``, or what is held out for ``"validation"``."""
-        return _after(self.name, self.digest, self.steps).splits[name]
+        return self._content.splits[name]
 
     @property
     def sample(self) -> Tensor:
@@ -97,7 +119,8 @@ class Data(Value):
     @property
     def constant(self) -> float | None:
         """What the best prediction that does not look at the inputs reaches on the test split, in the task's metric."""
-        return self.task.constant(self.split("train").labels, self.split("test").labels, self.classes)
+        train, test = (split.in_units(split.labels) for split in map(self.split, ("train", "test")))
+        return self.task.constant(train, test, self.classes)
 
     def learned(self, mean: float, half: float | None, n: int) -> bool:
         """Whether n networks whose test metric is ``mean ± half`` have learned anything.
@@ -108,7 +131,7 @@ class Data(Value):
         return self.constant is None or self.task.metric.beats(mean, half if n > 2 else None, self.constant)
 
 
-def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
+def open_data(name: str, *steps: Step, task: Task | None = None, columns: Reading = ()) -> Data:
     """The data set of a name; decoded on its first use on this machine.
 
     A folder is looked through each time, so that files of another size or time are another data set.
@@ -116,15 +139,17 @@ def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
     Args:
         name: ``digits`` (bundled with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``, an id on the Hugging
             Face hub, or a folder laid out as on the hub. Where the environment variable ``LETITGO_DATA`` names a folder
-            that holds a folder of that short name, that is read. Or a text: ``python-manual``, which comes with
-            Python, or a text file.
+            that holds a folder of that short name, that is read. Or a table: a file, or a folder of files, in CSV, JSON
+            lines or Parquet. Or a text: ``python-manual``, which comes with Python, or a text file. Or the import path
+            ``package.module:make`` of a function that returns data: see :mod:`letitgo.recipes.made`.
         steps: What is done to it, in this order; see :mod:`letitgo.recipes.steps`. A text has :class:`Vocabulary`
-            first if it is not among them.
-        task: Import path of the task, where it is not what data of this kind ask for.
+            first if it is not among them; sequences of words have it and :class:`Length`.
+        task: The task, where it is not what data of this kind ask for.
+        columns: The names of the columns ``target`` and ``text``, where they are given.
 
     Raises:
-        BadRequest: There is no such data set, it is none of images with labels in a training and a test split, it has
-            fewer training examples, or a step is for other data.
+        BadRequest: There is no such data set, it has no labels, or no test split, it has fewer training examples, or a
+            step or the task is for other data.
     """
     shared = os.environ.get("LETITGO_DATA")
     is_short = Path(name).name == name != ".."
@@ -134,51 +159,85 @@ def open_data(name: str, *steps: Step, task: str | None = None) -> Data:
         name = str(Path(name).resolve())
     elif name.startswith((".", "/", "~")):
         raise BadRequest(f"unknown data {name!r}: there is no such folder or file")
-    content = _content(name)
+    reading = (*columns, *(() if task is None or task.labels is None else (("labels", task.labels),)))
+    content = _content(name, reading)
     there = len(content.train)
     for step in steps:
-        if step.kind not in (None, content.kind):
+        if not step.takes(content):
             raise BadRequest(f"{next(iter(step.identity()))} is for {step.kind}: {name!r} holds {content.kind}")
         there = step.left(there, name)
-    if content.kind == "text" and not any(isinstance(step, Vocabulary) for step in steps):
-        steps = (Vocabulary(), *steps)
-    changes = tuple(step for step in steps if step.changes(content))
-    other = None if task is None else find_task(task)
-    return Data(name, content.digest, changes, None if other == TASKS[content.kind] else other)
+    if task is not None:
+        task.check(name, content)
+    changes = tuple(step for step in _with_defaults(content, steps) if step.changes(content))
+    return Data(name, content.digest, changes, None if task == task_of(content) else task, reading)
 
 
-def _content(name: str) -> Content:
-    if is_text(name):
-        return read_text(name)
-    return _decoded(name, _cached(name))
+def _with_defaults(content: Content, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps, with those that words need."""
+    found, given = [*steps], {type(step) for step in steps}
+    if content.words and content.kind == "tokens" and Length not in given:
+        length = min(content.train.inputs.shape[1], LENGTH)
+        found.insert(int(isinstance(next(iter(found), None), Vocabulary)), Length(length))
+    return tuple(found) if not content.words or Vocabulary in given else (Vocabulary(), *found)
+
+
+def _content(name: str, reading: Reading = ()) -> Content:
+    if given := [what for what, _ in reading if what != "labels" and (name == "digits" or is_text(name))]:
+        raise BadRequest(f"{given[0]} names a column: {name!r} has none")
+    if is_own(name):
+        content = _made(name, canonical(code_of(name, import_object(name, "data"))), reading)
+    elif is_text(name):
+        content = read_text(name)
+    else:
+        content = _decoded(name, reading, _cached(name, reading))
+    return _with_amounts(content) if ("labels", "amounts") in reading else content
+
+
+def is_own(name: str) -> bool:
+    """Whether data of this name are the import path of a function that returns them."""
+    return ":" in name and not Path(name).exists()
 
 
 @lru_cache(maxsize=4)
-def _decoded(name: str, path: Path) -> Content:
+def _decoded(name: str, reading: Reading, path: Path) -> Content:
     content = _read(path)
     if content is None:
-        splits, classes = _digits() if name == "digits" else _from_hub(name)
-        if _cached(name) != path:
+        found = _digits() if name == "digits" else _from_hub(name, dict(reading))
+        if _cached(name, reading) != path:
             raise BadRequest(f"the data folder {name} changed while it was read: start again")
-        _write(path, _checked(name, splits, classes), classes)
+        _write(path, _checked(name, found), found)
         content = _read(path)
         assert content is not None, f"{path} was written and cannot be read"
     return content
 
 
+@lru_cache(maxsize=4)
+def _made(name: str, code: str, reading: Reading) -> Content:
+    """What a function of the user's own returns: called once in a process, and again where its code is another."""
+    made = call_maker(name)
+    if hasattr(made, "column_names"):
+        found = _of_columns(name, made, dict(reading))
+    elif given := [what for what, _ in reading if what != "labels"]:
+        raise BadRequest(f"{given[0]} names a column: {name!r} gives none")
+    else:
+        found = decoded(name, made)
+    tensors = _checked(name, found)
+    return _content_of(tensors, _about(tensors, found))
+
+
 @lru_cache(maxsize=16)
-def _after(name: str, digest: str, steps: tuple[Step, ...]) -> Content:
+def _after(name: str, reading: Reading, digest: str, steps: tuple[Step, ...]) -> Content:
     if steps:
-        return steps[-1].apply(_after(name, digest, steps[:-1]))
-    content = _content(name)
+        return steps[-1].apply(_after(name, reading, digest, steps[:-1]))
+    content = _content(name, reading)
     if content.digest != digest:
         raise BadRequest(f"the data {name!r} have changed since they were opened: start again")
     return content
 
 
-def _cached(name: str) -> Path:
-    """Where the decoded data lie: for a folder, another place once it has changed."""
-    return _cache() / f"{sha256(canonical(_signature(name)))[:32]}.safetensors"
+def _cached(name: str, reading: Reading = ()) -> Path:
+    """Where the decoded data lie: for a folder or a table, another place once it has changed."""
+    return _cache() / f"{sha256(canonical([*_signature(name), *map(list, reading)]))[:32]}.safetensors"
 
 
 def _cache() -> Path:
@@ -202,6 +261,10 @@ def _files(folder: str) -> Iterator[list[Any]]:
     def fail(error: OSError) -> None:
         raise error
 
+    if os.path.isfile(folder):
+        about = os.stat(folder)
+        yield [folder, about.st_size, about.st_mtime_ns]
+        return
     seen = set()
     for inside, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if (place := os.path.realpath(inside)) in seen:
@@ -220,13 +283,20 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return sha256(canonical(parts))
 
 
-def _write(path: Path, tensors: dict[str, Tensor], classes: int) -> None:
-    mean, deviation = moments(tensors["train_inputs"])
-    metadata = {"classes": classes, "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()}
+def _about(tensors: dict[str, Tensor], found: Decoded) -> dict[str, Any]:
+    """What is kept of decoded data besides the tensors."""
+    about = {"kind": found.kind, "classes": found.classes, "vocabulary": found.vocabulary, "words": found.words}
+    if found.kind in ("images", "features"):
+        mean, deviation = moments(tensors["train_inputs"])
+        about |= {"mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()}
+    return {**about, "digest": _digest(tensors)}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], found: Decoded) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as partial:
-            save_file(tensors, partial, {"content": json.dumps({**metadata, "digest": _digest(tensors)})})
+            save_file(tensors, partial, {"content": json.dumps(_about(tensors, found))})
     except (OSError, SafetensorError) as error:
         raise BadRequest(
             f"the decoded data cannot be written to {path.parent} ({getattr(error, 'strerror', None) or error}): "
@@ -241,21 +311,48 @@ def _read(path: Path) -> Content | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    if _digest(tensors) != about["digest"]:
-        return None
-    mean, deviation = (torch.tensor(about[name]).reshape(-1, 1, 1) for name in ("mean", "deviation"))
+    return _content_of(tensors, about) if _digest(tensors) == about["digest"] else None
+
+
+def _content_of(tensors: dict[str, Tensor], about: dict[str, Any]) -> Content:
+    shape = (-1, *(1 for _ in tensors["train_inputs"].shape[2:]))
+    mean, deviation = (torch.tensor(about[name]).reshape(shape) if name in about else None for name in MOMENTS)
     splits = {
         name: Split(tensors[f"{name}_inputs"], tensors[f"{name}_labels"], mean, deviation) for name in ("train", "test")
     }
-    return Content("images", splits, about["classes"], about["digest"], brightest(splits["train"].inputs))
+    kind, vocabulary, words = (about.get(name, default) for name, default in (*BEFORE.items(),))
+    white = brightest(splits["train"].inputs) if kind == "images" else 1
+    content = Content(kind, splits, about["classes"], about["digest"], white, vocabulary, words)
+    return _standardised(content) if splits["train"].labels.is_floating_point() else content
+
+
+def _standardised(content: Content) -> Content:
+    """The targets of a regression less the training set's mean and divided by its standard deviation."""
+    labels = content.train.labels
+    mean, deviation = labels.mean(0), labels.std(0, correction=0).clamp(min=1e-6)
+    splits = {
+        name: replace(split, labels=(split.labels - mean) / deviation, label_mean=mean, label_deviation=deviation)
+        for name, split in content.splits.items()
+    }
+    return replace(content, splits=splits)
+
+
+def _with_amounts(content: Content) -> Content:
+    """The same, with class numbers taken for amounts."""
+    if content.train.labels.is_floating_point() or content.train.labels.ndim != 1:
+        return content
+    amounts = {name: replace(split, labels=split.labels.to(torch.float32)) for name, split in content.splits.items()}
+    return _standardised(replace(content, splits=amounts, classes=1, digest=sha256(f"{content.digest} as amounts")))
 
 
 _DECODER = 2
 """Raised when images are decoded in another way, so that none decoded before is read."""
-_Splits = dict[str, tuple[Tensor, Tensor]]
+MOMENTS = ("mean", "deviation")
+BEFORE = {"kind": "images", "vocabulary": 0, "words": False}
+"""What files of earlier versions do not say."""
 
 
-def _digits() -> tuple[_Splits, int]:
+def _digits() -> Decoded:
     """Scikit-learn's 1,797 handwritten digits of 8×8; every fifth is held out for testing."""
     from sklearn.datasets import load_digits
 
@@ -263,14 +360,16 @@ def _digits() -> tuple[_Splits, int]:
     inputs = torch.tensor(bundle.images, dtype=torch.uint8).unsqueeze(1)
     labels = torch.tensor(bundle.target, dtype=torch.int64)
     held_out = torch.arange(len(labels)) % 5 == 4
-    return {"train": (inputs[~held_out], labels[~held_out]), "test": (inputs[held_out], labels[held_out])}, 10
+    splits = {"train": (inputs[~held_out], labels[~held_out]), "test": (inputs[held_out], labels[held_out])}
+    return Decoded("images", splits, 10)
 
 
-def _from_hub(name: str) -> tuple[_Splits, int]:
+def _from_hub(name: str, reading: dict[str, str]) -> Decoded:
+    """What a folder, a table or an id on the hub holds, by the library ``datasets``."""
     import datasets
 
-    here = Path(name).is_dir()
-    if not here and name not in HUB and "/" not in name:
+    here, table = Path(name).is_dir(), is_table(name)
+    if not (here or table) and name not in HUB and "/" not in name:
         raise BadRequest(
             f"unknown data {name!r}: {nearest(name, ('digits', *HUB, PYTHON))} (or give a folder, a text file, or a "
             "Hugging Face id, which has a slash)"
@@ -278,10 +377,24 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the outcome is told below
     try:
-        found: Any = datasets.load_dataset(HUB.get(name, name), trust_remote_code=False)
+        if table:
+            tabs: dict[str, Any] = {"sep": "\t"} if name.endswith(".tsv") else {}
+            found: Any = datasets.load_dataset(TABLES[Path(name).suffix.lower()], data_files=name, **tabs)
+        else:
+            found = datasets.load_dataset(HUB.get(name, name), trust_remote_code=False)
     except Exception as error:
-        where = "the folder gave" if here else "it is no folder, and the Hugging Face hub gave"
+        where = f"the {'file' if table else 'folder'} gave"
+        where = where if here or table else "it is no folder, and the Hugging Face hub gave"
         raise BadRequest(f"the data set {name!r} cannot be read: {where} {named(error)}") from error
+    return _of_columns(name, found, reading)
+
+
+def _of_columns(name: str, found: Any, reading: dict[str, str]) -> Decoded:
+    """Images and their labels, or a table."""
+    import datasets
+
+    if "train" in found and not any(isinstance(it, datasets.Image) for it in found["train"].features.values()):
+        return read_table(name, found, reading)
     test = next((split for split in ("test", "validation") if split in found), None)
     if "train" not in found or test is None:
         raise BadRequest(f"the data set {name!r} needs a split 'train' and a split 'test': it has {', '.join(found)}")
@@ -289,32 +402,39 @@ def _from_hub(name: str) -> tuple[_Splits, int]:
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     labels = labels or [column for column in ("label", "labels") if column in features]
+    labels = [column for column in features if column == reading["target"]] if "target" in reading else labels
+    if "text" in reading:
+        raise BadRequest(f"the data set {name!r} holds images: leave text out")
     if not images or not labels:
         raise BadRequest(
             f"the data set {name!r} needs a column of images and one of class labels: it has {', '.join(features)}"
         )
-    if not str(getattr(features[labels[0]], "dtype", "")).startswith(("int", "uint")):
+    dtype = str(getattr(features[labels[0]], "dtype", "no numbers"))
+    if not dtype.startswith(("int", "uint", "float")):
         raise BadRequest(
-            f"the labels of {name!r} are {getattr(features[labels[0]], 'dtype', 'no numbers')}: give class numbers, "
-            "a ClassLabel or an integer column"
+            f"the labels of {name!r} are {dtype}: give class numbers, a ClassLabel or an integer column, or floats for "
+            "a regression"
         )
+    amounts = dtype.startswith("float") or reading.get("labels") == "amounts"
     splits = {
-        split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0])
+        split: _decode(name, found[source].select_columns([images[0], labels[0]]), images[0], labels[0], amounts)
         for split, source in (("train", "train"), ("test", test))
     }
+    if amounts:
+        return Decoded("images", splits, 1)
     names = getattr(features[labels[0]], "names", None)
     if names:
-        return splits, len(names)
+        return Decoded("images", splits, len(names))
     numbers = splits["train"][1].unique()
     if gaps := sorted(set(range(int(numbers.max()) + 1)) - set(numbers.tolist())):
         raise BadRequest(
             f"no training row of {name!r} has the label {gaps[0]}, but labels go up to {int(numbers.max())}: number "
             "the classes from 0 without gaps, or name them (ClassLabel)"
         )
-    return splits, int(numbers.max()) + 1
+    return Decoded("images", splits, int(numbers.max()) + 1)
 
 
-def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:
+def _decode(name: str, rows: Any, image: str, label: str, amounts: bool) -> tuple[Tensor, Tensor]:
     import datasets
     import numpy as np
 
@@ -340,7 +460,7 @@ def _decode(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tenso
     if None in labels:
         raise BadRequest(f"row {labels.index(None)} of {name!r} has no label: leave it out")
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return inputs, torch.tensor(np.asarray(labels, dtype=np.int64))
+    return inputs, torch.tensor(np.asarray(labels, dtype=np.float32 if amounts else np.int64))
 
 
 def _picture(name: str, cell: Any, row: int) -> Any:
@@ -383,14 +503,17 @@ def _file_of(name: str, cell: Any, row: int) -> Any:
     return path
 
 
-def _checked(name: str, splits: _Splits, classes: int) -> dict[str, Tensor]:
+def _checked(name: str, found: Decoded) -> dict[str, Tensor]:
+    splits, classes = found.splits, found.classes
     for split, (inputs, labels) in splits.items():
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= classes:
+        if not labels.is_floating_point() and (low < 0 or high >= classes):
             raise BadRequest(
                 f"labels of {name!r} out of range: split {split!r} has labels {low} to {high}, "
                 f"{classes} classes are numbered 0 to {classes - 1}"
             )
+        if found.vocabulary and int(inputs.min()) < 0:
+            raise BadRequest(f"tokens of {name!r} go down to {int(inputs.min())}: number them from 0, which is padding")
         if inputs.shape[1:] != splits["train"][0].shape[1:]:
             raise BadRequest(f"the images of {name!r} have to be of one size and mode in all splits")
     return {

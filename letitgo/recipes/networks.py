@@ -20,6 +20,7 @@ from letitgo.recipes.init import Init, drawn
 from letitgo.recipes.libraries import is_of_library, library_factory, settled
 from letitgo.recipes.lstm import LSTM
 from letitgo.recipes.splits import Kind
+from letitgo.recipes.transformer import Transformer
 from letitgo.value import Value, canonical
 from letitgo.weights import Matrix, fix_classifier, head, last_linear, layers, seeded
 
@@ -157,6 +158,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "wrn28": convnets.wrn28,
     "densenet-bc": convnets.densenet_bc,
     "lstm": LSTM,
+    "transformer": Transformer,
     "fixed-classifier": fixed_classifier,
 }
 
@@ -267,11 +269,17 @@ def find_factory(name: str) -> Callable[..., nn.Module]:
 
 
 def find_network(
-    name: str, input_shape: tuple[int, ...] | None, num_classes: int, args: dict[str, Any], kind: Kind = "images"
+    name: str,
+    input_shape: tuple[int, ...] | None,
+    num_classes: int,
+    args: dict[str, Any],
+    kind: Kind = "images",
+    vocab_size: int = 0,
 ) -> Network:
     """The network a recipe means.
 
-    The factory is handed ``input_shape`` and ``num_classes`` where its signature names them, and all of ``args``.
+    The factory is handed ``input_shape``, ``num_classes`` and, for words or tokens, ``vocab_size`` where its signature
+    names them, and all of ``args``.
 
     Args:
         name: See :class:`Network`; also ``transformers:`` with the path of a configuration, or an id on the hub.
@@ -279,6 +287,7 @@ def find_network(
         num_classes: Number of outputs for each answer.
         args: Further arguments.
         kind: Of the data.
+        vocab_size: How many numbers of words or tokens there are; 0 where inputs are no such numbers.
 
     Raises:
         BadRequest: There is no such factory, or its signature does not take the arguments.
@@ -292,7 +301,10 @@ def find_network(
         args = {**own, "network": network, **rest}
     factory = find_factory(name)
     taken = arguments(factory, f"network {name!r}")
-    known = {} if input_shape is None else {"input_shape": list(input_shape), "num_classes": num_classes}
+    known: dict[str, Any] = {}
+    if input_shape is not None:
+        known = {"input_shape": list(input_shape), "num_classes": num_classes}
+        known |= {"vocab_size": vocab_size} if vocab_size else {}
     given = {**{key: value for key, value in known.items() if key in taken}, **args}
     check_arguments(f"network {name!r}", taken, given)
     return Network(name, given, code_of_factory(name, given) or "")

@@ -5,7 +5,7 @@ This module is read for ``--help``, so it imports torch only where it works.
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -49,7 +49,9 @@ def _named(task: Any) -> Any:
 if TYPE_CHECKING:
     TaskName = Any  # an object too, which is named
 else:
-    TaskName = Annotated[str | None, Field(pattern=":"), BeforeValidator(_named)]
+    TaskName = Annotated[
+        str | None, Field(pattern=":|^(classification|next-word|regression)$"), BeforeValidator(_named)
+    ]
 
 
 @checked
@@ -66,7 +68,7 @@ class Recipe(Value):
     SHAPES: ClassVar[dict[str, str]] = {
         "warmup": "write steps as in 500it, or epochs as in 5ep",
         "fit": "write channels (1 or 3), height and width, as in 1x28x28",
-        "task": "write package.module:Class",
+        "task": "write classification, next-word or regression, or package.module:Class",
         "widths": "write 256, or 300x100 for the layers one by one",
     }
 
@@ -88,16 +90,43 @@ class Recipe(Value):
     data: Annotated[
         str,
         Field(
-            description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, a folder, python-manual, "
-            "or a text file"
+            description="data: digits, mnist, fashion_mnist, cifar10, a Hugging Face id, a folder, a table (.csv, "
+            ".tsv, .jsonl, .parquet), python-manual, a text file, or an import path package.module:make"
         ),
     ] = "digits"
     task: Annotated[
         TaskName,
         Field(
-            description="import path package.module:Class of what is learned, or package.module:make of a task with "
-            "training code of its own [default: to classify images, or to predict the next word]",
+            description="what is learned: classification, regression, next-word, an import path package.module:Class, "
+            "or package.module:make of a task with training code of its own [default: as the data ask for]",
         ),
+    ] = None
+    loss: Annotated[
+        str | None,
+        Field(
+            description="loss: a name in torch.nn.functional, such as huber_loss, or an import path "
+            "package.module:function [default: the task's]"
+        ),
+    ] = None
+    loss_args: Annotated[dict[str, Any], Field(description="further arguments of the loss, as JSON")] = field(
+        default_factory=dict
+    )
+    metric: Annotated[
+        str | None,
+        Field(
+            description="what networks are judged by: accuracy, balanced_accuracy, f1_macro, r2, rmse, mae, …, or an "
+            "import path package.module:function [default: the task's]"
+        ),
+    ] = None
+    target: Annotated[
+        str | None, Field(description="column of a table to predict [default: label, labels, target or y]")
+    ] = None
+    text: Annotated[
+        str | None, Field(description="column of a table that is a text to classify [default: the one of words]")
+    ] = None
+    length: Annotated[
+        int | None,
+        Field(ge=1, description="words of a sequence, cut or filled up [default: the longest's, at most 128]"),
     ] = None
     shift: Annotated[
         Literal["none", "invert", "noise", "permute-labels", "permute-pixels"],
@@ -221,7 +250,7 @@ class Recipe(Value):
     @cached_property
     def own(self) -> Own | None:
         """The task of the user's own that trains and judges networks; None where letitgo does."""
-        if self.task is None:
+        if self.task is None or ":" not in self.task:
             return None
         from letitgo.recipes.own import is_own, open_own
 
@@ -281,9 +310,11 @@ class Recipe(Value):
             return self.own  # type: ignore[return-value]
         from letitgo.recipes import steps
         from letitgo.recipes.data import open_data
+        from letitgo.recipes.tasks import customised, find_task
 
         chain = (
             None if self.vocabulary is None else steps.Vocabulary(self.vocabulary),
+            None if self.length is None else steps.Length(self.length),
             None if self.fit is None else steps.Fit(self.fit),
             None if self.shift == "none" else steps.Shift(self.shift),
             None if self.half == "none" else steps.Half(self.half),
@@ -292,10 +323,15 @@ class Recipe(Value):
             None if self.pixels == "standard" else steps.Pixels(self.pixels),
             None if self.test_examples is None else steps.TestExamples(self.test_examples),
         )
-        found = open_data(self.data, *(step for step in chain if step is not None), task=self.task)
+        columns = tuple((name, value) for name in ("target", "text") if (value := getattr(self, name)) is not None)
+        task = None if self.task is None else find_task(self.task)
+        found = open_data(self.data, *(step for step in chain if step is not None), task=task, columns=columns)
         if self.augment != "none" and found.kind != "images":
             raise BadRequest(f"augment is for images: {self.data!r} holds {found.kind}")
-        return found
+        if self.label_noise and found.split("train").labels.is_floating_point():
+            raise BadRequest("label-noise is for classes: a regression has none")
+        task = customised(found.task, self.loss, self.loss_args, self.metric)
+        return found if task == found.task else replace(found, other_task=task)
 
     @cached_property
     def network(self) -> Network:
@@ -308,7 +344,8 @@ class Recipe(Value):
             args["widths"] = [int(width) for width in self.widths.split("x")]
         if self.depth is not None:
             args["depth"] = self.depth
-        return find_network(self.model, self.dataset.shape, self.dataset.outputs, args, self.dataset.kind)
+        data = self.dataset
+        return find_network(self.model, data.shape, data.outputs, args, data.kind, data.vocabulary)
 
     @cached_property
     def all_optimizer_args(self) -> dict[str, Any]:

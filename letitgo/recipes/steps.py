@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from letitgo.errors import BadRequest
-from letitgo.recipes.splits import Content, Kind, Split
+from letitgo.recipes.splits import UNKNOWN, Content, Kind, Split
 from letitgo.value import Value, derive
 
 NOISE = 0.6
@@ -36,6 +36,10 @@ class Step(Value):
         """Whether it does anything to the data set as decoded."""
         return True
 
+    def takes(self, content: Content) -> bool:
+        """Whether it is for data of this kind."""
+        return self.kind in (None, content.kind)
+
     def left(self, there: int, name: str) -> int:
         """Number of training examples that it leaves.
 
@@ -51,17 +55,32 @@ class Step(Value):
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary(Step):
-    """The most frequent words of the training part by their numbers; 0 stands for all others.
+    """The most frequent words of the training part by their numbers.
+
+    0 stands for all others; in sequences of words, where 0 is padding, 1 does.
 
     Attributes:
-        vocabulary: Number of words, those others counted as one.
+        vocabulary: Number of words, those others counted as one, and padding as another.
     """
 
     vocabulary: int = 1000
     kind = "text"
     reshapes = True
 
+    def takes(self, content: Content) -> bool:
+        return content.words
+
+    def changes(self, content: Content) -> bool:
+        return content.kind == "text" or self.vocabulary < content.vocabulary
+
     def apply(self, content: Content) -> Content:
+        if content.kind == "tokens":
+            splits = {
+                name: replace(split, inputs=split.inputs.where(split.inputs < self.vocabulary, UNKNOWN))
+                for name, split in content.splits.items()
+            }
+            return replace(content, splits=splits, vocabulary=self.vocabulary)
+
         def known(words: Tensor) -> Tensor:
             return words.where(words < self.vocabulary, 0)
 
@@ -69,7 +88,30 @@ class Vocabulary(Step):
             name: replace(split, inputs=known(split.inputs), labels=known(split.labels))
             for name, split in content.splits.items()
         }
-        return replace(content, splits=splits, classes=self.vocabulary)
+        return replace(content, splits=splits, classes=self.vocabulary, vocabulary=self.vocabulary)
+
+
+@dataclass(frozen=True, eq=False)
+class Length(Step):
+    """Sequences cut, or filled up with padding, at their end.
+
+    Attributes:
+        length: Tokens of each.
+    """
+
+    length: int
+    kind = "tokens"
+    reshapes = True
+
+    def changes(self, content: Content) -> bool:
+        return self.length != content.train.inputs.shape[1]
+
+    def apply(self, content: Content) -> Content:
+        def fit(tokens: Tensor) -> Tensor:
+            return pad(tokens[:, : self.length], (0, max(0, self.length - tokens.shape[1])))
+
+        splits = {name: replace(split, inputs=fit(split.inputs)) for name, split in content.splits.items()}
+        return replace(content, splits=splits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +285,7 @@ class TestExamples(Step):
         return content.having(test=test.only(order[: self.test_examples].sort().values))
 
 
-ORDER = (Vocabulary, Fit, Shift, Half, HoldOut, Examples, Pixels, TestExamples)
+ORDER = (Vocabulary, Length, Fit, Shift, Half, HoldOut, Examples, Pixels, TestExamples)
 """The order in which a recipe takes its steps."""
 
 
@@ -277,10 +319,11 @@ def fitted(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, shape (C, 1, 1)."""
-    pixels = inputs.to(torch.float32)
-    mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0).clamp(min=1e-6)
-    return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
+    """Mean and standard deviation of each channel or feature: inputs of shape (N, C, ...) give (C, 1, ...)."""
+    values = inputs.to(torch.float32)
+    over = tuple(side for side in range(values.ndim) if side != 1)
+    shape = (-1, *(1 for _ in over[1:]))
+    return values.mean(over).view(shape), values.std(over, correction=0).clamp(min=1e-6).view(shape)
 
 
 def brightest(inputs: Tensor) -> int:

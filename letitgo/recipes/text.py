@@ -21,13 +21,21 @@ each version."""
 LENGTH = 35
 """Words of a window."""
 
+TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+"""Ends of the names of files that are tables and no texts, and what reads them in the library ``datasets``."""
+
 TEST = 0.1
 """Share of the text, its end, that is for testing."""
 
 
+def is_table(name: str) -> bool:
+    """Whether data of this name, or at this path, are one table."""
+    return Path(name).suffix.lower() in TABLES and Path(name).is_file()
+
+
 def is_text(name: str) -> bool:
     """Whether data of this name, or at this absolute path, are a text."""
-    return name == PYTHON or (Path(name).is_absolute() and Path(name).is_file())
+    return name == PYTHON or (Path(name).is_absolute() and Path(name).is_file() and not is_table(name))
 
 
 def read_text(name: str) -> Content:
@@ -50,7 +58,8 @@ def read_text(name: str) -> Content:
     places = {word: number for number, word in enumerate(known, start=1)}
     numbers = torch.tensor([places.get(word, 0) for word in words])
     splits = {"train": _windows(numbers[:cut]), "test": _windows(numbers[cut:])}
-    return Content("text", splits, len(known) + 1, sha256("\n".join(words)))
+    digest = sha256("\n".join(words))
+    return Content("text", splits, len(known) + 1, digest, vocabulary=len(known) + 1, words=True)
 
 
 def _windows(numbers: Tensor) -> Split:
@@ -74,4 +83,9 @@ def _read(name: str) -> str:
 
 @lru_cache(maxsize=2)
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+|[^\w\s]", text.lower()))
+    return tuple(split_words(text))
+
+
+def split_words(text: str) -> list[str]:
+    """Words and punctuation marks, in lower case."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())

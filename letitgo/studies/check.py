@@ -33,17 +33,19 @@ def check_recipe(recipe: Recipe) -> None:
         with torch.no_grad():
             outputs = module.eval()(inputs)
     except Exception as error:
-        hint = "; for text give --model lstm" if recipe.dataset.kind == "text" else ""
+        fits = {"text": "lstm", "tokens": "transformer", "features": "fcn"}.get(recipe.dataset.kind)
+        hint = f"; for {recipe.dataset.kind} give --model {fits}" if fits and recipe.model != fits else ""
         raise BadRequest(
             f"the network {recipe.model!r} does not take inputs of shape {recipe.dataset.shape} from {recipe.data}: "
             f"{named(error)}{hint}"
         ) from error
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-    due = (*labels.shape, recipe.dataset.outputs)
+    amounts = labels.is_floating_point()
+    due = (2, recipe.dataset.outputs) if amounts else (*labels.shape, recipe.dataset.outputs)
     if shape != due:
         raise BadRequest(
-            f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: "
-            f"{recipe.data} has {recipe.dataset.classes} classes, so it has to be {due}"
+            f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: {recipe.data} has "
+            f"{recipe.dataset.classes} {'targets' if amounts else 'classes'}, so it has to be {due}"
         )
     optimizer = recipe.make_optimizer(weights.trainable(module))
     try:
