@@ -50,7 +50,7 @@ from letitgo.recipes import Recipe, steps
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
 from letitgo.recipes.own import Own, OwnNetwork
-from letitgo.recipes.tasks import Classification, NextWord
+from letitgo.recipes.tasks import Classification, Custom, NextWord, Regression
 from letitgo.store import Store, open_store
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
@@ -105,6 +105,7 @@ STEPS = {
     "fit": steps.Fit("1x28x28"),
     "pixels": steps.Pixels(),
     "vocabulary": steps.Vocabulary(24),
+    "length": steps.Length(16),
 }
 START = Initial(FCN, 0)
 NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
@@ -127,6 +128,8 @@ def _described() -> dict[str, Value]:
         **{f"step, {name}": step for name, step in STEPS.items()},
         "task, classification": Classification(),
         "task, next word": NextWord(),
+        "task, regression": Regression(),
+        "task, all fields": Custom(Classification(), "cross_entropy", {"label_smoothing": 0.1}, "f1_macro"),
         "data, another task": Data("digits", ONES, (), NextWord()),
         "data, all fields": Data(
             "digits",
