@@ -225,7 +225,8 @@ def test_the_study_of_one_run_shows_perplexities_on_text(recipe, store):
     found = compute(Train([recipe, dataclasses.replace(recipe, lr=0.003)]), store)
     best = min(found.rows, key=lambda row: row["perplexity"])
     assert [row["perplexity"] for row in found.rows] == pytest.approx([exp(row["loss"]) for row in found.rows])
-    assert found.answers == [f"The best is {best['perplexity']:.2f} test perplexity, at lr {best['lr']}."]
+    reached = f"The best is {best['perplexity']:.2f} test perplexity, at lr {best['lr']}"
+    assert found.answers == [f"{reached}: the test set chose it, which flatters it."]
     heads = [column.head for column in found.said.sections[0].tables[0].columns]
     assert {"test perplexity", "training perplexity"} <= set(heads)
     assert not {"test, %", "gap"} & set(heads)

@@ -22,6 +22,7 @@ from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
 from letitgo.studies.subject import Subject
+from letitgo.studies.sweep import sweep
 from letitgo.studies.train.study import Train
 from letitgo.value import derive
 from letitgo.weights.state import seed_generators
@@ -204,6 +205,14 @@ def test_a_bad_task_fails_in_one_sentence(task, says, store):
 def test_a_bad_task_is_refused_before_anything_runs(task, says, store):
     with pytest.raises(BadRequest, match=says.replace("(", r"\(").replace(")", r"\)")):
         compute(Map(recipe(task), seeds=1), store)
+
+
+def test_fields_that_are_given_are_refused_by_default_values_too():
+    for given in ({"data": "digits"}, {"model": "fcn"}, {"optimizer": "sgd"}, {"epochs": 30}):
+        with pytest.raises(BadRequest, match=f"{next(iter(given))} does not apply to 'own_tasks:Digits'"):
+            sweep(task="own_tasks:Digits", **given)
+    [found] = sweep(task="own_tasks:Digits", epochs=3, data="own", seed=2)
+    assert found.seed == 2
 
 
 def test_fields_that_its_code_decides_are_refused():

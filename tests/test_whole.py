@@ -13,6 +13,7 @@ from helpers import small_recipe
 from letitgo.catalogue.export import export
 from letitgo.errors import LetItGoError
 from letitgo.recipes.data import _write
+from letitgo.recipes.splits import Decoded
 from letitgo.store import Store
 from letitgo.studies.compute import compute
 from letitgo.studies.train.study import Train
@@ -38,7 +39,7 @@ def weights_of_a_run(path: Path, store: Store) -> None:
 
 
 def decoded_data(path: Path, store: Store) -> None:
-    _write(path, {"train_inputs": torch.zeros(9, 1, 99, 99, dtype=torch.uint8)}, 10)
+    _write(path, {"train_inputs": torch.zeros(9, 1, 99, 99, dtype=torch.uint8)}, Decoded("images", {}, 10))
 
 
 def measures(path: Path, store: Store) -> None:

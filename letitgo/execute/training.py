@@ -28,7 +28,10 @@ LOOK = 100
 
 
 Point = dict[str, Any]
-"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` at the least loss."""
+"""Of a curve: ``step``, ``loss`` and ``accuracy`` on the held-out examples, ``test_accuracy`` at the least loss.
+
+Where networks are compared by another share, that stands in the accuracy's place.
+"""
 
 
 def carry_out(
@@ -139,7 +142,9 @@ def _look(run: Run, module: nn.Module, place: Place, step: int) -> Point:
     with place.autocast(run.recipe.precision):
         found = run.recipe.dataset.task.evaluate(module, place.bring(run.recipe.dataset.split("validation")))
     module.train()
-    return {"step": step, "loss": found["loss"], "accuracy": found["accuracy"], "test_accuracy": None}
+    share = run.recipe.dataset.task.share
+    accuracy = found[share.name] if share else None
+    return {"step": step, "loss": found["loss"], "accuracy": accuracy, "test_accuracy": None}
 
 
 def _least(curve: list[Point]) -> Point:
@@ -155,11 +160,11 @@ def _judged(run: Run, curve: list[Point], step: int, best: nn.Module | None, pla
     Args:
         best: The network at the least loss; None where its test accuracy is known.
     """
-    least = _least(curve)
+    least, share = _least(curve), run.recipe.dataset.task.share
     test = least["test_accuracy"]
-    if test is None and least["step"] != step:
+    if share and test is None and least["step"] != step:
         assert best is not None
         split = place.bring(run.recipe.dataset.split("test"))
         with place.autocast(run.recipe.precision):
-            test = run.recipe.dataset.task.evaluate(best, split)["accuracy"]
+            test = run.recipe.dataset.task.evaluate(best, split)[share.name]
     return [{**point, "test_accuracy": test if point is least else None} for point in curve]

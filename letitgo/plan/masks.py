@@ -214,7 +214,10 @@ class Curve(Measure):
         columns = {name: [point[name] for point in points] for name in ("step", "loss", "accuracy")}
         test = best["test_accuracy"]
         if test is None:  # the state is the one of least loss
-            test = Evaluation.under(self.state.run.recipe, self.state, "test").compute(store, place)["accuracy"]
+            recipe = self.state.run.recipe
+            share = recipe.dataset.task.share
+            found = Evaluation.under(recipe, self.state, "test").compute(store, place)
+            test = found[share.name] if share else None
         return {**columns, "stop": best["step"], "test_accuracy": test}
 
 

@@ -46,6 +46,11 @@ def _named(task: Any) -> Any:
     return registered(task)
 
 
+def does_not_apply(field: str, task: Any) -> str:
+    """That a task with training code of its own leaves a field without a meaning."""
+    return f"{field.replace('_', '-')} does not apply to {task!r}, which trains with its own code"
+
+
 if TYPE_CHECKING:
     TaskName = Any  # an object too, which is named
 else:
@@ -232,15 +237,18 @@ class Recipe(Value):
             if self.iterations is not None:
                 object.__setattr__(self, "epochs", -(-self.iterations // self.steps_per_epoch))
             return
-        stated = {"model": self.task, "data": "own", "epochs": self.own.epochs}
+        stated = self.own_fields
         for name, default in self._defaults.items():
             value = getattr(self, name)
             if name not in ("task", "model_args", "seed") and value not in (default, stated.get(name, default)):
-                raise BadRequest(
-                    f"{name.replace('_', '-')} does not apply to {self.task!r}, which trains with its own code"
-                )
+                raise BadRequest(does_not_apply(name, self.task))
         for name, value in stated.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def own_fields(self) -> dict[str, Any]:
+        """What a task of the user's own says itself of the fields."""
+        return {"model": self.task, "data": "own", "epochs": self.own.epochs} if self.own else {}
 
     @property
     def _defaults(self) -> dict[str, Any]:

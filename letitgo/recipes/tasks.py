@@ -83,6 +83,13 @@ class Task(Value):
         if self.labels == "classes" and content.train.labels.is_floating_point():
             raise BadRequest(f"the labels of {name!r} are fractions, and the task {said} needs classes: leave task out")
 
+    @property
+    def share(self) -> Metric | None:
+        """The share that networks are compared by where it takes one: the metric, or the accuracy; None if neither."""
+        if self.metric.share:
+            return self.metric
+        return None if self.labels == "amounts" else Metric("accuracy")
+
     def outputs(self, classes: int) -> int:
         """Number of outputs for each answer, which a network gets as ``num_classes``; by default the classes."""
         return classes

@@ -77,6 +77,13 @@ def metric_of(study: Any) -> Metric:
     return study.recipes[0].dataset.task.metric
 
 
+def share_of(study: Any) -> Metric:
+    """The share that a study compares networks by, where it takes one."""
+    found = study.recipes[0].dataset.task.share
+    assert found is not None, "checked by the study"
+    return found
+
+
 def within(tolerance: float, unit: str = "points") -> str:
     """A tolerance with its unit: ``1 point``."""
     return f"{tolerance:g} {unit.removesuffix('s') if tolerance == 1 else unit}"

@@ -58,6 +58,19 @@ class Subject:
         """What the recipe's task is judged by."""
         return self.recipe.dataset.task.metric
 
+    @property
+    def share(self) -> str:
+        """The share that networks are compared by: see :attr:`letitgo.recipes.tasks.Task.share`.
+
+        Raises:
+            BadRequest: There is none.
+        """
+        if (found := self.recipe.dataset.task.share) is None:
+            raise BadRequest(
+                f"this study compares shares, such as an accuracy or r2: {self.metric.name} is none; leave metric out"
+            )
+        return found.name
+
     @cached_property
     def module(self) -> nn.Module:
         """The network with the initial weights of the first seed. Not to be changed."""

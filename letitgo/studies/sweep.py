@@ -9,6 +9,7 @@ from typing import Any
 
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
+from letitgo.recipes.recipe import does_not_apply
 
 
 def sweep(**fields: Any) -> list[Recipe]:
@@ -18,7 +19,8 @@ def sweep(**fields: Any) -> list[Recipe]:
         fields: Fields of a recipe; a list or tuple is swept over, the last field fastest.
 
     Raises:
-        BadRequest: A field is wrong, a list is empty, two recipes are the same, or two fields say how long.
+        BadRequest: A field is wrong, a list is empty, two recipes are the same, two fields say how long, or a field is
+            given that a task with training code of its own says itself.
     """
     lists: Mapping[str, Sequence[Any]] = {
         name: value if isinstance(value, (list, tuple)) else [value] for name, value in fields.items()
@@ -30,7 +32,13 @@ def sweep(**fields: Any) -> list[Recipe]:
             raise BadRequest(f"{name} is an empty list: give at least one value")
         if len({str(value) for value in values}) < len(values):
             raise BadRequest(f"{name} has a value twice: {', '.join(map(str, values))}")
-    return [Recipe(**dict(zip(lists, choice, strict=True))) for choice in product(*lists.values())]
+    found = [dict(zip(lists, choice, strict=True)) for choice in product(*lists.values())]
+    recipes = [Recipe(**given) for given in found]
+    for recipe, given in zip(recipes, found, strict=True):
+        for name in given if recipe.own else ():
+            if name not in ("task", "model_args", "seed") and given[name] != recipe.own_fields.get(name):
+                raise BadRequest(does_not_apply(name, recipe.task))
+    return recipes
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALE, PALETTE, Grid, Panel, Picture, Rule, series
-from letitgo.report.words import heading, listed, resolved, unlearned
+from letitgo.report.words import heading, judged_by, listed, resolved, share_of, unlearned
 from letitgo.studies.carry.options import FRESH, RANDOM
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, place
 
 if TYPE_CHECKING:
+    from letitgo.recipes.tasks import Metric
     from letitgo.studies.carry.study import Carry
 
 Row = dict[str, Any]
@@ -51,7 +52,8 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
     for recipe in study.trained:
         here = [row for row in rows if _target(row) == place(recipe)]
         base = next((row for row in here if row["variant"] == DENSE), None)
-        if base and (section := unlearned(study, recipe, base, Table(ALL_NUMBERS, here, "All numbers"))):
+        table = Table(judged_by(share_of(study), ALL_NUMBERS), here, "All numbers")
+        if base and (section := unlearned(study, recipe, base, table)):
             sections.append(section)
             rows = [row for row in rows if row not in here]
     if rows:
@@ -70,14 +72,15 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
 def _section(study: Carry, rows: Sequence[Row]) -> Section:
     carried = [row for row in rows if row["variant"] == TICKET]
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    tables = [_under(rows, target) for target in targets]
+    share = share_of(study)
+    tables = [_under(rows, target, share) for target in targets]
     shown = len(tables)
-    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
+    tables.append(Table(judged_by(share, ALL_NUMBERS), rows, "All numbers"))
     kept = [row for row in rows if row["variant"] == OWN]
     tables.append(Table(LAYERS, kept, "Layer by layer"))
     pictures = {"matrix": _matrix(rows, targets)} if carried else {}
     if len({row["level"] for row in rows if row["level"]}) > 1:
-        pictures["weights"] = _curves(rows, targets)
+        pictures["weights"] = _curves(rows, targets, share.name)
     details = {name: value for name, value in resolved(study.trained[0]).items() if name not in VARIED}
     said = _sentences(rows, carried)
     return Section(_heading(study), _answer(carried), said, tables, shown, pictures, details)
@@ -127,12 +130,13 @@ def surely(row: Row, other: str, sign: int) -> bool:
     return half is not None and sign * middle - half > 0
 
 
-def _under(rows: Sequence[Row], target: str) -> Table:
+def _under(rows: Sequence[Row], target: str, share: Metric) -> Table:
     """A line for each ticket trained under one target."""
     here = [row for row in rows if row["target"] == target]
-    accuracy = numbers.points(here[0]["accuracy_mean"], here[0]["accuracy_ci95"])
+    reached = numbers.points(here[0][f"{share.name}_mean"], here[0][f"{share.name}_ci95"])
     own = [row for row in here if row["variant"] in (OWN, TICKET)]
-    return Table(COLUMNS, own, f"trained under {target}: everything reaches {accuracy} %", LEGEND)
+    title = f"trained under {target}: everything reaches {reached} %"
+    return Table(judged_by(share, COLUMNS), own, title, LEGEND)
 
 
 def _answer(carried: Sequence[Row]) -> str:
@@ -228,7 +232,7 @@ def _points(row: Row | None) -> float | None:
     return 0.0 if row["variant"] == OWN else None if row["above_own_mean"] is None else 100 * row["above_own_mean"]
 
 
-def _curves(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
+def _curves(rows: Sequence[Row], targets: Sequence[str], share: str) -> Picture:
     """Test accuracy against the share of weights left, a panel for each target; few sources have a colour each."""
     sources = list(dict.fromkeys(row["source"] for row in rows if row["level"]))
     few = len(sources) <= len(PALETTE)
@@ -245,19 +249,19 @@ def _curves(rows: Sequence[Row], targets: Sequence[str]) -> Picture:
         base = next(row for row in rows if row["target"] == target and row["variant"] == DENSE)
         shares = sorted({row["x"] for row in shown}, reverse=True)
         marks = [
-            Rule(100 * base["accuracy_mean"], label=DENSE, colour=BLACK, line=":"),
-            *series(shown, "x", "accuracy", "line", looks | own, 100),
+            Rule(100 * base[f"{share}_mean"], label=DENSE, colour=BLACK, line=":"),
+            *series(shown, "x", share, "line", looks | own, 100),
         ]
         panels.append(
             Panel(
                 marks,
                 target,
                 "weights left, %",
-                "test accuracy, %",
+                f"test {share}, %",
                 xlog=True,
                 xlim=(1.1 * shares[0], shares[-1] / 1.1),
                 ticks=shares,
             )
         )
     pairs = [panels[i : i + 2] for i in range(0, len(panels), 2)]
-    return Picture(pairs, "Test accuracy against the weights left, a panel for each target: means with 95 % intervals.")
+    return Picture(pairs, f"Test {share} against the weights left, a panel for each target: means with 95 % intervals.")

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from letitgo.errors import BadRequest
 from letitgo.plan import Density, Initial, Kept, Mask, Masked, Measure, Run, Scrambled, State, adapted
 from letitgo.recipes import Recipe
+from letitgo.report.words import share_of
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM, CarryOptions
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
@@ -76,6 +77,8 @@ class Carry(CarryOptions, CellStudy):
         for tickets in self.tickets:
             check_recipe(tickets.of.recipe)
             tickets.check()
+        if len(shares := sorted({of.share for of in self.subjects})) > 1:
+            raise BadRequest(f"tickets are carried between tasks judged alike, and these are by {' and '.join(shares)}")
         for source, target in self.pairs:
             for i in range(self.seeds):
                 self._start(source, target, i)
@@ -184,8 +187,8 @@ class Carry(CarryOptions, CellStudy):
         return of.run(Masked(start, mask), Kept(mask, of.but(self.tickets[source].rates)), recipe)
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        test = results["test"]["accuracy"]
-        above = {name: test - results[name]["test"]["accuracy"] for name in cell.against}
+        share = share_of(self).name
+        above = {name: results["test"][share] - results[name]["test"][share] for name in cell.against}
         return {f"above_{name}": value for name, value in above.items()}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:

@@ -39,6 +39,8 @@ class Classifier(ClassifierOptions, CellStudy):
     def check_subject(self, of: Subject) -> None:
         if of.recipe.model == "fixed-classifier":
             raise BadRequest("the model is 'fixed-classifier' already: name the network within it")
+        if of.recipe.dataset.split("train").labels.is_floating_point():
+            raise BadRequest(f"classifier is about classes: {of.recipe.data!r} is a regression, without a classifier")
         weights.fix_classifier(weights.seeded(of.recipe.network, 0), self.name(of))
         for kind in self.kinds:
             check_recipe(self.recipe(of, kind, of.recipe))

@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
+from letitgo.errors import BadRequest
 from letitgo.plan import Evaluation, Stored
 from letitgo.report import Report
 from letitgo.store import Store
@@ -45,6 +46,11 @@ class Dimension(DimensionOptions):
         """
         for recipe in self.trained:
             check_recipe(recipe)
+            if recipe.dataset.task.labels == "amounts":
+                raise BadRequest(
+                    f"dimension searches for a share of the baseline's accuracy: a regression has none, as that of "
+                    f"{recipe.data!r}"
+                )
         for search in self.asked:
             search.check()
 

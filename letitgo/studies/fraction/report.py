@@ -110,7 +110,7 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
     tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], rows, "All numbers"))
     if section := words.unlearned(study, recipe, rows[0], tables[-1]):
         return section
-    pictures = {"accuracy": _accuracy(rows)} if metric.share else {}
+    pictures = {"accuracy": _accuracy(rows, metric.name)} if metric.share else {}
     pictures["storage"] = _storage(rows)
     if alone:
         pictures["alone"] = _alone(study, alone)
@@ -223,17 +223,15 @@ def _drawn(rows: Sequence[Row], y: str, factor: float) -> list[Points]:
     return marks
 
 
-def _accuracy(rows: Sequence[Row]) -> Picture:
-    lines = _drawn(rows, "accuracy", 100)
+def _accuracy(rows: Sequence[Row], name: str) -> Picture:
+    lines = _drawn(rows, name, 100)
     ends = [
         y + sign * (half or 0) for line in lines for y, half in zip(line.y, line.half, strict=True) for sign in (-1, 1)
     ]
     limits = max(0.0, min(ends) - 1), min(101.0, max(ends) + 1)
-    rule = Rule(100 * rows[0]["accuracy_mean"], label="everything learned")
-    panel = Panel([rule, *lines], x="learned values", y="test accuracy, %", xlog=True, ylim=limits)
-    return Picture(
-        [[panel]], "Test accuracy against the number of learned values: means and 95 % intervals over seeds."
-    )
+    rule = Rule(100 * rows[0][f"{name}_mean"], label="everything learned")
+    panel = Panel([rule, *lines], x="learned values", y=f"test {name}, %", xlog=True, ylim=limits)
+    return Picture([[panel]], f"Test {name} against the number of learned values: means and 95 % intervals over seeds.")
 
 
 def _storage(rows: Sequence[Row]) -> Picture:

@@ -109,9 +109,9 @@ class Fraction(FractionOptions, CellStudy):
         return Cell({"policy": policy.name, **labels, **sizes}, measures, against, judged="base" in against)
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        test, delta, control = results["test"]["accuracy"], results["delta"], results.get("control")
+        delta, control, share = results["delta"], results.get("control"), self.recipes[0].dataset.task.share
         return {
-            "above_random": None if control is None else test - control["test"]["accuracy"],
+            "above_random": share and control and results["test"][share.name] - control["test"][share.name],
             "delta_bytes": delta["bytes"],
             "whole_bytes": delta["whole"],
             "moved": delta["moved"],

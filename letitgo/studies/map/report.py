@@ -200,7 +200,8 @@ def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
         value = row[f"{metric.name}_mean"]
         return 100 * (1 - value) if metric.share else value
 
-    what, unit = ("test error", " %") if metric.share else (f"test {metric.name}", "")
+    shown = "test error" if metric.name == "accuracy" else f"1 − test {metric.name}"
+    what, unit = (shown, " %") if metric.share else (f"test {metric.name}", "")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     titles = {
         "frozen": ("frozen", "from epoch"),

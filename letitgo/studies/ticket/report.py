@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers, pivot
 from letitgo.report.pictures import GREY, PALETTE, Panel, Picture, Rule, series
-from letitgo.report.words import groups, heading, listed, resolved, unlearned
+from letitgo.report.words import groups, heading, judged_by, listed, resolved, share_of, unlearned
 
 if TYPE_CHECKING:
     from letitgo.studies.ticket.study import Ticket
@@ -95,27 +95,34 @@ def _section(study: Ticket, recipe: Any, rows: list[Row]) -> Section:
     pruned = [row for row in rows if row["level"]]
     tickets = [row for row in rows if row["variant"] == "ticket"]
     stable = [row for row in rows if row["order_l2_mean"] is not None]
-    tables = [*_levels(pruned), *([_layers(tickets)] if tickets else [])]
+    share = share_of(study)
+    tables = [*_levels(pruned, share.name), *([_layers(tickets)] if tickets else [])]
     shown = len(tables)
-    tables.append(Table(ALL_NUMBERS, rows, "All numbers"))
+    tables.append(Table(judged_by(share, ALL_NUMBERS), rows, "All numbers"))
     tables += [Table(STABILITY, stable, "Stability")] if stable else []
     if section := unlearned(study, recipe, rows[0], tables[shown]):
         return section
-    pictures = {"accuracy": _against_weights(rows, "accuracy", "test accuracy, %", 100)}
+    pictures = {"accuracy": _against_weights(rows, share.name, f"test {share.name}, %", 100)}
     if rows[0]["stop_mean"] is not None:
         pictures["stop"] = _against_weights(rows, "stop", "step of least validation loss", 1)
-        pictures["stop-accuracy"] = _against_weights(rows, "stop_accuracy", "test accuracy at that step, %", 100)
+        pictures["stop-accuracy"] = _against_weights(rows, "stop_accuracy", f"test {share.name} at that step, %", 100)
     if stable:
         pictures["stability"] = _stability(rows, stable)
     said = _sentences(rows, tickets, stable)
     return Section(
-        heading(recipe, study.swept), _answer(rows, tickets), said, tables, shown, pictures, resolved(recipe)
+        heading(recipe, study.swept),
+        _answer(rows, tickets, share.name),
+        said,
+        tables,
+        shown,
+        pictures,
+        resolved(recipe),
     )
 
 
-def _levels(pruned: Sequence[Row]) -> list[Table]:
+def _levels(pruned: Sequence[Row], share: str) -> list[Table]:
     """Levels down, variants across; as many tables as fit the variants."""
-    wide = pivot(pruned, ("level",), lambda row: row["variant"], ("accuracy", "below"))
+    wide = pivot(pruned, ("level",), lambda row: row["variant"], (share, "below"))
     shares = {row["level"]: row["density"] for row in pruned if row["variant"] == "ticket"}
     rows = [row | {"density": shares.get(row["level"])} for row in wide]
     variants = list(dict.fromkeys(row["variant"] for row in pruned))
@@ -124,8 +131,8 @@ def _levels(pruned: Sequence[Row]) -> list[Table]:
         columns = [Column("level", "level", shown=numbers.count), Column("density", "left", shown=numbers.percent)]
         for variant in some:
             head, says = HEADS[variant], NAMES[variant]
-            columns.append(Column(f"{variant} accuracy", head, says, numbers.points, f"{variant} below"))
-        tables.append(Table(columns, rows, "test accuracy, %", LEGEND))
+            columns.append(Column(f"{variant} {share}", head, says, numbers.points, f"{variant} below"))
+        tables.append(Table(columns, rows, f"test {share}, %", LEGEND))
     return tables
 
 
@@ -153,10 +160,11 @@ def _share(row: Row) -> str:
     return f"{100 * row['density']:.3g} %"
 
 
-def _answer(rows: Sequence[Row], tickets: Sequence[Row]) -> str:
+def _answer(rows: Sequence[Row], tickets: Sequence[Row], share: str) -> str:
     """How few weights, trained alone from their start, are not clearly worse than all."""
     base, last = rows[0], _reaches(tickets)
-    whole = f"all {base['weights_left']:,} weights ({numbers.points(base['accuracy_mean'], base['accuracy_ci95'])} %)"
+    reached = numbers.points(base[f"{share}_mean"], base[f"{share}_ci95"])
+    whole = f"all {base['weights_left']:,} weights ({reached} %)"
     if not tickets or tickets[0]["drop_ci95"] is None:
         return f"One seed cannot say how few weights do as well as {whole}."
     if last is None:

@@ -27,6 +27,7 @@ from letitgo.plan import (
     State,
 )
 from letitgo.recipes import Recipe
+from letitgo.report.words import share_of
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.subject import Subject
@@ -65,6 +66,7 @@ class Ticket(TicketOptions, CellStudy):
         return {of: Tickets(self, of) for of in self.subjects}
 
     def check_subject(self, of: Subject) -> None:
+        assert of.share
         self.tickets[of].check()
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
@@ -99,10 +101,11 @@ class Ticket(TicketOptions, CellStudy):
         return found
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        test, base, ticket = results["test"]["accuracy"], results.get("base", results), results.get("ticket")
+        share, base, ticket = share_of(self).name, results.get("base", results), results.get("ticket")
+        test = results["test"][share]
         found: dict[str, float | None] = {
-            "drop": base["test"]["accuracy"] - test,
-            "below_ticket": ticket["test"]["accuracy"] - test if ticket else None,
+            "drop": base["test"][share] - test,
+            "below_ticket": ticket["test"][share] - test if ticket else None,
         }
         if "curve" in results:
             found |= _early(results["curve"], base["curve"], ticket and ticket["curve"])
