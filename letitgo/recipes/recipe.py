@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = (
     "fcn, lenet-300-100, lenet, conv2, conv4, conv6, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet56, wrn28, "
-    "densenet-bc, lstm (for text)"
+    "densenet-bc, lstm (for text), transformer (for sequences)"
 )
 
 

@@ -55,8 +55,8 @@ Tolerance = Annotated[
     Field(
         ge=0,
         lt=100,
-        description="largest drop in test accuracy that does no harm, in points; of text, largest rise in perplexity, "
-        "in per cent",
+        description="largest drop in test accuracy, or another share, that does no harm, in points; of a perplexity or "
+        "an error, largest rise, in per cent",
     ),
 ]
 
