@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_a_map(name, store):
 STUDIES = {
     "finetune": lambda recipe: Finetune(recipe, {"epochs": 2}, seeds=2, select="test"),
     "fraction": lambda recipe: Fraction(recipe, seeds=1, shares=(0.5,), select="test"),
-    "ticket": lambda recipe: Ticket(recipe, seeds=2, levels=1),
+    "ticket": lambda recipe: Ticket(replace(recipe, validation=30), seeds=2, levels=1),
     "align": lambda recipe: Align(recipe, seeds=1),
     "train": Train,
 }
