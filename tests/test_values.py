@@ -96,6 +96,8 @@ def other_fields(folder: str) -> dict[str, Any]:
         "epochs": 3,
         "iterations": 359,
         "batch_size": 7,
+        "precision": "bf16",
+        "memory_format": "channels-last",
         "seed": 1,
     }
 
@@ -163,6 +165,8 @@ def test_every_field_of_a_measure_changes_the_key(folder):
         "split": "test",
         "label_noise": 0.1,
         "noise_seed": 1,
+        "precision": "bf16",
+        "memory_format": "channels-last",
     }
     assert set(others) == {field.name for field in dataclasses.fields(Evaluation)}
     keys = {evaluation.key, *(Evaluation(**{**evaluation.fields(), n: v}).key for n, v in others.items())}
