@@ -273,31 +273,20 @@ def judged(root: str) -> None:
 
 def depth(root: str) -> None:
     print("| network | layers | sets tried | trainings | saves | drop |\n| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, fields in (
-        ("plain", {"widths": "64", "model_args": {"init": "he"}, "lr": 0.02}),
-        ("residual", {"model": "nets:residual"}),
-    ):
-        for layers in (8, 16, 32):
-            own = {"depth": layers - 1} if name == "plain" else {"model_args": {"depth": layers - 2}}
-            study = Search(
-                Recipe(
-                    **{**SHORT, **fields, **own, **({"model_args": fields["model_args"]} if name == "plain" else {})}
-                ),
-                tolerance=2.0,
-                max_seeds=6,
-                by="layer" if name == "plain" else "block",
-            )
-            outcome = compute(study, root)
-            tried = [row for row in outcome.rows if row["row"] == "tried"]
-            chosen = next((row for row in outcome.rows if row["chosen"]), None)
-            saves, drop = (
-                (percent(chosen["saved"]), f"{100 * chosen['drop_mean']:.2f} ± {100 * chosen['drop_ci95']:.2f}")
-                if chosen
-                else ("–", "–")
-            )
-            spent = tried[-1]["spent"] if tried else 1.0
-            print(f"| {name} | {layers} | {len(tried)} | {spent:.1f} | {saves} | {drop} |", flush=True)
-            print(outcome.answers[0], file=sys.stderr)
+    for name, layers in itertools.product(("plain", "residual"), (8, 16, 32)):
+        fields: dict[str, Any] = {"widths": "64", "depth": layers - 1, "model_args": {"norm": True}}
+        if name == "residual":
+            fields = {"model": "nets:residual", "model_args": {"depth": layers - 2}}
+        by: Any = "block" if name == "residual" else "layer"
+        outcome = compute(Search(Recipe(**SHORT, **fields), tolerance=2.0, max_seeds=6, by=by), root)
+        tried = [row for row in outcome.rows if row["row"] == "tried"]
+        saves, drop = "–", "–"
+        for row in outcome.rows:
+            if row["chosen"]:
+                saves, drop = percent(row["saved"]), points(row["drop_mean"], row["drop_ci95"])
+        spent = tried[-1]["spent"] if tried else 1.0
+        print(f"| {name} | {layers} | {len(tried)} | {spent:.1f} | {saves} | {drop} |", flush=True)
+        print(outcome.answers[0], file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,11 @@ def test_a_search_goes_on_where_it_was_interrupted(found, tmp_path):
     assert again.rows == outcome.rows
 
 
+def test_worker_processes_give_the_same_rows(found, tmp_path):
+    study, _, outcome = found
+    assert compute(study, open_store(tmp_path), workers=2).rows == outcome.rows
+
+
 def test_another_tolerance_takes_what_is_there(found):
     _, store, outcome = found
     tried = [row for row in outcome.rows if row["row"] == "tried"]
@@ -189,7 +194,14 @@ def test_layers_may_be_frozen_from_an_epoch_on(tmp_path):
         alone = [unit for unit, epoch in row["frozen"].items() if not epoch]
         first = 1 - of.trainings(of.frozen(_parameters(of, dict.fromkeys(alone)), of.recipe))
         assert row["saved"] > first
-    assert "; " in named({"fc1": 0, "fc2": 2})
+
+
+def test_units_in_a_row_are_named_by_their_ends():
+    every = [f"fc{i}" for i in range(1, 9)]
+    assert named({"fc1": 0, "fc2": 0, "fc3": 0, "fc5": 0, "fc7": 2, "fc8": 2}, every) == (
+        "fc1 to fc3, fc5; fc7, fc8 from epoch 2"
+    )
+    assert named({}, every) == ""
 
 
 def test_a_schedule_is_a_chain_of_runs_each_of_which_begins_at_a_point_of_the_last():
@@ -232,7 +244,7 @@ def test_parameters_can_be_saved_instead(tmp_path):
         (
             {"widths": "6", "depth": 1},
             {"tolerance": 0.1, "layers": ("fc1",)},
-            "Nothing may be frozen: none of 1 sets tried",
+            "Nothing may be frozen: the one set tried is not within 0.1 points on held-out examples; fc1 costs ",
         ),
         ({}, {"tolerance": 1.0, "seeds": 2}, " at 2 seeds: "),
         ({"lr": 1e-9}, {"seeds": 2}, "No verdicts: the baseline's "),

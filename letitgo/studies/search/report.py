@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, points
+from letitgo.studies.search.study import spans
 from letitgo.studies.search.translate import translated
 
 if TYPE_CHECKING:
@@ -116,19 +117,24 @@ def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
         least = min(tried, key=lambda row: row["validation_drop_mean"], default=None)
         if least is None:
             return "Nothing was tried: the baseline and what is to be saved leave nothing to spend on a first set."
-        cost = numbers.points(least["validation_drop_mean"])
-        return (
-            f"Nothing may be frozen: none of {len(tried)} sets tried is within {tolerance} on held-out examples; "
-            f"{least['set']} costs least, {cost} {unit}."
-        )
+        alone = {unit for row in tried if len(row["frozen"]) == 1 for unit in row["frozen"]}
+        settled = alone.issuperset(_all_units(rows))
+        count = "the one set" if len(tried) == 1 else f"none of {len(tried)} sets"
+        none = f"{count} tried is {'not ' if len(tried) == 1 else ''}within {tolerance} on held-out examples"
+        cost = f"{least['set']} costs {numbers.points(least['validation_drop_mean'])} {unit} there"
+        if settled:
+            return f"Nothing may be frozen: {none}; {cost}."
+        return f"Nothing was found that may be frozen: {none}; {cost}. More to spend (--spend) tries smaller sets."
     if chosen is None:
         return _unsure(study, judged, tolerance, unit)
     each = f" under each of {study.tries} seeds" if study.tries > 1 else ""
     spent = f"found for {tried[-1]['spent']:.1f} trainings{each}"
     costs = f"costs {words.cost(chosen, unit)}"
-    if set(chosen["frozen"]) >= _all_units(rows):
+    if chosen["frozen"].keys() >= set(_all_units(rows)):
         return f"Everything may stay frozen {_when(chosen)}: the untrained network {costs}; {spent}."
-    return f"Freeze {_told(chosen)}: saves {numbers.percent(chosen['saved'])} of {_what(study)}, {costs}; {spent}."
+    return (
+        f"Freeze {_told(chosen, rows)}: saves {numbers.percent(chosen['saved'])} of {_what(study)}, {costs}; {spent}."
+    )
 
 
 def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> str:
@@ -144,8 +150,8 @@ def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> 
     return f"{sentence}: about {needed:,} would tell (--max-seeds)."
 
 
-def _all_units(rows: Sequence[Row]) -> set[str]:
-    return {unit for row in rows if row["row"] == "unit" for unit in row["frozen"]}
+def _all_units(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(unit for row in rows if row["row"] == "unit" for unit in row["frozen"]))
 
 
 def _when(row: Row) -> str:
@@ -153,14 +159,11 @@ def _when(row: Row) -> str:
     return f"from epoch {last} on" if last else "from the start"
 
 
-def _told(row: Row) -> str:
+def _told(row: Row, rows: Sequence[Row]) -> str:
     """A set in the answer: ``fc1 and fc2 from the start and fc3 from epoch 4``."""
-    since: dict[int, list[str]] = {}
-    for unit, epoch in row["frozen"].items():
-        since.setdefault(epoch, []).append(unit)
     parts = [
-        f"{words.listed(units, 99)} {f'from epoch {epoch}' if epoch else 'from the start'}"
-        for epoch, units in sorted(since.items())
+        f"{words.listed(names, 99)} {f'from epoch {epoch}' if epoch else 'from the start'}"
+        for epoch, names in spans(row["frozen"], _all_units(rows)).items()
     ]
     return " and ".join(parts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from math import inf, sqrt
 from statistics import fmean
 from typing import Any, ClassVar
@@ -187,7 +188,7 @@ class Searched:
         return {
             "row": kind,
             "step": step,
-            "set": named(plan),
+            "set": named(plan, list(self.units)),
             "frozen": dict(plan),
             "parameters": parameters,
             "saved": None if kind == "unit" else self.saved(plan),
@@ -347,10 +348,24 @@ class Certificate(Looks):
         return room > drop.half * (cell.count / study.most) ** 0.5 / 2  # type: ignore[attr-defined]
 
 
-def named(plan: Plan) -> str:
-    """A set in a few words: ``fc1, fc2; fc3 from epoch 4``."""
-    since: dict[int, list[str]] = {}
-    for unit, epoch in plan.items():
-        since.setdefault(epoch, []).append(unit)
-    parts = [", ".join(units) + (f" from epoch {epoch}" if epoch else "") for epoch, units in sorted(since.items())]
+def named(plan: Plan, every: Sequence[str]) -> str:
+    """A set in a few words: ``fc1 to fc4, fc6; fc7 from epoch 4``.
+
+    Args:
+        plan: The set.
+        every: All units, in the network's order.
+    """
+    parts = [
+        ", ".join(names) + (f" from epoch {epoch}" if epoch else "") for epoch, names in spans(plan, every).items()
+    ]
     return "; ".join(parts)
+
+
+def spans(plan: Plan, every: Sequence[str]) -> dict[int, list[str]]:
+    """Epoch → what is frozen from it, three units or more in a row as ``fc1 to fc4``."""
+    found: dict[int, list[str]] = {}
+    for epoch, group in groupby(every, lambda unit: plan.get(unit, -1)):
+        row = list(group)
+        if epoch >= 0:
+            found.setdefault(epoch, []).extend([f"{row[0]} to {row[-1]}"] if len(row) > 2 else row)
+    return dict(sorted(found.items()))
