@@ -26,6 +26,7 @@ from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
+from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.statistics import verdict
 from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state
@@ -230,3 +231,9 @@ def test_the_study_of_one_run_shows_perplexities_on_text(recipe, store):
     heads = [column.head for column in found.said.sections[0].tables[0].columns]
     assert {"test perplexity", "training perplexity"} <= set(heads)
     assert not {"test, %", "gap"} & set(heads)
+
+
+def test_dimensions_on_text_are_reported(recipe, store):
+    found = compute(Dimension(dataclasses.replace(recipe, iterations=3), seeds=1, grid=(10,), split="test"), store)
+    assert not found.failures
+    assert found.answers

@@ -168,6 +168,8 @@ def settled(
     config = _config(transformers, name.partition(":")[2], args)
     model = _architecture(transformers, config) or "AutoModel"
     if shape is not None:
+        if kind not in _SOLVES:
+            raise BadRequest(f"networks of transformers take {' or '.join(_SOLVES)} here, and the data hold {kind}")
         model = _SOLVES[kind]
         if type(config) not in getattr(transformers, model)._model_mapping:
             raise BadRequest(f"transformers has no network of type {config.model_type!r} for {kind} ({model})")

@@ -268,7 +268,7 @@ def other_numbers(rows: Sequence[Row]) -> list[str]:
 def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | None:
     """The section of a recipe whose baseline has not learned, with all numbers and no advice; None of one that has."""
     data, metric = recipe.dataset, metric_of(study)
-    mean, half = base[f"{metric.name}_mean"], base[f"{metric.name}_ci95"]
+    mean, half = base.get(f"{metric.name}_mean"), base.get(f"{metric.name}_ci95")  # none where a study has accuracies
     if mean is None or data.learned(mean, half, base["n"]):
         return None
     shown = points if metric.share else decimal
