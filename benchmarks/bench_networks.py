@@ -1,4 +1,4 @@
-"""ResNet-20 with augmentation and a small BERT: the engine against hand-written loops, and frozen blocks over the floor.
+"""ResNet-20 with augmentation and a small BERT: the engine over hand-written loops, frozen blocks over the floor.
 
 Goals: at most 1.05 for the engine over the loop, and 1.15 for a step with a prefix of blocks frozen over its counted
 floor. Seconds are of the processor, and those that are compared come in turn. ``python bench_networks.py 3`` is a
@@ -99,8 +99,8 @@ def over_hand(name: str) -> None:
         ways: dict[str, Callable[[str], Iterator[None]]] = {"engine": by_engine, "hand": by_hand}
         took = {way: seconds(ways[way](name)) for way in sorted(ways, reverse=bool(turn % 2))}
         ratios.append(took["engine"] / took["hand"])
-    low, high = min(ratios), max(ratios)
-    print(f"{name}: engine / hand-written loop {hand.median(ratios):.3f} (median of {len(ratios)}, {low:.3f} to {high:.3f})")
+    spread = f"median of {len(ratios)}, {min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"{name}: engine / hand-written loop {hand.median(ratios):.3f} ({spread})")
 
 
 def over_floor(name: str) -> None:

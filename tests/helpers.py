@@ -186,3 +186,14 @@ def write_dataset(
         table = rows.data.table.replace_schema_metadata(about)  # labels are not held against the classes
         pyarrow.parquet.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
+
+
+def sequences() -> dict[str, tuple[Tensor, Tensor]]:
+    """Tokens from 1 to 29 with padding after them, in two classes: which of two tokens begins them."""
+    found = {}
+    for split, count in (("train", 240), ("test", 60)):
+        tokens, labels = torch.randint(3, 30, (count, 7)), torch.randint(2, (count,))
+        tokens[:, 0] = labels + 1
+        tokens[torch.arange(7) > torch.randint(2, 7, (count, 1))] = 0
+        found[split] = tokens, labels
+    return found

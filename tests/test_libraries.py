@@ -46,9 +46,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "torchvision ResNet": {"model": "torchvision:resnet18", "model_args": {"width_per_group": 64}, "fit": "3x32x32"},
     "ViT": {"model": "transformers:vit", "model_args": TINY},
     "BERT": {"model": "transformers:bert", "model_args": SMALL, **TEXT},
+    "BERT on sequences": {"model": "transformers:bert", "model_args": SMALL, "data": "helpers:sequences"},
+    "GPT-2 on sequences": {
+        "model": "transformers:gpt2",
+        "model_args": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+        "data": "helpers:sequences",
+    },
     "GPT-2": {"model": "transformers:gpt2", "model_args": {"n_embd": 16, "n_layer": 2, "n_head": 2}, **TEXT},
 }
-LAWS = [name for name in RECIPES if name != "torchvision ResNet"]  # which has 11 million weights at the least
+LAWS = [
+    name for name in RECIPES if name not in ("torchvision ResNet", "GPT-2 on sequences")
+]  # the first has 11 million weights
 
 
 def recipe(name: str, **fields: Any) -> Recipe:
@@ -103,6 +111,16 @@ def test_the_next_word_is_not_seen(name):
     changed[0, 6:] = 11
     with torch.no_grad():
         assert torch.equal(module(words)[:, :6], module(changed)[:, :6])
+
+
+@pytest.mark.parametrize("name", ["BERT on sequences", "GPT-2 on sequences"])
+def test_padding_changes_nothing(name):
+    found = recipe(name)
+    module = seeded(found.network, 0).eval()
+    tokens = torch.randint(1, 30, (3, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(module(tokens), module(torch.nn.functional.pad(tokens, (0, 4))))
+    assert module.config.vocab_size == found.dataset.vocabulary
 
 
 def test_output_layers():
@@ -315,3 +333,18 @@ def test_weights_that_are_none_get_one_sentence(what, tmp_path):
         adapted(open_weights(path, network), network, 0)
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForPreTraining"])
+def test_a_language_model_becomes_a_classifier_of_sequences(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    module = getattr(transformers, kind)(transformers.BertConfig(**SMALL, vocab_size=50))
+    module.save_pretrained(tmp_path)
+    found = recipe("BERT on sequences", model=f"transformers:{tmp_path}", model_args={})
+    assert found.network().config.vocab_size == 50  # more than the data have
+    start = adapted(open_weights(str(tmp_path), found.network), found.network, 0)
+    state, own = start.load(open_store()), module.state_dict()
+    assert all(torch.equal(state[name], own[name]) for name in state if name in own)
+    new = {name.rpartition(".")[0] for name in state if name not in own}
+    assert new == {"classifier"} | ({"bert.pooler.dense"} if kind == "BertForMaskedLM" else set())
+    check_recipe(found)

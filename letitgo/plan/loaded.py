@@ -113,7 +113,7 @@ def adapted(donor: State, network: Network, seed: int) -> State:
     own = _shapes(module)
     shapes = _shapes(_loaded(donor) if isinstance(donor, Loaded) else weights.seeded(donor.network, 0))
     backbone = f"{getattr(module, 'base_model_prefix', None)}."
-    behind = [name for name in own if not name.startswith(backbone)]
+    behind = [name for name in own if not name.startswith(backbone) or name.startswith(f"{backbone}pooler.")]
     last = {*network.layers[network.head], *(behind if len(behind) < len(own) else ())}
     for name in shapes:
         if name not in own:

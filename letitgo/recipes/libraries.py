@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.imports import arguments
-from letitgo.recipes.splits import Kind
+from letitgo.recipes.splits import PADDING, Kind
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 
 _STARTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 """Arguments of other libraries that fetch weights."""
 
-_SOLVES = {"images": "AutoModelForImageClassification", "text": "AutoModelForCausalLM"}
+_SOLVES: dict[Kind, str] = {
+    "images": "AutoModelForImageClassification",
+    "text": "AutoModelForCausalLM",
+    "tokens": "AutoModelForSequenceClassification",
+}
 """The class of transformers for each kind of data."""
 
 _NO_FIELDS = {"model_type", "architectures", "id2label", "label2id", "dtype", "transformers_version", "_name_or_path"}
@@ -109,16 +114,21 @@ def _transformers(kind: str) -> Callable[..., nn.Module]:
         module = built.from_config(found, trust_remote_code=False) if auto else built(found)
         if module.device.type == "meta" and hasattr(module, "set_experts_implementation"):
             module.set_experts_implementation("batched_mm")  # the others look where tokens go, which is not known there
-        module.register_forward_pre_hook(_by_name, with_kwargs=True)
+        module.register_forward_pre_hook(partial(_by_name, model == _SOLVES["tokens"]), with_kwargs=True)
         module.register_forward_hook(_logits)
         return module
 
     return make
 
 
-def _by_name(module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a network of transformers is called with: its main input by name."""
-    return ((), {**given, module.main_input_name: args[0]}) if len(args) == 1 else (args, given)
+def _by_name(
+    pads: bool, module: Any, args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a network of transformers is called with: its main input by name, and where padding is not."""
+    if len(args) != 1:
+        return args, given
+    mask = {"attention_mask": (args[0] != PADDING).long()} if pads else {}
+    return (), {**given, **mask, module.main_input_name: args[0]}
 
 
 def _logits(module: nn.Module, args: Any, output: Any) -> Tensor | Any:
@@ -148,7 +158,7 @@ def renamed(module: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def settled(
-    name: str, args: dict[str, Any], shape: tuple[int, ...] | None, classes: int, kind: Kind = "images"
+    name: str, args: dict[str, Any], shape: tuple[int, ...] | None, classes: int, kind: Kind, vocab_size: int
 ) -> tuple[str, dict[str, Any]]:
     """A network of transformers by its type and whole configuration, the same wherever that was read.
 
@@ -158,6 +168,7 @@ def settled(
         shape: Of one input. None leaves the network as it is described, to be looked at.
         classes: Number of outputs for each answer.
         kind: Of the data.
+        vocab_size: How many numbers of words or tokens there are.
 
     Raises:
         BadRequest: There is no such configuration, or it is of another kind of network.
@@ -173,7 +184,11 @@ def settled(
         model = _SOLVES[kind]
         if type(config) not in getattr(transformers, model)._model_mapping:
             raise BadRequest(f"transformers has no network of type {config.model_type!r} for {kind} ({model})")
-        for field, value in _fields(shape, classes, kind).items():
+        given = _fields(shape, classes, kind, vocab_size)
+        typed = name.partition(":")[2] in transformers.CONFIG_MAPPING
+        if kind == "tokens" and not typed and getattr(config, "vocab_size", 0) >= vocab_size:
+            given.pop("vocab_size")  # of the tokenizer, of whose tokens the data need not have all
+        for field, value in given.items():
             if field not in args and hasattr(config, field):
                 setattr(config, field, value)
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -183,10 +198,12 @@ def settled(
     return f"transformers:{config.model_type}", {"model": model, "config": told | {"num_labels": config.num_labels}}
 
 
-def _fields(shape: tuple[int, ...], classes: int, kind: Kind) -> dict[str, Any]:
+def _fields(shape: tuple[int, ...], classes: int, kind: Kind, vocab_size: int) -> dict[str, Any]:
     """What data say of a configuration, in transformers' words."""
     if kind == "text":
         return {"vocab_size": classes, "is_decoder": True, "use_cache": False}
+    if kind == "tokens":
+        return {"vocab_size": vocab_size, "num_labels": classes, "pad_token_id": PADDING, "use_cache": False}
     channels, height, width = _images("transformers", shape)
     size = height if height == width else [height, width]
     return {"num_labels": classes, "num_channels": channels, "image_size": size}

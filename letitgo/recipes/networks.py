@@ -293,11 +293,11 @@ def find_network(
         BadRequest: There is no such factory, or its signature does not take the arguments.
     """
     if name.startswith("transformers:"):
-        name, args = settled(name, args, input_shape, num_classes, kind)
+        name, args = settled(name, args, input_shape, num_classes, kind, vocab_size)
     elif name == "fixed-classifier" and str(args.get("network")).startswith("transformers:"):
         own = {each: args[each] for each in arguments(fixed_classifier, name) if each in args}
         rest = {each: args[each] for each in args if each not in own}
-        network, rest = settled(own["network"], rest, input_shape, num_classes, kind)
+        network, rest = settled(own["network"], rest, input_shape, num_classes, kind, vocab_size)
         args = {**own, "network": network, **rest}
     factory = find_factory(name)
     taken = arguments(factory, f"network {name!r}")
