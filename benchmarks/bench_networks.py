@@ -1,13 +1,11 @@
 """ResNet-20 with augmentation and a small BERT: the engine over hand-written loops, frozen blocks over the floor.
 
 Goals: at most 1.05 for the engine over the loop, and 1.15 for a step with a prefix of blocks frozen over its counted
-floor. Seconds are of the processor, and those that are compared come in turn. ``python bench_networks.py 3`` is a
-quicker look with three rounds.
+floor. Seconds are of the processor. The loop and the engine take steps in turn, frozen prefixes turns of a few steps.
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import hand
 import torch
@@ -21,12 +19,11 @@ from letitgo.training import train
 from letitgo.weights import Selection, StepCost, parameter_names
 
 torch.set_num_threads(1)
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 9
-WARM, STEPS = 2, {"resnet20": 4, "bert": 40}
+ROUNDS, WARM, TURN, PAIRS = 3, 2, 4, {"resnet20": 24, "bert": 80}
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 
 RECIPES = {
-    "resnet20": Recipe(model="resnet20", data="cifar10", examples=1024, augment="flip+crop", schedule="constant"),
+    "resnet20": Recipe(model="resnet20", data="cifar10", examples=4096, augment="flip+crop", schedule="constant"),
     "bert": Recipe(
         model="transformers:bert",
         model_args=SIZES,
@@ -47,7 +44,7 @@ def augmented(images: Tensor) -> Tensor:
 
 
 def by_hand(name: str) -> Iterator[None]:
-    """The loop that a person would write; pauses after warming up, and after the steps."""
+    """The loop that a person would write; pauses after each step."""
     recipe, module = RECIPES[name], hand.fresh(RECIPES[name]).train()
     split = recipe.dataset.split("train")
     inputs, order = split.batch(slice(None)), Batches(recipe).order(0)
@@ -55,9 +52,7 @@ def by_hand(name: str) -> Iterator[None]:
     if name == "bert":
         module = plain_bert(recipe)
         optimizer = torch.optim.AdamW(module.parameters())
-    for step in range(WARM + STEPS[name]):
-        if step == WARM:
-            yield
+    for step in range(WARM + PAIRS[name]):
         rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         optimizer.zero_grad()
         if name == "bert":
@@ -66,7 +61,7 @@ def by_hand(name: str) -> Iterator[None]:
             loss = cross_entropy(module(augmented(inputs[rows])), labels[rows])
         loss.backward()
         optimizer.step()
-    yield
+        yield
 
 
 def plain_bert(recipe: Recipe) -> nn.Module:
@@ -77,16 +72,15 @@ def plain_bert(recipe: Recipe) -> nn.Module:
     return AutoModelForCausalLM.from_config(config).train()
 
 
-def by_engine(name: str, frozen: tuple[str, ...] = ()) -> Iterator[None]:
-    """The same in the engine."""
-    recipe, module = RECIPES[name], hand.fresh(RECIPES[name])
+def by_engine(name: str, stops: Iterable[int], frozen: tuple[str, ...] = ()) -> Iterator[None]:
+    """The same in the engine; pauses at the stops."""
+    module = hand.fresh(RECIPES[name])
     freeze(module, Selection(frozen, parameter_names(module)))
-    return (None for _ in train(module, recipe, [WARM, WARM + STEPS[name]]))
+    return (None for _ in train(module, RECIPES[name], stops))
 
 
 def seconds(moments: Iterator[None]) -> float:
-    """Of the processor, for the steps after warming up."""
-    next(moments)
+    """Of the processor, up to the next pause."""
     begin = time.process_time()
     next(moments)
     return time.process_time() - begin
@@ -94,13 +88,20 @@ def seconds(moments: Iterator[None]) -> float:
 
 def over_hand(name: str) -> None:
     """Print the ratio of the engine to the loop."""
-    ratios = []
-    for turn in range(2 * ROUNDS):
-        ways: dict[str, Callable[[str], Iterator[None]]] = {"engine": by_engine, "hand": by_hand}
-        took = {way: seconds(ways[way](name)) for way in sorted(ways, reverse=bool(turn % 2))}
-        ratios.append(took["engine"] / took["hand"])
-    spread = f"median of {len(ratios)}, {min(ratios):.3f} to {max(ratios):.3f}"
+    steps = WARM + PAIRS[name]
+    ways = {"engine": by_engine(name, range(1, steps + 1)), "hand": by_hand(name)}
+    turns = [{way: seconds(ways[way]) for way in sorted(ways, reverse=bool(step % 2))} for step in range(steps)]
+    ratios = sorted(took["engine"] / took["hand"] for took in turns[WARM:])
+    low, high = (ratios[len(ratios) * part // 4] for part in (1, 3))
+    spread = f"median of {len(ratios)} pairs of steps, quartiles {low:.3f} and {high:.3f}"
     print(f"{name}: engine / hand-written loop {hand.median(ratios):.3f} ({spread})")
+
+
+def of_a_turn(name: str, frozen: tuple[str, ...]) -> float:
+    """Seconds of a few steps after warming up."""
+    moments = by_engine(name, (WARM, WARM + TURN), frozen)
+    next(moments)
+    return seconds(moments)
 
 
 def over_floor(name: str) -> None:
@@ -115,7 +116,7 @@ def over_floor(name: str) -> None:
         return step_cost(module, recipe.dataset.sample)
 
     floors = [counted(prefix).whole / counted(()).whole for prefix in prefixes]
-    rounds = [[seconds(by_engine(name, prefix)) for prefix in prefixes] for _ in range(ROUNDS)]
+    rounds = [[of_a_turn(name, prefix) for prefix in prefixes] for _ in range(ROUNDS)]
     print(f"{name}, frozen up to: share of the full step's time, counted share, one over the other")
     for i, floor in enumerate(floors[1:], start=1):
         share = hand.median([took[i] / took[0] for took in rounds])
