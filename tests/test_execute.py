@@ -21,7 +21,8 @@ from letitgo.errors import BadRequest
 from letitgo.execute import Executor, Progress, executor, plan_jobs
 from letitgo.execute.jobs import describe, perform, revive
 from letitgo.imports import import_object
-from letitgo.plan import Distance, Evaluation, Graft, Run, Stored
+from letitgo.plan import Distance, Evaluation, Graft, Initial, Run, Stored
+from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.store.store import DamagedResult
 
@@ -132,6 +133,13 @@ def test_a_shared_baseline_is_trained_once(store):
     for job in plan_jobs(measures(run), store):
         perform(job, store, 30.0, steps.append if job.run == run else None)
     assert steps == list(range(1, 25))
+
+
+def test_a_job_names_a_few_of_many_frozen_layers(store):
+    recipe = Recipe(widths="8", depth=8, epochs=1)
+    run = Run(Initial(recipe.network, 0), ("fc9.weight", "fc9.bias"), recipe)
+    [job] = plan_jobs([run.final], store)
+    assert str(job) == "training with fc1, fc2, fc3, fc4, 4 more frozen, seed 0"
 
 
 def test_a_job_survives_the_way_to_a_worker(store):

@@ -22,6 +22,9 @@ from letitgo.value import dump, load
 MEASURES = 8
 """Measures of one kind of need that are handed to a worker at once: each takes milliseconds, a message costs one."""
 
+NAMES = 4
+"""Names of frozen modules that a job's own name lists."""
+
 
 @dataclass(eq=False)
 class Job:
@@ -56,7 +59,9 @@ class Job:
         frozen = [name for names in run.recipe.network.layers.values() for name in names if name not in run.moves]
         what = "training everything"
         if frozen:
-            what = f"training with {', '.join(dict.fromkeys(n.rpartition('.')[0] or n for n in frozen))} frozen"
+            owners = list(dict.fromkeys(name.rpartition(".")[0] or name for name in frozen))
+            more = [f"{len(owners) - NAMES} more"] if len(owners) > NAMES + 1 else []
+            what = f"training with {', '.join([*owners[:NAMES], *more] if more else owners)} frozen"
         if isinstance(run.trains, Subspace):
             what = f"training in {run.trains.d:,} dimensions"
         since = f" from step {run.begin}" if run.begin else ""
