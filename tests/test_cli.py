@@ -234,7 +234,7 @@ WRONG = {
     "part of a seed": (("--seeds", "1.5"), "seeds is '1.5': give a whole number"),
     "part of a worker": (("--workers", "0.4"), "Invalid value for --workers: '0.4' is no whole number"),
     "misspelt data": (("--data", "mnits"), "unknown data 'mnits': did you mean mnist"),
-    "folder without data": (("--data", "."), "the data set"),
+    "folder without data": (("--data", "."), "which column of"),
     "two lengths": (("--epochs", "3", "--iterations", "40"), "epochs and iterations both say how long training is"),
     "warm-up without a unit": (("--warmup", "5"), "warmup is '5': write steps as in 500it, or epochs as in 5ep"),
     "warm-up that never ends": (

@@ -153,7 +153,7 @@ def test_convolutions_are_evaluated_in_small_batches(name, sizes):
 
 
 def test_help_names_every_network():
-    assert {name.removesuffix(" (for text)") for name in BUILT_IN.split(", ")} == NETWORKS.keys() - {"fixed-classifier"}
+    assert {name.partition(" (")[0] for name in BUILT_IN.split(", ")} == NETWORKS.keys() - {"fixed-classifier"}
 
 
 def test_conv2_learns_digits_by_heart():

@@ -267,7 +267,7 @@ def test_export_is_one_row_for_each_number(filled, tmp_path, capsys):
     assert len(frame) == 6 * 3
     for recipe in RECIPES:
         for split in ("train", "test"):
-            value = STUDY.evaluation(recipe, split)
+            value = STUDY.evaluations(recipe)[split]
             rows = frame[(frame.key == value.key)].set_index("name")
             found = {name: item for name, item in value.result(filled).items() if name != "correct"}
             assert rows.value.to_dict() == found
@@ -309,7 +309,7 @@ def test_merge_makes_one_store_of_two(filled, tmp_path, told):
 def test_conflicts_and_damage_are_named(filled, tmp_path, capsys):
     target = tmp_path / "target"
     shutil.copytree(filled.root, target)
-    one, two = (STUDY.evaluation(recipe, "test") for recipe in RECIPES)
+    one, two = (STUDY.evaluations(recipe)["test"] for recipe in RECIPES)
     filled.write(one.address, one.key, {"result": {"accuracy": 2.0}, "versions": {"torch": "0"}})
     (filled.root / f"{two.address}.json").write_text("[]")
     state = STUDY.run(RECIPES[0]).final

@@ -177,9 +177,10 @@ def test_what_cannot_be_read_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["a,y", *["1,0", ",1"] * 6], "row 1 of .* has no 'a'"),
+        (["a,y", *["1,0", ",1"] * 6], "data row 2 of .*, the first being 1, has no number or text in the column 'a'"),
         (["a,y", *["inf,0", "1,1"] * 6], "holds infinite numbers"),
-        (["a,b,y", *["1,x,0", "2,z,1"] * 6], "the columns b of .* hold no numbers"),
+        (["a,b,y", *["1,x,0", "2,z,1"] * 6], r"columns that hold no numbers \('b'\)"),
+        (["a,y", *["1,0", "2,0"] * 6], "all training rows of .* have the label 0"),
         (["a,y", *[f"{i},{7 * i}" for i in range(40)]], "32 different whole numbers: say with task"),
         (["a,y", *[f"{i},{i}" for i in range(11)]], "is among the rows for testing and not for training"),
     ],
@@ -373,3 +374,13 @@ def test_what_a_function_may_not_return(make):
 def test_a_function_that_is_not_there_is_refused():
     with pytest.raises(BadRequest, match="the data 'test_tables:none' does not import"):
         open_data("test_tables:none")
+
+
+@pytest.mark.parametrize("rows", ["", "a,label\n"])
+def test_a_table_without_rows_or_file_is_named(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text(rows)
+    with pytest.raises(BadRequest, match=r"table.csv' has no rows"):
+        open_data("table.csv")
+    with pytest.raises(BadRequest, match=r"unknown data 'tabel.csv': there is no such folder or file"):
+        open_data("tabel.csv")

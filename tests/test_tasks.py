@@ -331,3 +331,14 @@ def test_networks_that_do_not_fit_name_one_that_does(store):
     ):
         with pytest.raises(BadRequest, match=said):
             compute(Train(recipe), store)
+
+
+def test_recipes_that_are_judged_by_two_metrics_are_refused_before_training(store):
+    recipes = [Recipe(epochs=1, widths="8", metric=metric) for metric in ("accuracy", "f1_macro")]
+    with pytest.raises(BadRequest, match="judged by accuracy and f1_macro, which do not compare"):
+        compute(Train(recipes), store, workers=0)
+
+
+def test_the_gap_is_in_the_metric_that_judges(store):
+    [row] = compute(Train(Recipe(epochs=1, widths="8", metric="f1_macro")), store, workers=0).rows
+    assert row["gap"] == row["train_f1_macro"] - row["f1_macro"] != row["train_accuracy"] - row["accuracy"]

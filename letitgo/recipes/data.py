@@ -157,7 +157,7 @@ def open_data(name: str, *steps: Step, task: Task | None = None, columns: Readin
         name = str(Path(shared, name).resolve())
     elif name not in (*HUB, PYTHON) and Path(name).exists():
         name = str(Path(name).resolve())
-    elif name.startswith((".", "/", "~")):
+    elif name.startswith((".", "/", "~")) or (is_short and Path(name).suffix in TABLES):
         raise BadRequest(f"unknown data {name!r}: there is no such folder or file")
     reading = (*columns, *(() if task is None or task.labels is None else (("labels", task.labels),)))
     content = _content(name, reading)
@@ -383,6 +383,8 @@ def _from_hub(name: str, reading: dict[str, str]) -> Decoded:
         else:
             found = datasets.load_dataset(HUB.get(name, name), trust_remote_code=False)
     except Exception as error:
+        if table and (Path(name).stat().st_size == 0 or "corresponds to no data" in str(error)):
+            raise BadRequest(f"{name!r} has no rows") from error
         where = f"the {'file' if table else 'folder'} gave"
         where = where if here or table else "it is no folder, and the Hugging Face hub gave"
         raise BadRequest(f"the data set {name!r} cannot be read: {where} {named(error)}") from error

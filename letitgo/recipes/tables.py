@@ -89,8 +89,8 @@ def _target(name: str, features: Any, asked: str | None) -> str:
     likely = [column for column in TARGETS if column in features]
     if len(labelled) != 1 and len(likely) != 1:
         raise BadRequest(
-            f"it is not clear which column of {name!r} is to be predicted: name one with target "
-            f"(--target). It has {', '.join(features)}"
+            f"it is not clear which column of {name!r} is to be predicted: name it with target (--target), one of "
+            f"{', '.join(map(repr, features))}"
         )
     return labelled[0] if len(labelled) == 1 else likely[0]
 
@@ -109,8 +109,8 @@ def _inputs(name: str, features: Any, target: str, asked: str | None) -> list[st
         return known or words
     if other := [column for column in kinds if column not in numbers]:
         raise BadRequest(
-            f"the columns {', '.join(other)} of {name!r} hold no numbers: leave them out or write them as numbers, or "
-            "name one that is the text with text (--text)"
+            f"{name!r} has columns that hold no numbers ({', '.join(map(repr, other))}): leave them out, write them as "
+            "numbers, or say which is the text (--text)"
         )
     if not numbers:
         raise BadRequest(f"{name!r} has no column besides {target!r} to learn from")
@@ -128,7 +128,11 @@ def _frame(name: str, rows: Any, columns: list[str]) -> Any:
     frame = rows.select_columns(columns).to_pandas()
     for column in columns:
         if (missing := frame[column].isna()).any():
-            raise BadRequest(f"row {int(missing.argmax())} of {name!r} has no {column!r}: fill it in or leave it out")
+            row = int(missing.argmax()) + 1
+            raise BadRequest(
+                f"data row {row} of {name!r}, the first being 1, has no number or text in the column {column!r}: fill "
+                "it in, or leave the row out"
+            )
         if frame[column].dtype.kind == "f" and not np.isfinite(frame[column]).all():
             raise BadRequest(f"the column {column!r} of {name!r} holds infinite numbers: leave those rows out")
     return frame
@@ -147,6 +151,8 @@ def _labels(name: str, feature: Any, columns: dict[str, Any], reading: dict[str,
     if (names := getattr(feature, "names", None)) is not None:
         return {split: torch.tensor(column.to_numpy(dtype=np.int64)) for split, column in columns.items()}, len(names)
     classes = sorted(train.unique().tolist())
+    if len(classes) == 1:
+        raise BadRequest(f"all training rows of {name!r} have the label {classes[0]!r}: there is nothing to learn")
     if holds != "words" and len(classes) > CLASSES and classes != [*range(len(classes))] and "labels" not in reading:
         raise BadRequest(
             f"the column {train.name!r} of {name!r} has {len(classes):,} different whole numbers: say with task "
@@ -154,7 +160,10 @@ def _labels(name: str, feature: Any, columns: dict[str, Any], reading: dict[str,
         )
     number = {label: i for i, label in enumerate(classes)}
     if unknown := sorted(set(columns["test"].unique().tolist()) - number.keys()):
-        raise BadRequest(f"the label {unknown[0]!r} of {name!r} is among the rows for testing and not for training")
+        raise BadRequest(
+            f"the label {str(unknown[0])[:40]!r} of {name!r} is among the rows for testing and not for training: is "
+            f"{train.name!r}, with {len(classes):,} different labels, the column to predict (--target)?"
+        )
     return {split: torch.tensor([number[label] for label in column]) for split, column in columns.items()}, len(classes)
 
 

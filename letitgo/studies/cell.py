@@ -328,7 +328,7 @@ def evaluated(recipe: Recipe) -> tuple[Literal["test", "train"], ...]:
 def judged(metric: Metric, results: Results) -> Row:
     """What evaluations named ``test``, ``train`` and ``validation`` say of a cell, and its drops from ``base``.
 
-    Accuracies and the metric of the task; how much worse it is; the gap between training and test accuracy. A cell
+    Accuracies and the metric of the task; how much worse it is; the gap between training and test. A cell
     without a ``base`` is its own.
     """
     base, found = results.get("base", results), {}
@@ -336,8 +336,9 @@ def judged(metric: Metric, results: Results) -> Row:
         if split in results:
             found |= {f"{prefix}{name}": results[split].get(name) for name in ("accuracy", metric.name)}
             found[f"{prefix}drop"] = metric.drop(base[split], results[split]) if split in base else None
-    if found.get("train_accuracy") is not None and found.get("accuracy") is not None:
-        found["gap"] = found["train_accuracy"] - found["accuracy"]
+    own = metric.name if metric.share else "accuracy"
+    if found.get(f"train_{own}") is not None and found.get(own) is not None:
+        found["gap"] = found[f"train_{own}"] - found[own]
     return found
 
 

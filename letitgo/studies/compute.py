@@ -105,6 +105,10 @@ def _check(study: Study) -> None:
             raise BadRequest(
                 f"{recipe.task!r} trains with its own code, which this study cannot change: map, finetune and train can"
             )
+    if len(metrics := {recipe.dataset.task.metric.name: None for recipe in study.recipes}) > 1:
+        raise BadRequest(
+            f"the recipes are judged by {' and '.join(metrics)}, which do not compare: run a study of each"
+        )
     study.check()
     for recipe in study.recipes:
         if recipe.own is not None and recipe.own.has_changed:

@@ -151,9 +151,9 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     said += _cheapest(study, rows)
     alone = max((r for r in own if r["intervention"] == "only"), key=_worth(metric, study.chosen), default=None)
     if alone:
-        lead = f", {_lead(alone)}" if alone["lead_mean"] is not None else ""
+        lead = f", {_lead(alone, metric.unit)}" if alone["lead_mean"] is not None else ""
         said.append(f"Best single layer to train alone: {alone['layer']}, {words.value(alone, metric)}{lead}.")
-    said += [_adviser(rows, best)] if study.recipes[0].own is None else []
+    said += [_adviser(rows, best, metric.unit)] if study.recipes[0].own is None else []
     return said + words.still_undecided(study, own, phrase)
 
 
@@ -196,18 +196,19 @@ def _effect(row: Row, unit: str) -> str:
     return f"{'gains' if mean < 0 else 'costs'} {numbers.points(abs(mean), half)} {unit}"
 
 
-def _lead(row: Row) -> str:
-    gap = f"{numbers.points(row['lead_mean'], row['lead_ci95'])} points ahead of the next"
+def _lead(row: Row, unit: str) -> str:
+    gap = f"{numbers.points(row['lead_mean'], row['lead_ci95'])} {unit} ahead of the next"
     return gap if _apart(row, "lead") else f"{gap}, so the two cannot be told apart"
 
 
-def _adviser(rows: Sequence[Row], best: Row) -> str:
+def _adviser(rows: Sequence[Row], best: Row, unit: str) -> str:
     row = next((row for row in rows if row["advised"]), None)
     if row is None:
         return "The relative gradient norm (Auto-RGN) chooses no layer: training none alone meets the budget."
     choice = f"The relative gradient norm (Auto-RGN) chooses to train only {row['layer']}"
     if row is not best:
-        return f"{choice}: {numbers.points(row['behind_mean'], row['behind_ci95'])} points behind the recommendation."
+        behind = numbers.points(row["behind_mean"], row["behind_ci95"])
+        return f"{choice}: {behind} {unit} behind the recommendation."
     rivals = any(r["meets"] and r["intervention"] == "only" and r is not best for r in rows)
     return f"{choice}, {'as recommended' if rivals else 'the only layer that meets the budget'}."
 

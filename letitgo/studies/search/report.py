@@ -147,7 +147,7 @@ def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> 
     if room <= 0:
         return f"{sentence}: rather more than that."
     needed = ceil(best["n"] * (best["drop_ci95"] / room) ** 2)
-    return f"{sentence}: about {needed:,} would tell (--max-seeds)."
+    return f"{sentence}: about {needed:,} would tell ({'--max-seeds' if study.seeds == 'auto' else '--seeds'})."
 
 
 def _all_units(rows: Sequence[Row]) -> list[str]:
