@@ -180,7 +180,7 @@ def test_what_cannot_be_read_is_refused(name, tmp_path):
         (["a,y", *["1,0", ",1"] * 6], "data row 2 of .*, the first being 1, has no number or text in the column 'a'"),
         (["a,y", *["inf,0", "1,1"] * 6], "holds infinite numbers"),
         (["a,b,y", *["1,x,0", "2,z,1"] * 6], r"columns that hold no numbers \('b'\)"),
-        (["a,y", *["1,0", "2,0"] * 6], "all training rows of .* have the label 0"),
+        (["a,y", *["1,0", "2,0"] * 6], "all training examples of .* have one label"),
         (["a,y", *[f"{i},{7 * i}" for i in range(40)]], "32 different whole numbers: say with task"),
         (["a,y", *[f"{i},{i}" for i in range(11)]], "is among the rows for testing and not for training"),
     ],

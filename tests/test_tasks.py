@@ -342,3 +342,11 @@ def test_recipes_that_are_judged_by_two_metrics_are_refused_before_training(stor
 def test_the_gap_is_in_the_metric_that_judges(store):
     [row] = compute(Train(Recipe(epochs=1, widths="8", metric="f1_macro")), store, workers=0).rows
     assert row["gap"] == row["train_f1_macro"] - row["f1_macro"] != row["train_accuracy"] - row["accuracy"]
+
+
+def test_no_run_is_the_best_of_different_data(store, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
+    study = Train([Recipe(data=name, epochs=1, widths="8") for name in ("digits", str(table))])
+    [answer] = compute(study, store, workers=0).answers
+    assert answer == "Runs on different data do not compare: see the table."

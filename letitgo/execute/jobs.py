@@ -60,8 +60,9 @@ class Job:
         what = "training everything"
         if frozen:
             owners = list(dict.fromkeys(name.rpartition(".")[0] or name for name in frozen))
-            more = [f"{len(owners) - NAMES} more"] if len(owners) > NAMES + 1 else []
-            what = f"training with {', '.join([*owners[:NAMES], *more] if more else owners)} frozen"
+            if len(owners) > NAMES + 1:
+                owners[NAMES:] = [f"{len(owners) - NAMES} more"]
+            what = f"training with {', '.join(owners)} frozen"
         if isinstance(run.trains, Subspace):
             what = f"training in {run.trains.d:,} dimensions"
         since = f" from step {run.begin}" if run.begin else ""

@@ -514,6 +514,8 @@ def _checked(name: str, found: Decoded) -> dict[str, Tensor]:
                 f"labels of {name!r} out of range: split {split!r} has labels {low} to {high}, "
                 f"{classes} classes are numbered 0 to {classes - 1}"
             )
+        if split == "train" and (labels == labels[0]).all():
+            raise BadRequest(f"all training examples of {name!r} have one label: there is nothing to learn")
         if found.vocabulary and int(inputs.min()) < 0:
             raise BadRequest(f"tokens of {name!r} go down to {int(inputs.min())}: number them from 0, which is padding")
         if inputs.shape[1:] != splits["train"][0].shape[1:]:

@@ -151,8 +151,6 @@ def _labels(name: str, feature: Any, columns: dict[str, Any], reading: dict[str,
     if (names := getattr(feature, "names", None)) is not None:
         return {split: torch.tensor(column.to_numpy(dtype=np.int64)) for split, column in columns.items()}, len(names)
     classes = sorted(train.unique().tolist())
-    if len(classes) == 1:
-        raise BadRequest(f"all training rows of {name!r} have the label {classes[0]!r}: there is nothing to learn")
     if holds != "words" and len(classes) > CLASSES and classes != [*range(len(classes))] and "labels" not in reading:
         raise BadRequest(
             f"the column {train.name!r} of {name!r} has {len(classes):,} different whole numbers: say with task "

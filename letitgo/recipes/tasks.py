@@ -25,10 +25,10 @@ from letitgo.value import Value
 
 BATCH = 1000
 """Answers evaluated at once."""
-Labels = Literal["classes", "amounts"]
-"""What is learned of each example: one of some classes, or numbers."""
 CONV_BATCH = 128
 """The same of a network with convolutions, whose outputs would not fit the processor's caches otherwise."""
+Labels = Literal["classes", "amounts"]
+"""What is learned of each example: one of some classes, or numbers."""
 
 
 def at_once(module: nn.Module, split: Split) -> int:

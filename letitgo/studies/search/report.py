@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-TITLE = "Which layers may stay frozen, all together?"
 WIDE = 34
 """Characters of a set in the main table."""
 
@@ -61,7 +60,7 @@ def report(study: Search, rows: Sequence[Row]) -> Report:
         for i, (_, part) in enumerate(words.groups(study, rows))
         if (found := [row for row in part if row["n"]]) and found[0]["row"] == "baseline"
     ]
-    return Report("search", TITLE, sections, _note(study))
+    return Report("search", study.QUESTION, sections, _note(study))
 
 
 def _note(study: Search) -> str:

@@ -40,7 +40,7 @@ class Search(SearchOptions, CellStudy):
 
     @property
     def sequential(self) -> bool:
-        """Whether verdicts decide how many seeds there are: at least how many seeds each row has differs."""
+        """True also of a fixed number of seeds: sets are tried under fewer of them than they are judged under."""
         return True
 
     @cached_property

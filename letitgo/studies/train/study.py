@@ -151,10 +151,10 @@ class Train(TrainOptions, CellStudy):
             (row for row in rows if row[metric.name] is not None), key=lambda row: row[metric.name], default=None
         )
         answer = f"{reached(best, metric)}." if best else ""
-        if best and len(rows) > 1:
+        if best and "data" in self.swept:
+            answer = "Runs on different data do not compare: see the table."
+        elif best and len(rows) > 1:
             at = ", ".join(f"{name.replace('_', '-')} {best[name]}" for name in self.swept)
             answer = f"The best is {reached(best, metric)}, at {at}: the test set chose it, which flatters it."
-        if "data" in self.swept:
-            answer = "Runs on different data do not compare: see the table."
         section = Section(heading(recipe), answer, tables=[table], details=resolved(recipe))
         return Report("train", self.QUESTION, [section], "One run for each recipe; accuracies in per cent.")
