@@ -633,3 +633,13 @@ def test_a_network_collected_in_the_middle_of_a_step_breaks_none():
         handle.remove()
         last.remove()
     assert not other
+
+
+@pytest.mark.filterwarnings("error")  # what a finalizer raises is a warning of pytest's
+def test_a_network_that_is_let_go_while_held_is_only_forgotten():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    hold(module, select(module, "1"))
+    weight = module[0].weight
+    del module
+    gc.collect()
+    assert not weight.requires_grad  # no finalizer thawed it

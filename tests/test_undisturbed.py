@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,9 +14,12 @@ from helpers import small_recipe
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from letitgo import weights
 from letitgo.store import open_store
 from letitgo.studies.compute import compute
 from letitgo.studies.train.study import Train
+from letitgo.weights.roles import roles
+from letitgo.weights.state import drawing_from
 
 CALLERS: dict[str, Callable[[], object]] = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
@@ -65,10 +69,11 @@ def test_what_the_caller_has_set_changes_no_result(what, undisturbed, tmp_path):
             entered.remove()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_the_callers_generators_are_left_as_they_were(tmp_path):
-    def draws() -> list[float]:
-        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+def draws() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
+
+def test_the_callers_generators_are_left_as_they_were(tmp_path):
     found = []
     for run in (lambda: None, lambda: loss(tmp_path)):
         CALLERS["other seeds"]()
@@ -85,3 +90,43 @@ def test_two_threads_do_not_change_each_others_draws(undisturbed, tmp_path):
     for thread in threads:
         thread.join()
     assert found == [undisturbed] * 2
+
+
+class Slow(nn.Module):
+    """A layer that is not torch's own, draws when it is called, and takes its time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        drawn = sum(draws())
+        time.sleep(0.3)
+        return inputs @ self.weight + drawn
+
+
+SLOW = Slow()
+OTHERS: dict[str, Callable[[], object]] = {
+    "building": lambda: weights.seeded(lambda: SLOW(torch.ones(1, 2)), 1),
+    "counting": lambda: weights.step_cost(SLOW, torch.ones(1, 2)),
+    "recognising": lambda: roles(SLOW),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_thread_waits_while_generators_are_borrowed(what):
+    def drawn(between: Callable[[], object]) -> list[float]:
+        with drawing_from("here"):
+            first = draws()
+            between()
+            return first + draws()
+
+    thread = threading.Thread(target=OTHERS[what])
+
+    def begin_the_other() -> None:
+        thread.start()
+        thread.join(0.1)  # it would be in the middle by now, were it not made to wait
+
+    assert drawn(begin_the_other) == drawn(lambda: None)
+    thread.join(60)
+    assert not thread.is_alive()

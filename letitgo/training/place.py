@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from threading import RLock
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +17,8 @@ from torch.utils import deterministic
 from letitgo.errors import BadRequest, WorkFailed, out_of_memory
 from letitgo.recipes.recipe import MemoryFormat, Precision
 from letitgo.recipes.splits import Split
-from letitgo.weights.state import drawing_from
+from letitgo.weights.state import LOCK, drawing_from
 
-_ALONE = RLock()
 Brought = TypeVar("Brought", nn.Module, Split)
 
 
@@ -85,7 +83,7 @@ class Place:
         self.check()
         # torch.use_deterministic_algorithms does the same, but imports the compiler, which takes seconds
         memory: Any = deterministic
-        with _ALONE, _as_cuda_repeats_itself(self.device), drawing_from("place"), _undisturbed(self.kind):
+        with LOCK, _as_cuda_repeats_itself(self.device), drawing_from("place"), _undisturbed(self.kind):
             before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
             torch.set_num_threads(self.threads)
             torch.set_deterministic_debug_mode("error")

@@ -21,6 +21,7 @@ from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
 from letitgo.weights.prefix import PREFIX_BYTES, frozen_prefix
 from letitgo.weights.select import Selection, chosen_of
+from letitgo.weights.state import drawing_from
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a network is called with: one tensor, its positional inputs, or its inputs by keyword."""
@@ -285,9 +286,8 @@ def _put_back(module: nn.Module) -> Iterator[None]:
         for part in module.modules()
         for name, buffer in part._buffers.items()
     ]
-    devices = {parameter.device.index for parameter in module.parameters() if parameter.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+        with drawing_from("cost"), torch.enable_grad():
             yield
     finally:
         for parameter, trains, gradient in flags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
@@ -108,6 +108,19 @@ def frozen(
     module: nn.Module, selection: Chosen, statistics: Statistics = "follow", dropout: Dropout = "follow"
 ) -> Iterator[nn.Module]:
     """The module with the selection frozen; on leaving, all is as it was before, but for the mode of the network."""
+    restore = frozen_until(module, selection, statistics, dropout)
+    try:
+        yield module
+    finally:
+        restore()
+
+
+def frozen_until(module: nn.Module, selection: Chosen, statistics: Statistics, dropout: Dropout) -> Callable[[], None]:
+    """Freeze; the result, called, does what leaving :func:`frozen` does.
+
+    For whoever may never leave: the end of a context manager that is left open runs when garbage is collected, in the
+    middle of anything.
+    """
     selection = _check(module, selection)
     before = {name: (module.get_parameter(name).requires_grad, _recorded(module, name)) for name in selection}
     mode = module.training
@@ -116,9 +129,8 @@ def frozen(
         for part in still(module, selection, statistics, dropout).values()
     ]
     freeze(module, selection, statistics, dropout)
-    try:
-        yield module
-    finally:
+
+    def restore() -> None:
         for name, (flag, recorded) in before.items():
             module.get_parameter(name).requires_grad_(flag)
             if recorded is None:
@@ -128,6 +140,8 @@ def frozen(
             part.training = module.training if own is None else own
             if held is not None:
                 part.train = held
+
+    return restore
 
 
 def _check(module: nn.Module, selection: Chosen) -> Selection:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from letitgo.errors import BadRequest, WorkFailed
-from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen
+from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen_until
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
@@ -116,9 +116,8 @@ class Held:
             moves = {*part.whole, *(name for name, mask in part.entries.items() if mask.any())}
         rest = Selection(tuple(name for name in names if name not in moves), names)
         moves = {name for name in moves if trains(module.get_parameter(name))}
-        self._freezing = frozen(module, rest, statistics, dropout)
         self._flags = {name: module.get_parameter(name).requires_grad for name in names if name in moves}
-        self._freezing.__enter__()
+        self._thaw = frozen_until(module, rest, statistics, dropout)
         for name in self._flags:
             module.get_parameter(name).requires_grad_(True)
         self.moving = {n: Moving(n, module.get_parameter(n), mask) for n, mask in partly.items() if n in moves}
@@ -160,7 +159,7 @@ class Held:
         _alive.discard(self)
         del vars(self._module)[HELD]
         vars(self._module).pop("zero_grad", None)
-        self._freezing.__exit__(None, None, None)
+        self._thaw()
         for name, flag in self._flags.items():
             self._module.get_parameter(name).requires_grad_(flag)
 

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from letitgo.weights.layers import is_container, owner, parameter_names
+from letitgo.weights.state import drawing_from
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
@@ -109,7 +110,7 @@ def _seen(layer: nn.Module) -> dict[str, Tensor]:
         for shape in _shapes(parameters.values()):
             inputs = torch.randn(shape, generator=generator).to(like)
             try:
-                with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                with drawing_from("roles"), torch.enable_grad():
                     output = functional_call(layer, {**parameters, **buffers}, (inputs,))
                     last = output.view(3, -1)[:, -1].sum()
                     gradients = torch.autograd.grad(last, list(parameters.values()), allow_unused=True)

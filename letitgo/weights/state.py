@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from letitgo.weights.layers import parameter_names, plain
 State = dict[str, Tensor]
 """Parameters, persistent buffers and extra state by name. A tied tensor is one object under several names, or there
 under its first name alone."""
+
+LOCK = RLock()
+"""Held while the generators that all threads of a process share are borrowed."""
 
 _EXTRA = "_extra_state"
 """What torch calls the result of a module's ``get_extra_state``."""
@@ -116,17 +120,21 @@ def write_state(module: nn.Module, state: State) -> None:
 
 @contextmanager
 def drawing_from(*parts: object) -> Iterator[None]:
-    """The generators of torch, NumPy and ``random`` under a seed derived from ``parts``; then as they were again."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    of_torch = [(generator, generator.get_state()) for generator in _generators()]
-    seed_generators(derive(*parts))
-    try:
-        yield
-    finally:
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
-        for generator, state in of_torch:
-            generator.set_state(state)
+    """The generators of torch, NumPy and ``random`` under a seed derived from ``parts``; then as they were again.
+
+    One thread of a process at a time is in here.
+    """
+    with LOCK:
+        of_numpy, of_python = np.random.get_state(), random.getstate()
+        of_torch = [(generator, generator.get_state()) for generator in _generators()]
+        seed_generators(derive(*parts))
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
+            for generator, state in of_torch:
+                generator.set_state(state)
 
 
 def _generators() -> list[torch.Generator]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -26,6 +25,7 @@ from letitgo.studies.classifier.options import ClassifierOptions
 from letitgo.studies.statistics import mean
 from letitgo.studies.subject import Subject
 from letitgo.training import take_step
+from letitgo.weights.state import drawing_from
 
 FIXED = ("hadamard", "orthogonal")
 """Classifiers that are a fixed matrix with a learned scale."""
@@ -115,7 +115,7 @@ def _memory(run: Run) -> int:
     weights.train_only(module, weights.Selection(run.moves, weights.parameter_names(module)))
     optimizer = run.recipe.make_optimizer(weights.trainable(module))
     split = run.recipe.dataset.split("train")
-    with torch.random.fork_rng(devices=[]):
+    with drawing_from("memory"):
         take_step(module, optimizer, run.recipe.dataset.task, split.batch(slice(0, 2)), split.labels[:2])
     kept = [weight.grad for weight in module.parameters()]
     kept += [item for state in optimizer.state.values() for item in state.values()]
