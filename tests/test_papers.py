@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+from helpers import small_recipe
 
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
-from letitgo.papers import PAPERS, find_paper, inside, scaled, shortened, zbs19
+from letitgo.papers import PAPERS, Paper, find_paper, hhs18, inside, scaled, shortened, zbs19
 from letitgo.papers.report import Comparison
-from letitgo.studies.outcome import Outcome
+from letitgo.studies.classifier.study import Classifier
+from letitgo.studies.compute import compute
 
 
 def test_the_help_names_every_paper(capsys):
@@ -52,17 +57,30 @@ def test_a_wider_interval_agrees_less_easily():
     assert (inside(1.0, None, low=0), inside(1.0, None, low=0, sure=True)) == (None, True)
 
 
-@pytest.mark.parametrize(("epochs", "within"), [(9, None), (10, True)])
-def test_a_run_under_a_tenth_of_the_papers_length_judges_nothing(epochs, within):
-    whole = zbs19.study(1.0, 3)
-    rows = [
-        row("fc1", "rerandomised", 0.88, 0.1, "critical", epoch=None),
-        row("fc1", "reinitialised", 0.4, 0.6, "critical"),
-    ]
-    comparison = Comparison(zbs19, zbs19.study(epochs / 100, 3), whole)
-    outcome = comparison.view(Outcome(rows, study=comparison.study))
-    assert [claim["within"] for claim in outcome.rows] == [within, within]
-    assert outcome.answers[0].startswith("Too short" if within is None else "Of 2 claims, 2 are borne out")
+def on_digits(epochs: int, **recipe: Any) -> Paper:
+    """HHS18 with a small network, claims and all."""
+
+    def study(scale: float, seeds: int) -> Classifier:
+        return Classifier(small_recipe(epochs=scaled(epochs, scale), **recipe), seeds=seeds, select="test")
+
+    return cast(Paper, SimpleNamespace(TITLE="", study=study, claims=hhs18.claims))
+
+
+@pytest.mark.parametrize(
+    ("scale", "lr", "answer", "judged"),
+    [
+        (1.0, 0.1, "Of 6 claims", True),
+        (0.05, 0.1, "Too short to judge any of 6 claims", False),
+        (1.0, 1e-9, "None of 6 claims is judged: a baseline did not learn.", False),
+    ],
+    ids=["learned", "too short", "did not learn"],
+)
+def test_what_is_too_short_or_did_not_learn_judges_nothing(scale, lr, answer, judged, store):
+    paper = on_digits(20, lr=lr)
+    study = paper.study(scale, 3)
+    outcome = Comparison(paper, study, paper.study(1.0, 3)).view(compute(study, store))
+    assert outcome.answers[0].startswith(answer)
+    assert any(claim["within"] is not None for claim in outcome.rows) == judged
 
 
 def row(layer, intervention, drop, accuracy, verdict, scope="layer", epoch=0):

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 ENOUGH = 0.1
 """Share of a paper's training from which its claims are judged."""
+NOT_LEARNED = "a baseline did not learn"
 AGREES = {True: "robust", False: "critical", None: "undecided"}
 """The mark of a claim: borne out, contradicted, or not to be told from this run."""
 LEGEND = {"robust": "borne out", "critical": "contradicted", "undecided": "cannot tell"}
@@ -52,6 +53,8 @@ class Comparison:
         claims = [dataclasses.asdict(claim) for claim in self.paper.claims(self.study, outcome.rows)]
         if shortened(self.study, self.whole)[0] < ENOUGH:
             claims = [claim | {"within": None} for claim in claims]
+        elif any(part.unlearned for part in self.study.report(outcome.rows).sections):
+            claims = [claim | {"within": None, "note": NOT_LEARNED} for claim in claims]
         return dataclasses.replace(outcome, rows=claims, study=self)  # type: ignore[arg-type]
 
     def seed_rows(self, store: Store) -> list[Row]:
@@ -67,7 +70,9 @@ class Comparison:
             "cannot be told from this run (?)."
         )
         share, length = shortened(self.study, self.whole)
-        if share < ENOUGH:
+        if any(row["note"] == NOT_LEARNED for row in rows):
+            answer = f"None of {len(rows)} claims is judged: {NOT_LEARNED}."
+        elif share < ENOUGH:
             answer = f"Too short to judge any of {len(rows)} claims: a run needs a tenth of the paper's length."
         heading = ", ".join(filter(None, (self.paper.TITLE, length)))
         section = Section(heading, answer, tables=[Table(COLUMNS, shown, legend=LEGEND)])

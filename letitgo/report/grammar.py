@@ -98,6 +98,7 @@ class Section:
         pictures: Name of the file → picture.
         details: What was trained, name → value.
         code: Where the answer may be used → the lines that do it.
+        unlearned: Its baseline has not learned, so that nothing is judged.
     """
 
     heading: str
@@ -108,6 +109,7 @@ class Section:
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    unlearned: bool = False
 
 
 @dataclass(frozen=True)

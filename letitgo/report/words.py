@@ -276,7 +276,9 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
         f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than "
         f"{shown(data.constant)}{' %' if metric.share else ''}, what a prediction that ignores the inputs reaches."
     )
-    return Section(heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe))
+    return Section(
+        heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe), unlearned=True
+    )
 
 
 def examples(recipe: Recipe, split: SplitName) -> str:
