@@ -30,6 +30,7 @@ _HOMES = {
         "execute": "Executor",
         "training": "Place",
         "deep_linear.study": "DeepLinear",
+        "studies.advisers.study": "Advisers",
         "studies.align.study": "Align",
         "studies.carry.study": "Carry",
         "studies.classifier.study": "Classifier",

@@ -13,6 +13,7 @@ from letitgo.plan import Loaded as Loaded
 from letitgo.plan import Run as Run
 from letitgo.recipes import Recipe as Recipe
 from letitgo.store import open_store as open_store
+from letitgo.studies.advisers.study import Advisers as Advisers
 from letitgo.studies.align.study import Align as Align
 from letitgo.studies.carry.study import Carry as Carry
 from letitgo.studies.classifier.study import Classifier as Classifier

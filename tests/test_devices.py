@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import letitgo
-from letitgo import Dimension, Evaluation, Executor, Finetune, Fraction, Map, Place, Recipe, Ticket, Train
+from letitgo import Advisers, Dimension, Evaluation, Executor, Finetune, Fraction, Map, Place, Recipe, Ticket, Train
 from letitgo.catalogue.contents import contents, run_rows
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest, WorkFailed
@@ -56,6 +56,7 @@ STUDIES: dict[str, Any] = {
     "masks and a curve": lambda: Ticket((tiny(validation=50),), seeds=1, levels=1),
     "a subspace": lambda: Dimension((tiny(),), seeds=1, grid=(20,), kind="fastfood"),
     "a sparse subspace with scales": lambda: Dimension((tiny(),), seeds=1, grid=(20,), kind="sparse", said=True),
+    "what rules read": lambda: Advisers((tiny(depth=2, model_args={"norm": True}),), seeds=2),
     "gradients": lambda: Finetune((tiny(),), seeds=1, pretrained="digits", select="test", layers=("fc2",)),
     "an optimiser with much state": lambda: Train(
         (tiny(optimizer="adamw", label_noise=0.5, clip=0.1, half="a", shift="permute-pixels"),)

@@ -21,6 +21,7 @@ from letitgo.plan import Graft, Initial, Run, adapted, open_weights
 from letitgo.recipes import Recipe
 from letitgo.recipes.networks import find_network
 from letitgo.store import Store, open_store
+from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.check import check_recipe
@@ -238,6 +239,7 @@ def test_what_timm_is_called_with(name, stand_in):
 
 STUDIES: dict[str, Callable[[Recipe], Any]] = {
     "map": lambda recipe: Map(recipe, seeds=1, reinit_at=(0,), layers=("classifier",)),
+    "advisers": lambda recipe: Advisers(recipe, seeds=2, layers=("vit.layers.*",)),
     "finetune": lambda recipe: Finetune(recipe, {"shift": "invert"}, seeds=1, layers=("classifier",)),
     "fraction": lambda recipe: Fraction(recipe, seeds=1, shares=(0.5,), only=()),
     "classifier": lambda recipe: Classifier(recipe, seeds=1, kinds=("hadamard",)),

@@ -15,6 +15,7 @@ from letitgo.plan import At, Estimated, Evaluation, Graft, Initial, RunningStati
 from letitgo.plan.estimated import EXAMPLES
 from letitgo.recipes import Recipe
 from letitgo.store import Store
+from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
@@ -32,6 +33,7 @@ SMALL: dict[str, Any] = {"widths": "8", "depth": 1, "epochs": 1, "examples": 150
 STUDIES: dict[str, Callable[..., Any]] = {
     "map": lambda recipes, **asked: Map(recipes[:1], seeds=1, draws=1, **asked),
     "train": lambda recipes, **asked: Train(recipes[:1], freeze=("*1",), **asked),
+    "advisers": lambda recipes, **asked: Advisers(recipes[:1], seeds=2, by="module", layers=("*c*",), **asked),
     "finetune": lambda recipes, **asked: Finetune(recipes[:1], {"shift": "invert"}, seeds=1, **asked),
     "fraction": lambda recipes, **asked: Fraction(recipes[:1], seeds=1, shares=(0.5,), norms=("frozen",), **asked),
     "classifier": lambda recipes, **asked: Classifier(recipes[:1], seeds=1, **asked),

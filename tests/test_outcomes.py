@@ -16,6 +16,7 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data
 from letitgo.report.terminal import to_rich
 from letitgo.store import open_store
+from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.compute import compute
@@ -44,6 +45,7 @@ STUDIES: dict[str, Callable[[], Any]] = {
     "train": lambda: Train(sweep(**SMALL, seed=[0, 1]), freeze=("fc1",), freeze_at=1),
     "search": lambda: Search(small(), seeds=2, tolerance=50.0),
     "search-schedule": lambda: Search(small(epochs=3), seeds=2, freeze_at=(0, 1), spend=4.0, tolerance=30.0),
+    "advisers": lambda: Advisers(small(depth=3), seeds=2),
     "finetune": lambda: Finetune(
         small(shift="invert"), {"data": "digits", "epochs": 1}, seeds=2, together=True, budget=0.9
     ),

@@ -52,6 +52,7 @@ from letitgo.recipes.networks import Network
 from letitgo.recipes.own import Own, OwnNetwork
 from letitgo.recipes.tasks import Classification, Custom, NextWord, Regression
 from letitgo.store import Store, open_store
+from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
@@ -225,6 +226,11 @@ def _measures() -> dict[str, Value]:
         "gradients": plan.Gradients(START, RECIPE),
         "gradients, batches": plan.Gradients(RUN.final, RECIPE, batches=2),
         "spectra": plan.Spectra(RUN.final),
+        "singular values": plan.SingularValues(START),
+        "fisher": plan.Fisher(START, RECIPE),
+        "fisher, examples": plan.Fisher(RUN.final, RECIPE, examples=20),
+        "influence": plan.Influence(START, RECIPE),
+        "influence, examples": plan.Influence(RUN.final, RECIPE, examples=20),
         "track": plan.Track((START, RUN.at(12), RUN.final), "fc4.scale"),
         "delta": plan.Delta(RUN.final, START),
     }
@@ -361,6 +367,15 @@ def map_sweep(store: Store) -> list[Row]:
 
 def search(store: Store) -> list[Row]:
     return rows_of(Search(recipes(epochs=3), seeds=2, tolerance=20.0, freeze_at=(0, 1), spend=4.0), store)
+
+
+def advisers(store: Store) -> list[Row]:
+    return rows_of(Advisers(recipes(depth=3), seeds=2), store)
+
+
+def advisers_pretrained(store: Store) -> list[Row]:
+    norm = recipes(shift="invert", model_args={"norm": True})
+    return rows_of(Advisers(norm, {"shift": "none", "epochs": 1}, seeds=2, tolerances=(5.0,)), store)
 
 
 def finetune(store: Store) -> list[Row]:
@@ -537,6 +552,8 @@ STUDIES: dict[str, Callable[[Store], list[Row]]] = {
         map_blocks,
         map_sweep,
         search,
+        advisers,
+        advisers_pretrained,
         finetune,
         finetune_sweep,
         finetune_file,

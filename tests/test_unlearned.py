@@ -7,6 +7,7 @@ import torch
 from helpers import small_recipe
 
 from letitgo.recipes.tasks import Classification, Metric, NextWord
+from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
@@ -19,6 +20,7 @@ from letitgo.studies.ticket.study import Ticket
 BLIND = small_recipe(lr=1e-7, epochs=1)
 STUDIES = {
     "map": Map(BLIND, seeds=3, reinit_at=(0,)),
+    "advisers": Advisers(small_recipe(lr=1e-7, epochs=1, depth=2), seeds=3),
     "fraction": Fraction(BLIND, seeds=3, shares=(0.1,)),
     "classifier": Classifier(BLIND, seeds=3),
     "finetune": Finetune(small_recipe(lr=1e-7, epochs=1, shift="invert"), {"shift": "none", "lr": 1e-7}, seeds=3),

@@ -1,5 +1,8 @@
 """The values: states, runs, measures. Building one computes nothing."""
 
+from letitgo.plan.advice import Fisher as Fisher
+from letitgo.plan.advice import Influence as Influence
+from letitgo.plan.advice import SingularValues as SingularValues
 from letitgo.plan.choices import Choice as Choice
 from letitgo.plan.choices import Fraction as Fraction
 from letitgo.plan.choices import Scattered as Scattered

@@ -5,7 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-STUDIES = ("map", "search", "finetune", "fraction", "ticket", "carry", "dimension", "classifier", "align", "train")
+STUDIES = (
+    "map",
+    "search",
+    "advisers",
+    "finetune",
+    "fraction",
+    "ticket",
+    "carry",
+    "dimension",
+    "classifier",
+    "align",
+    "train",
+)
 """Names of the studies: of the room, the command, the page and the document."""
 
 

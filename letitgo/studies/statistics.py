@@ -44,6 +44,20 @@ def quantile(alpha: float, df: float) -> float:
     return float(stdtrit(df, 1 - alpha / 2))
 
 
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None of fewer than three pairs or a constant side.
+
+    Args:
+        a: Numbers.
+        b: As many.
+    """
+    from scipy.stats import rankdata
+
+    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+        return None
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+
+
 @dataclass(frozen=True)
 class Drop:
     """A drop in accuracy with its interval; both are fractions.

@@ -11,6 +11,15 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers
 
+WEIGHTS = (
+    "what the network was trained on before: a data set, recipe fields as JSON (the others are as in fine-tuning, "
+    "without shift, examples and label-noise), or its weights: a file, a folder laid out as on the hub, timm:NAME, or "
+    "transformers:OWNER/NAME"
+)
+SHAPES = {
+    "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights, or a folder as on the hub"
+}
+
 
 @checked
 @dataclass(frozen=True, config=STRICT)
@@ -33,18 +42,9 @@ class FinetuneOptions(ChoosingOptions):
             "your trained network on your images",
         ),
     )
-    SHAPES: ClassVar[dict[str, str]] = {
-        "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights, or a folder as on the hub"
-    }
+    SHAPES: ClassVar[dict[str, str]] = SHAPES
 
-    pretrained: Annotated[
-        str | dict[str, Any],
-        Field(
-            description="what the network was trained on before: a data set, recipe fields as JSON (the others are as "
-            "in fine-tuning, without shift, examples and label-noise), or its weights: a file, a folder laid out as on "
-            "the hub, timm:NAME, or transformers:OWNER/NAME"
-        ),
-    ]
+    pretrained: Annotated[str | dict[str, Any], Field(description=WEIGHTS)]
     budget: Annotated[
         float, Field(gt=0, le=1, description="compute budget of the recommendation, as a share of full fine-tuning")
     ] = 1.0

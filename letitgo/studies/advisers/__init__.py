@@ -1,0 +1,1 @@
+"""Which cheap rule tells best what may stay frozen?"""
