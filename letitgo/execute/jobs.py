@@ -15,6 +15,7 @@ from letitgo.execute.training import carry_out
 from letitgo.imports import arguments
 from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
 from letitgo.plan.shared import forget
+from letitgo.plan.states import read_once
 from letitgo.store import Store, claimed
 from letitgo.training.place import CPU, Place
 from letitgo.value import dump, load
@@ -163,12 +164,13 @@ def perform(
                 carry_out(run, store, steps, place, since, checkpoint_every)
         return mine
     everything = True
-    for value in job.values:
-        assert isinstance(value, Measure)
-        with claimed(store, value.key, owner) as mine:
-            if mine and not store.intact(value.address, value.key):
-                measure(value, store, place)
-        everything &= mine
+    with read_once():
+        for value in job.values:
+            assert isinstance(value, Measure)
+            with claimed(store, value.key, owner) as mine:
+                if mine and not store.intact(value.address, value.key):
+                    measure(value, store, place)
+            everything &= mine
     forget()
     return everything
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from letitgo import weights
 from letitgo.errors import BadRequest, WorkFailed
@@ -19,6 +23,42 @@ from letitgo.recipes.networks import Network
 from letitgo.store import Store
 from letitgo.value import Value, canonical, sha256
 from letitgo.weights.coding import raw
+
+KEPT_BYTES = 2**28
+"""Weights that measures share are kept in memory up to this size: initial ones, and points of runs."""
+
+
+class _Kept:
+    """What was made last, up to a size; two of them in any case, as a graft has."""
+
+    def __init__(self) -> None:
+        self._made: dict[Value, tuple[Any, int]] = {}
+
+    def get(self, key: Value, make: Callable[[], Any]) -> Any:
+        """What was made for the key, or is made now."""
+        found, size = self._made.pop(key, None) or _sized(make())
+        self._made[key] = found, size
+        while len(self._made) > 2 and sum(size for _, size in list(self._made.values())) > KEPT_BYTES:
+            del self._made[next(iter(self._made))]
+        return found
+
+
+def _sized(made: Any) -> tuple[Any, int]:
+    return made, sum(leaf.nbytes for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+
+
+_initial = _Kept()
+_points: ContextVar[_Kept | None] = ContextVar("points", default=None)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Inside, a point of a run that several values rest on is read and checked once."""
+    token = _points.set(_Kept())
+    try:
+        yield
+    finally:
+        _points.reset(token)
 
 
 class State(Value):
@@ -64,12 +104,7 @@ class Initial(State):
         return True
 
     def load(self, store: Store) -> weights.State:
-        return _initial(self)
-
-
-@lru_cache(maxsize=4)
-def _initial(state: Initial) -> weights.State:
-    return weights.once(weights.initial_state(state.of, state.seed))
+        return _initial.get(self, lambda: weights.once(weights.initial_state(self.of, self.seed)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +260,10 @@ class At(Stored, State):
 
     def _stored(self, store: Store) -> tuple[weights.State, weights.State]:
         """The weights, those in a subspace as they were at the run's start; and what was learned in the subspace."""
+        kept = _points.get()
+        return self._checked(store) if kept is None else kept.get(self, lambda: self._checked(store))
+
+    def _checked(self, store: Store) -> tuple[weights.State, weights.State]:
         start = self.run.start.load(store)
         tensors, body = self._read(store)
         frozen = {name: start[name] for name in body["frozen"]}

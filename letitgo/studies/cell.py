@@ -66,8 +66,7 @@ class Cell:
         against: Cells it is compared with, seed by seed; its drop is from that called ``base``.
         judged: Whether the drop gets a verdict.
         paired: Whether its runs go on from a trained state that those of ``base`` share under the same seed.
-        trains: Whether it takes training; else it is measured under every seed that ``base`` is trained under.
-        decides: Whether seeds are added until its verdict is there.
+        decides: Whether seeds are added until its verdict is there; else it is followed as long as others that do.
         context: What ``numbers`` needs besides the results.
         draws: What is measured of further draws under a seed; quantities are means over all draws of a seed.
         count: How many seeds it is measured under, where its verdict decides that.
@@ -80,7 +79,6 @@ class Cell:
     against: Mapping[str, Cell] = field(default_factory=dict)
     judged: bool = True
     paired: bool = False
-    trains: bool = True
     decides: bool = True
     context: Any = None
     draws: Sequence[Callable[[Recipe], Mapping[str, Measure]]] = ()
@@ -356,19 +354,17 @@ class Looks:
     cells: Sequence[Cell]
 
     def __iter__(self) -> Iterator[Mapping[Cell, int]]:
-        judged = [cell for cell in self.cells if cell.judged]
-        ahead = [cell for cell in judged if cell.decides]
+        ahead = judged = [cell for cell in self.cells if cell.judged]
         alpha = self.alpha(judged)
         for seeds in self.numbers():
             counts = self._asked(ahead or self.cells, seeds)
-            followed = [cell for cell in judged if cell in ahead or not cell.trains]
             for cell, count in counts.items():
-                if not cell.judged or cell in followed:
+                if not cell.judged or cell in ahead:
                     cell.count = max(count, cell.count or 0)
             yield counts
-            self._look(followed, alpha)
+            self._look(ahead, alpha)
             ahead = [cell for cell in ahead if self.is_open(cell)]
-            if not ahead:
+            if not any(cell.decides for cell in ahead):
                 return
 
     def numbers(self) -> Iterator[int]:
@@ -387,10 +383,6 @@ class Looks:
             for name, other in cell.against.items():
                 times = 2 if name == "base" and not cell.paired else 1
                 counts[other] = max(times * seeds, counts.get(other, 0))
-        for cell in self.cells:
-            if not cell.trains:
-                base = cell.against["base"]
-                counts[cell] = max(counts.get(base, 0), base.count or 0)
         return counts
 
     def is_open(self, cell: Cell) -> bool:

@@ -152,7 +152,6 @@ class Map(MapOptions, CellStudy):
             first,
             {"base": base},
             paired=True,
-            trains=False,
             decides=not epoch,  # put back to one epoch after another, a layer passes the tolerance somewhere
             context=of.layers_of(unit),
             draws=others,
