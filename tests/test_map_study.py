@@ -452,3 +452,13 @@ def test_a_table_names_each_block_once_above_its_layers():
     ]
     sets = [{"layer": "prefix layer1.0.conv1…layer1.0.bn1", "scope": "prefix"}] * 2
     assert by_block(sets) == sets
+
+
+def test_without_freezing_the_answer_is_about_layers_put_back(folder, capsys):
+    outcome = compute(Map((RECIPE,), seeds=2, freeze_at=(), reinit_at=(0,), select="test"), folder)
+    assert {row["intervention"] for row in outcome.rows} == {"baseline", "reinitialised", "rerandomised"}
+    assert outcome.answers[0].startswith("Put back to initialization after training: ")
+    assert not any("reeze" in sentence or "rozen" in sentence for sentence in outcome.answers)
+    assert set(outcome.figures()) == {"map-heatmap", "map-distances", "map-generalization"}
+    outcome.show()
+    assert "saves" not in capsys.readouterr().out

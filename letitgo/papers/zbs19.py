@@ -20,7 +20,9 @@ CHANCE, NEAR = 0.9, 0.05
 
 def study(scale: float, seeds: int) -> Map:
     """FCN 3×256 on MNIST; each layer put back to its initial weights, and drawn afresh."""
-    return Map(Recipe(data="mnist", epochs=scaled(EPOCHS, scale)), seeds=seeds, select="test", reinit_at=(0,))
+    return Map(
+        Recipe(data="mnist", epochs=scaled(EPOCHS, scale)), seeds=seeds, select="test", freeze_at=(), reinit_at=(0,)
+    )
 
 
 def claims(study: Map, rows: list[dict[str, Any]]) -> list[Claim]:

@@ -68,9 +68,10 @@ def _section(study: Map, recipe: Any, rows: list[Row]) -> Section:
     tables.append(Table(words.told(everything, rows), rows, "All numbers"))
     if section := words.unlearned(study, recipe, base, tables[-1]):
         return section
-    pictures = {"heatmap": _heatmap(metric, base, layers), "cost": _cost(study, layers)}
-    if sets:
-        pictures |= {"heatmap-sets": _heatmap(metric, base, sets), "cost-sets": _cost(study, sets)}
+    pictures = {"heatmap": _heatmap(metric, base, layers)}
+    pictures |= {"heatmap-sets": _heatmap(metric, base, sets)} if sets else {}
+    if study.freeze_at:
+        pictures |= {"cost": _cost(study, layers)} | ({"cost-sets": _cost(study, sets)} if sets else {})
     if metric.share and base["train_accuracy_mean"] is not None:
         pictures["generalization"] = _generalization(rows)
     if moved := [row for row in layers if row["intervention"] == "reinitialised"]:
@@ -104,7 +105,10 @@ def _verdicts(metric: Metric, rows: Sequence[Row]) -> Table:
     columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
     for name in dict.fromkeys(map(question, shown)):
         columns.append(Column(f"{name} drop", name, "", numbers.points, f"{name} verdict"))
-    columns.append(Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent))
+    if saved:
+        columns.append(
+            Column("saved", "saves", "Share of the training arithmetic that freezing saves.", numbers.percent)
+        )
     wide = by_block(row | {"saved": saved.get(row["layer"])} for row in wide)
     return Table(columns, wide, words.lost(metric))
 
@@ -122,6 +126,9 @@ def _by_epoch(metric: Metric, rows: Sequence[Row]) -> Table:
 def _answer(study: Map, rows: Sequence[Row]) -> str:
     """The freeze that saves most of those within the tolerance where choices are read from."""
     unit, best = words.metric_of(study).unit, _best(study, rows)
+    if not study.freeze_at:
+        kind = next((kind for kind in QUESTIONS if _singles(rows, kind)), "reinitialised")
+        return f"{QUESTIONS[kind]}: {words.verdicts(_singles(rows, kind))}."
     if best is None:
         near = words.nearness(study, unit)
         return f"No freeze is {near}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}{words.on_test(study)}."
@@ -170,7 +177,8 @@ def _sentences(study: Map, rows: Sequence[Row]) -> list[str]:
         *words.of_the_error(study, base),
         *_repeats(base, metric),
     ]
-    said += [f"{text}: {words.verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
+    found = [f"{text}: {words.verdicts(own)}." for kind, text in QUESTIONS.items() if (own := _singles(rows, kind))]
+    said += found if study.freeze_at else found[1:]  # the first is the answer
     for row in rows:
         if row["scope"] == "robust":
             names, how = row["layer"].removeprefix("robust ").split("+"), question(row)
@@ -237,9 +245,8 @@ def _heatmap(metric: Metric, base: Row, rows: Sequence[Row]) -> Picture:
         steps=panels[-1].steps,
     )
     caption = (
-        f"{what.capitalize()}, mean over seeds. The colours begin at the baseline's {error(base):.2f}{unit}. Left: a "
-        "layer is frozen from an epoch on. Middle: a layer of the trained network is drawn afresh. Right: it is put "
-        "back to an epoch."
+        f"{what.capitalize()}, mean over seeds. The colours begin at the baseline's {error(base):.2f}{unit}. Frozen: a "
+        "layer is frozen from an epoch on. Drawn afresh, put back: a layer of the trained network is."
     )
     return Picture([panels], caption, [len(panel.steps) + 0.6 for panel in panels])
 
