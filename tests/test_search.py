@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping
+from math import log
 from statistics import fmean
 from typing import Any
 from unittest.mock import patch
@@ -20,14 +21,14 @@ import letitgo
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor
-from letitgo.plan import At, Run
+from letitgo.plan import At, Evaluation, Run
 from letitgo.recipes import Recipe
 from letitgo.recipes.data import Data
 from letitgo.report.numbers import percent
 from letitgo.store import open_store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.search.strategy import Units, following, ranked
-from letitgo.studies.search.study import JUDGED, Search, named
+from letitgo.studies.search.study import JUDGED, Search, Searched, Trial, named, sets_tried
 from letitgo.studies.search.translate import translated
 from letitgo.studies.statistics import ALPHA, looks, unpaired
 from letitgo.studies.subject import Subject
@@ -40,7 +41,7 @@ def small(**fields: Any) -> Recipe:
 
 
 def tried(harm: Mapping[str, float], order: list[str], tolerance: float) -> dict[Units, float]:
-    """What binary splitting tries where harm adds up."""
+    """What splitting tries where harm adds up."""
     excess: dict[Units, float] = {}
     while (units := following(order, excess)) is not None:
         assert units not in excess
@@ -59,7 +60,7 @@ def test_splitting_leaves_out_what_does_harm_and_nothing_else():
         excess = tried({unit: float(unit in bad) for unit in units}, units, 0.5)
         passed = [set(group) for group, value in excess.items() if value <= 0]
         assert max(passed, key=len, default=set()) == set(units) - bad
-        assert len(excess) <= 2 + 2 * len(bad) * (len(units) - 1).bit_length()
+        assert len(excess) <= 2 + 2 * len(bad) * (1 + log(len(units), 4 / 3))
 
 
 def test_splitting_ends_with_a_set_to_which_nothing_can_be_added():
@@ -101,7 +102,7 @@ def test_the_answer_is_a_set_that_was_tried_and_judged(found):
     assert chosen["row"] == "judged"
     assert chosen["verdict"] == "robust"
     assert chosen["drop_mean"] + chosen["drop_ci95"] <= 0.12
-    assert chosen["frozen"] in [row["frozen"] for row in rows if row["row"] == "tried" and row["within"]]
+    assert chosen["frozen"] in [row["frozen"] for row in sets_tried(rows) if row["within"]]
     assert set(answer) >= {"frozen", "from_epoch", "saved", "drop_mean", "drop_ci95", "spent"}
     assert answer["frozen"] == list(chosen["frozen"])
     assert outcome.answers[0].startswith(f"Freeze {answer['frozen'][0]}")
@@ -111,10 +112,10 @@ def test_the_answer_is_a_set_that_was_tried_and_judged(found):
 def test_no_more_is_spent_than_was_said_and_it_is_counted(found):
     study, _, outcome = found
     of = study.subjects[0]
-    sets = [row for row in outcome.rows if row["row"] == "tried"]
+    sets = sets_tried(outcome.rows)
     spent = 1.0
     for row in sets:
-        spent += 1 - row["saved"]
+        spent += (1 - row["saved"]) * (1 if row["until"] is None else row["until"] / of.recipe.epochs)
         assert row["spent"] == pytest.approx(spent)
         assert row["saved"] == pytest.approx(1 - of.trainings(of.frozen(_parameters(of, row["frozen"]), of.recipe)))
     assert spent <= study.spend
@@ -130,7 +131,7 @@ def test_sets_are_tried_on_held_out_examples_and_judged_on_the_test_set(found):
     _, _, outcome = found
     for row in outcome.rows:
         assert row["validation_drop_mean"] is not None
-        assert (row["accuracy_mean"] is None) == (row["row"] in ("unit", "tried"))
+        assert (row["accuracy_mean"] is None) == (row["row"] in ("unit", "early", "tried"))
         assert row["n"] == 1 or row["row"] in ("baseline", "judged")
     assert [row["frozen"] for row in outcome.rows if row["row"] == "unit"] == [{f"fc{i}": 0} for i in range(1, 5)]
 
@@ -138,13 +139,42 @@ def test_sets_are_tried_on_held_out_examples_and_judged_on_the_test_set(found):
 def test_the_trainings_in_all_are_those_of_all_seeds(found):
     _, _, outcome = found
     judged = [row for row in outcome.rows if row["row"] == "judged"]
-    sets = {str(row["frozen"]): 1 for row in outcome.rows if row["row"] == "tried"}
+    sets = {str(row["frozen"]): (row["until"] or 5) / 5 for row in sets_tried(outcome.rows)}
     saved = {str(row["frozen"]): row["saved"] for row in outcome.rows}
     for row in judged:
         sets[str(row["frozen"])] = row["n"]
     total = outcome.rows[0]["n"] + sum(count * (1 - saved[name]) for name, count in sets.items())
     assert judged[-1]["trainings"] == pytest.approx(total)
     assert outcome.rows[0]["n"] == 2 * max(row["n"] for row in judged)
+
+
+def test_a_set_that_cannot_come_back_is_stopped_at_a_third_of_its_training(found):
+    study, store, outcome = found
+    of = study.subjects[0]
+    looks = [row for row in outcome.rows if row["row"] == "early" and row["frozen"]]
+    stopped = [row for row in looks if not row["within"]]
+    assert {row["until"] for row in looks} == {2}
+    assert stopped
+    ended = [row["frozen"] for row in outcome.rows if row["row"] == "tried"]
+    for row in looks:
+        final = of.frozen(_parameters(of, row["frozen"]), of.recipe)
+        assert isinstance(final, At)
+        early = Evaluation.under(of.recipe, final.run.at_epoch(2), "validation")
+        before = Evaluation.under(of.recipe, of.baseline(of.recipe).at_epoch(2), "validation")
+        drop = before.result(store)["accuracy"] - early.result(store)["accuracy"]
+        assert row["validation_drop_mean"] == pytest.approx(drop)
+        assert (row["frozen"] in ended) <= row["within"]
+        assert (row["frozen"] in ended) <= (final.address in store)
+
+
+def test_training_that_is_too_short_to_stop_is_not_looked_at_early(tmp_path):
+    rows = compute(Search(small(epochs=1), seeds=2), open_store(tmp_path)).rows
+    assert "early" not in [row["row"] for row in rows]
+    network = Searched(study := Search(small(epochs=6), freeze_at=(0, 3)), study.subjects[0])
+    assert network.early == [2, 4]
+    assert network.trials({"fc1": 0, "fc2": 3}) == [Trial({"fc1": 0, "fc2": 3}, 4), Trial({"fc1": 0, "fc2": 3})]
+    everything = {f"fc{i}": 0 for i in range(1, 5)}
+    assert network.trials(everything) == [Trial(everything)]
 
 
 def test_a_search_goes_on_where_it_was_interrupted(found, tmp_path):
@@ -175,8 +205,8 @@ def test_worker_processes_give_the_same_rows(found, tmp_path):
 
 def test_another_tolerance_takes_what_is_there(found):
     _, store, outcome = found
-    tried = [row for row in outcome.rows if row["row"] == "tried"]
-    known = estimate(Search(small(), tolerance=13.0, max_seeds=6), store, 0)
+    tried = sets_tried(outcome.rows)
+    known = estimate(Search(small(), tolerance=11.5, max_seeds=6), store, 0)
     assert known.runs_stored > len(tried)
     assert known.runs_stored == known.runs
 
@@ -185,7 +215,7 @@ def test_layers_may_be_frozen_from_an_epoch_on(tmp_path):
     study, store = Search(small(), tolerance=8.0, freeze_at=(0, 2), spend=5.0, seeds=3), open_store(tmp_path)
     rows = compute(study, store).rows
     of = study.subjects[0]
-    late = [row for row in rows if row["row"] == "tried" and 2 in row["frozen"].values()]
+    late = [row for row in sets_tried(rows) if 2 in row["frozen"].values()]
     both = [row for row in late if 0 in row["frozen"].values()]
     assert late
     assert [row["frozen"] for row in rows if row["row"] == "unit"][-1] == {"fc4": 2}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, points
-from letitgo.studies.search.study import spans
+from letitgo.studies.search.study import ALLOWED, ALLOWED_EARLY, sets_tried, spans
 from letitgo.studies.search.translate import translated
 
 if TYPE_CHECKING:
@@ -28,11 +28,19 @@ SAVED = Column("saved", "saves", "Share that freezing saves.", numbers.percent)
 HELD_OUT = Column(
     "validation_drop", "held-out drop", "The drop on held-out examples, by which sets are tried.", numbers.points
 )
+UNTIL = Column(
+    "until",
+    "trained to",
+    "The epoch that a set was trained to, where not to the end: it could not come back, or nothing was left to spend. "
+    "Its held-out drop is from the baseline there.",
+    numbers.count,
+)
 SPENT = Column("spent", "spent", "Trainings under one seed up to there, the baseline's included.", numbers.decimal)
 FRONTIER = (
     Column("set", "frozen", "What is frozen, from the start where no epoch is named."),
     SAVED,
     HELD_OUT,
+    UNTIL,
     Column("drop", "drop", "Baseline minus this on the test set, in points.", numbers.points, verdict="verdict"),
 )
 ALL_NUMBERS = (
@@ -41,6 +49,7 @@ ALL_NUMBERS = (
     Column("set", "frozen"),
     Column("parameters", "parameters", "Weights that are frozen in the end.", numbers.count),
     SAVED,
+    UNTIL,
     SPENT,
     Column(
         "rise", "rise in loss", "Of the trained network, with the layer put back to early weights.", numbers.significant
@@ -68,9 +77,10 @@ def _note(study: Search) -> str:
     within = words.within(study.tolerance, words.metric_of(study).unit)
     under = f"{study.tries} seeds" if study.tries > 1 else "one seed"
     return (
-        f"Sets are tried under {under} and compared on held-out training examples, where their drop may be one "
-        "standard error of those examples beyond the tolerance. Of those that pass, what saves most is judged on the "
-        f"test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, against "
+        f"Sets are tried under {under} and compared on held-out training examples, where their drop may be "
+        f"{ALLOWED:g} standard errors of those examples beyond the tolerance. A set whose drop is {ALLOWED_EARLY:g} of "
+        "them beyond it after a third of training is stopped there. Of those that pass, what saves most is judged on "
+        f"the test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, against "
         "twice as many baselines. All looks at all sets judged call one robust that is not with a probability of 5 % "
         "at most: the first set has half of it, each one after half of what the one before had. Trainings are the "
         "arithmetic of training, in that of training the whole network once."
@@ -80,7 +90,7 @@ def _note(study: Search) -> str:
 def _section(study: Search, number: int, rows: list[Row]) -> Section:
     recipe, of, metric = study.trained[number], study.subjects[number], words.metric_of(study)
     base = rows[0]
-    tried = [row for row in rows if row["row"] == "tried"]
+    tried = sets_tried(rows)
     judged = {str(row["frozen"]): row for row in rows if row["row"] == "judged"}
     drops = ("drop_mean", "drop_ci95", "verdict")
     frontier = [
@@ -110,17 +120,19 @@ def _section(study: Search, number: int, rows: list[Row]) -> Section:
 def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
     unit = words.metric_of(study).unit
     tolerance = words.within(study.tolerance, unit)
-    tried = [row for row in rows if row["row"] == "tried"]
+    tried = sets_tried(rows)
     judged = [row for row in rows if row["row"] == "judged"]
     if chosen is None and not judged:
-        least = min(tried, key=lambda row: row["validation_drop_mean"], default=None)
+        ended = [row for row in tried if row["until"] is None]
+        least = min(ended or tried, key=lambda row: row["validation_drop_mean"], default=None)
         if least is None:
             return "Nothing was tried: the baseline and what is to be saved leave nothing to spend on a first set."
         alone = {unit for row in tried if len(row["frozen"]) == 1 for unit in row["frozen"]}
         settled = alone.issuperset(_all_units(rows))
         count = "the one set" if len(tried) == 1 else f"none of {len(tried)} sets"
         none = f"{count} tried is {'not ' if len(tried) == 1 else ''}within {tolerance} on held-out examples"
-        cost = f"{least['set']} costs {numbers.points(least['validation_drop_mean'])} {unit} there"
+        early = f", at epoch {least['until']}" if least["until"] else ""
+        cost = f"{least['set']} costs {numbers.points(least['validation_drop_mean'])} {unit} there{early}"
         if settled:
             return f"Nothing may be frozen: {none}; {cost}."
         return f"Nothing was found that may be frozen: {none}; {cost}. More to spend (--spend) tries smaller sets."
@@ -199,15 +211,13 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
 def _frontier(study: Search, tried: Sequence[Row], chosen: Row | None) -> Picture:
     """What each set tried saves against its drop on held-out examples, and on the test set where it was judged."""
     judged = [row for row in tried if row["verdict"]]
-    notes = [str(row["step"]) for row in tried]
-    drops = [100 * row["validation_drop_mean"] for row in tried]
-    low = min(0.0, *drops)
-    marks: list[Points | Band] = [
-        Band(low, study.tolerance, label="within the tolerance"),
-        Points(
-            drops, [100 * row["saved"] for row in tried], label="tried, held-out examples", colour=GREY, notes=notes
-        ),
-    ]
+    low = min(0.0, *(100 * row["validation_drop_mean"] for row in tried))
+    marks: list[Points | Band] = [Band(low, study.tolerance, label="within the tolerance")]
+    for early, label, shape in ((False, "tried, held-out examples", "o"), (True, "the same early", "x")):
+        if own := [row for row in tried if (row["until"] is not None) == early]:
+            drops, saved = ([100 * row[name] for row in own] for name in ("validation_drop_mean", "saved"))
+            notes = [str(row["step"]) for row in own]
+            marks.append(Points(drops, saved, label=label, colour=GREY, shape=shape, notes=notes))
     for own, label, colour, shape in (
         ([row for row in judged if row["verdict"] != "robust"], "judged, test set", BLACK, "d"),
         ([row for row in judged if row["verdict"] == "robust"], "chosen, test set", PALETTE[0], "*"),

@@ -1,6 +1,7 @@
 """Which layers may stay frozen, all together? The values to compute, and the rows they give.
 
-Stage by stage: the baseline, and each unit of it put back to early weights; set after set; the sets that are judged.
+Stage by stage: the baseline, and each unit of it put back to early weights; set after set, each looked at early and
+trained to the end where it may still pass; the sets that are judged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Graft, Measure, State
+from letitgo.plan import At, Graft, Measure, State
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Looks, Results, Row
@@ -28,8 +29,26 @@ JUDGED = 4
 ERROR = 0.05
 """The probability of calling any set robust that is not, over all looks at all sets judged."""
 
+EARLY = 3
+"""A set is looked at after one part in so many of its training."""
+ALLOWED, ALLOWED_EARLY = 1.5, 3.0
+"""Standard errors of the held-out examples that a drop may be beyond the tolerance: to pass, and to be trained on."""
+
 Plan = Mapping[str, int]
 """Unit → the epoch that it is frozen from."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A set that is tried.
+
+    Attributes:
+        plan: The set.
+        until: The epoch that it is trained up to; None for the end.
+    """
+
+    plan: Plan
+    until: int | None = None
 
 
 class Search(SearchOptions, CellStudy):
@@ -64,12 +83,13 @@ class Search(SearchOptions, CellStudy):
         network = Searched(self, of)
         base = network.baseline()
         put_back = [network.put_back(unit, epoch, base) for epoch in sorted(self.freeze_at) for unit in network.units]
-        yield [base, *put_back]
+        early: dict[int | None, Cell] = {epoch: network.baseline(epoch) for epoch in network.early}
+        yield [base, *put_back, *early.values()]
         tried, judged = list[Cell](), list[Cell]()
         while len(judged) < JUDGED:
             refused = [cell.labels["frozen"] for cell in judged]
-            while (plan := network.following(put_back, tried, refused, store)) is not None:
-                tried.append(network.tried(plan, base, [cell.context for cell in tried]))
+            while (trial := network.following(put_back, tried, refused, store)) is not None:
+                tried.append(network.tried(trial, early.get(trial.until, base), tried))
                 yield [tried[-1]]
                 if network.excess(tried[-1], store) is None:
                     return
@@ -98,7 +118,7 @@ class Search(SearchOptions, CellStudy):
         row["chosen"] = row["row"] == "judged" and row["verdict"] == "robust"
         network = Searched(self, of)
         row["trainings"] = network.trainings(cell) if row["row"] == "judged" else None
-        excess = network.excess(cell, store) if row["row"] == "tried" else None
+        excess = network.excess(cell, store) if isinstance(cell.context, Trial) else None
         row["within"] = None if excess is None else excess <= 0
         return row
 
@@ -107,7 +127,7 @@ class Search(SearchOptions, CellStudy):
         row = next((row for row in rows if row["chosen"]), None)
         if row is None:
             return None
-        tried = [other for other in rows if other["row"] == "tried" and _same_recipe(self, row, other)]
+        tried = [other for other in sets_tried(rows) if _same_recipe(self, row, other)]
         return {
             "frozen": [unit for unit, epoch in row["frozen"].items() if not epoch],
             "from_epoch": {unit: epoch for unit, epoch in row["frozen"].items() if epoch},
@@ -116,6 +136,12 @@ class Search(SearchOptions, CellStudy):
             "spent": tried[-1]["spent"],
             "trainings": row["trainings"],
         }
+
+
+def sets_tried(rows: Sequence[Row]) -> list[Row]:
+    """The last row of each set tried: at the end, or early where it was not trained on."""
+    last = {row["step"]: row for row in rows if row["row"] == "tried" or (row["row"] == "early" and row["frozen"])}
+    return list(last.values())
 
 
 def _same_recipe(study: Search, row: Row, other: Row) -> bool:
@@ -141,13 +167,15 @@ class Searched:
 
     # The rows
 
-    def baseline(self) -> Cell:
-        """Everything trained."""
+    def baseline(self, until: int | None = None) -> Cell:
+        """Everything trained, to the end or up to an epoch."""
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
-            return self.of.evaluations(recipe, self.of.baseline(recipe).final, "test", "validation")
+            if until is None:
+                return self.of.evaluations(recipe, self.of.baseline(recipe).final, "test", "validation")
+            return self.of.evaluations(recipe, self.of.baseline(recipe).at_epoch(until), "validation")
 
-        return Cell(self._labels("baseline", {}), measures, judged=False)
+        return Cell(self._labels("baseline" if until is None else "early", {}, until), measures, judged=False)
 
     def put_back(self, name: str, epoch: int, base: Cell) -> Cell:
         """A unit of the trained network put back to its weights at an epoch, and at the next."""
@@ -164,14 +192,17 @@ class Searched:
         labels = self._labels("unit", {name: epoch})
         return Cell(labels, first, {"base": base}, judged=False, paired=True, draws=others, context={name: epoch})
 
-    def tried(self, plan: Plan, base: Cell, before: Sequence[Plan]) -> Cell:
+    def tried(self, trial: Trial, base: Cell, before: Sequence[Cell]) -> Cell:
         """A set under the seeds of the search, on held-out examples alone."""
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
-            return self.of.evaluations(recipe, self.state(plan, recipe), "validation")
+            return self.of.evaluations(recipe, self.state(trial.plan, recipe, trial.until), "validation")
 
-        labels = self._labels("tried", plan, len(before) + 1) | {"spent": self.spent([*before, plan])}
-        return Cell(labels, measures, {"base": base}, judged=False, paired=True, context=plan)
+        trials = [*(cell.context for cell in before), trial]
+        step = len({tuple(other.plan.items()) for other in trials})
+        labels = self._labels("tried" if trial.until is None else "early", trial.plan, trial.until, step)
+        labels["spent"] = self.spent(trials)
+        return Cell(labels, measures, {"base": base}, judged=False, paired=True, context=trial)
 
     def judged(self, plan: Plan, base: Cell, before: Sequence[Cell]) -> Cell:
         """A set under as many seeds as its verdict on the test set needs."""
@@ -180,14 +211,15 @@ class Searched:
             return self.of.evaluations(recipe, self.state(plan, recipe), "test", "validation")
 
         number = 1 + sum(cell.judged for cell in before)
-        labels = self._labels("judged", plan, number)
+        labels = self._labels("judged", plan, step=number)
         return Cell(labels, measures, {"base": base}, paired=min(plan.values()) > 0, context=before)
 
-    def _labels(self, kind: str, plan: Plan, step: int | None = None) -> Row:
+    def _labels(self, kind: str, plan: Plan, until: int | None = None, step: int | None = None) -> Row:
         parameters = self.of.size(name for unit in plan for name in self.units[unit].parameters)
         return {
             "row": kind,
             "step": step,
+            "until": until,
             "set": named(plan, list(self.units)),
             "frozen": dict(plan),
             "parameters": parameters,
@@ -197,14 +229,30 @@ class Searched:
 
     # What is tried
 
+    @cached_property
+    def early(self) -> list[int]:
+        """The epochs at which sets are looked at early."""
+        return list(dict.fromkeys(at for epoch in self.study.freeze_at if (at := self._early(epoch)) is not None))
+
+    def _early(self, epoch: int) -> int | None:
+        """Where a set that is frozen from an epoch on is looked at early; None where training is too short for that."""
+        at = epoch + round((self.of.recipe.epochs - epoch) / EARLY)
+        return at if at > epoch else None
+
+    def trials(self, plan: Plan) -> list[Trial]:
+        """How a set is tried: looked at early, and trained to the end; all at once where nothing is left to train."""
+        at = self._early(max(plan.values()))
+        trains = self.of.but(name for unit in plan for name in self.units[unit].parameters)
+        return [*([Trial(plan, at)] if at and trains else []), Trial(plan)]
+
     def following(
         self, put_back: Sequence[Cell], tried: Sequence[Cell], refused: Sequence[Plan], store: Store
-    ) -> Plan | None:
-        """The set to try next, epoch by epoch, the earliest first; None once all is settled or spent.
+    ) -> Trial | None:
+        """What to try next, epoch by epoch, the earliest first; None once all is settled or spent.
 
         Args:
             put_back: The units put back, whose rise in loss ranks them.
-            tried: The sets tried so far.
+            tried: What was tried so far.
             refused: Those that the test set did not find robust; they are split as if they had failed before.
             store: Where the results are.
         """
@@ -213,7 +261,7 @@ class Searched:
             harm = self._harm([cell for cell in put_back if epoch in cell.context.values()], store)
             if harm is None:
                 return None
-            before = [cell for cell in tried if max(cell.context.values()) < epoch]
+            before = [cell for cell in tried if max(cell.context.plan.values()) < epoch]
             spent = self.spent([cell.context for cell in before])
             limit = spent + (self.study.spend - spent) / (len(epochs) - i)
             plan = self.best(before, refused, store) or {}
@@ -221,21 +269,38 @@ class Searched:
             order = ranked(harm, self._estimated, frozen)
             while (units := following(order, excess, frozen)) is not None:
                 asked = self._ordered({**dict.fromkeys(units, epoch), **plan})
-                known = next((cell for cell in tried if cell.context == asked), None)
-                if known is None:
-                    if self.spent([*(cell.context for cell in tried), asked]) <= limit:
-                        return asked
+                found = self._outcome(asked, tried, limit, store)
+                if isinstance(found, Trial):
+                    return found
+                if found is None:
                     break
-                found = self.excess(known, store)
-                excess[units] = inf if asked in refused or found is None else found
+                excess[units] = inf if asked in refused else found
         return None
+
+    def _outcome(self, plan: Plan, tried: Sequence[Cell], limit: float, store: Store) -> Trial | float | None:
+        """How far beyond what it is allowed a set is; what is yet to be trained to tell; None where nothing may be.
+
+        A set that was looked at early, and that too little is left for to train to the end, passes or fails by that.
+        """
+        last = None
+        for trial in self.trials(plan):
+            known = next((cell for cell in tried if cell.context == trial), None)
+            if known is None:
+                if self.spent([*(cell.context for cell in tried), trial]) <= limit:
+                    return trial
+                break
+            last, found = known, self.excess(known, store)
+            if found is None or found > 0:
+                return inf if found is None else found
+        return last and self.excess(last, store, ALLOWED)
 
     def best(self, tried: Sequence[Cell], refused: Sequence[Plan], store: Store) -> Plan | None:
         """The set that saves most of those that passed on held-out examples and were not refused."""
-        passed = [cell for cell in tried if cell.context not in refused]
-        passed = [cell for cell in passed if (excess := self.excess(cell, store)) is not None and excess <= 0]
+        last = {tuple(cell.context.plan.items()): cell for cell in tried}.values()
+        passed = [cell for cell in last if cell.context.plan not in refused]
+        passed = [cell for cell in passed if (excess := self.excess(cell, store, ALLOWED)) is not None and excess <= 0]
         best = max(passed, key=lambda cell: cell.labels["saved"], default=None)
-        return None if best is None else best.context
+        return None if best is None else best.context.plan
 
     def _harm(self, put_back: Sequence[Cell], store: Store) -> dict[str, float] | None:
         """How much the loss rises where a unit is put back; None where that is not measured yet."""
@@ -248,10 +313,11 @@ class Searched:
             harm[next(iter(cell.context))] = sum(rises) / len(rises)
         return harm
 
-    def excess(self, cell: Cell, store: Store) -> float | None:
-        """How far the mean drop on held-out examples is beyond the tolerance and one standard error, a fraction.
+    def excess(self, cell: Cell, store: Store, allowed: float | None = None) -> float | None:
+        """How far the mean drop on held-out examples is beyond what a set is allowed, a fraction.
 
-        The standard error is that of a difference of two shares of the held-out examples. None where a set is not
+        That is the tolerance and some standard errors of a difference of two shares of the held-out examples: by
+        default those to be trained on where the set is looked at early, else those to pass. None where a set is not
         measured under every seed of the search.
         """
         found = self.study.found(cell, self.of, store)
@@ -267,19 +333,22 @@ class Searched:
             shares = [fmean(one[name] for one in side) for side in (found.values(), map(base.__getitem__, found))]
             held_out = self.of.recipe.dataset.split("validation").labels.numel()
             error = sqrt(sum(share * (1 - share) for share in shares) / held_out)
-        return fmean(drops) - self.study.tolerance / 100 - error
+        if allowed is None:
+            allowed = ALLOWED if cell.context.until is None else ALLOWED_EARLY
+        return fmean(drops) - self.study.tolerance / 100 - allowed * error
 
     def _ordered(self, plan: Plan) -> Plan:
         return {unit: plan[unit] for unit in self.units if unit in plan}
 
     # What it saves and costs
 
-    def state(self, plan: Plan, recipe: Recipe) -> State:
-        """The network trained with each unit frozen from its epoch on."""
+    def state(self, plan: Plan, recipe: Recipe, until: int | None = None) -> State:
+        """The network trained with each unit frozen from its epoch on, to the end or up to an epoch."""
         frozen: dict[int, list[str]] = {}
         for unit, epoch in plan.items():
             frozen.setdefault(epoch, []).extend(self.units[unit].parameters)
-        return self.of.scheduled(frozen, recipe)
+        final = self.of.scheduled(frozen, recipe)
+        return final if until is None or not isinstance(final, At) else final.run.at_epoch(until)
 
     def saved(self, plan: Plan) -> float:
         """Share of the training arithmetic, or of the trained parameters, that is saved over all of training."""
@@ -289,18 +358,23 @@ class Searched:
         frozen = sum((1 - epoch / epochs) * self.of.size(self.units[unit].parameters) for unit, epoch in plan.items())
         return frozen / self.of.size(self.of.trainable)
 
-    def spent(self, plans: Sequence[Plan]) -> float:
-        """Arithmetic of the baseline and of training some sets under one seed, in trainings of the whole network."""
+    def spent(self, trials: Sequence[Trial]) -> float:
+        """Arithmetic of the baseline and of trying some sets under one seed, in trainings of the whole network."""
         recipe = self.of.recipe
-        return self.of.trainings(self.of.baseline(recipe).final, *(self.state(plan, recipe) for plan in plans))
+        states = (self.state(trial.plan, recipe, trial.until) for trial in trials)
+        return self.of.trainings(self.of.baseline(recipe).final, *states)
 
     def trainings(self, judged: Cell) -> float:
         """Arithmetic of the baseline, of all sets tried, and of those judged up to one of them, under all seeds."""
         cells = [judged.against["base"], *judged.context, judged]
         recipe, total = self.of.recipe, 0.0
         for seed in range(len(self.of.seeds)):
-            plans = [cell.labels["frozen"] for cell in cells if seed < (cell.count or self.study.tries)]
-            total += self.of.trainings(*(self.state(plan, recipe) for plan in plans))
+            states = [
+                self.state(cell.labels["frozen"], recipe, cell.labels["until"])
+                for cell in cells
+                if seed < (cell.count or self.study.tries)
+            ]
+            total += self.of.trainings(*states)
         return total
 
     def _estimated(self, units: Units) -> float:
