@@ -25,7 +25,7 @@ from letitgo.plan import At
 from letitgo.report.numbers import percent, points
 from letitgo.studies.options import holding_out
 from letitgo.studies.search.strategy import Units, following, ranked
-from letitgo.studies.search.study import ALLOWED, ALLOWED_EARLY, EARLY, JUDGED
+from letitgo.studies.search.study import ALLOWED, ALLOWED_EARLY, EARLY, JUDGED, sets_tried
 from letitgo.studies.subject import Subject
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "search-subsets"
@@ -273,14 +273,14 @@ def table(names: Sequence[str]) -> None:
 
 
 def judged(root: str) -> None:
-    """The command on the same networks, with as many seeds as there are, against the rows."""
+    """The command on the networks on digits, under the first seed, against the rows."""
     print("| network | tolerance | answer | saves, of the best | drop | over all seeds |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
     for name, fields in NETWORKS.items():
         known = Known(name)
         for tolerance in TOLERANCES:
             by: Any = "block" if name == "residual" else "layer"
-            study = Search(Recipe(**fields), tolerance=100 * tolerance, max_seeds=SEEDS, by=by)
+            study = Search(Recipe(**fields), tolerance=100 * tolerance, by=by)
             found = study.answer(compute(study, Path(root) / name).rows)
             if found is None:
                 print(f"| {name} | {100 * tolerance:g} | nothing surely | 0.00 | | |")
@@ -303,7 +303,7 @@ def depth(root: str) -> None:
             fields = {"model": "nets:residual", "model_args": {"depth": layers - 2}}
         by: Any = "block" if name == "residual" else "layer"
         outcome = compute(Search(Recipe(**SHORT, **fields), tolerance=2.0, max_seeds=6, by=by), root)
-        tried = [row for row in outcome.rows if row["row"] == "tried"]
+        tried = sets_tried(outcome.rows)
         saves, drop = "–", "–"
         for row in outcome.rows:
             if row["chosen"]:

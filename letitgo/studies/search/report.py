@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, numbers, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, points
-from letitgo.studies.search.study import ALLOWED, ALLOWED_EARLY, sets_tried, spans
+from letitgo.studies.search.study import ALLOWED_EARLY, sets_tried, spans
 from letitgo.studies.search.translate import translated
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def _note(study: Search) -> str:
     under = f"{study.tries} seeds" if study.tries > 1 else "one seed"
     return (
         f"Sets are tried under {under} and compared on held-out training examples, where their drop may be "
-        f"{ALLOWED:g} standard errors of those examples beyond the tolerance. A set whose drop is {ALLOWED_EARLY:g} of "
+        f"one standard error of those examples beyond the tolerance. A set whose drop is {ALLOWED_EARLY:g} of "
         "them beyond it after a third of training is stopped there. Of those that pass, what saves most is judged on "
-        f"the test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, against "
-        "twice as many baselines. All looks at all sets judged call one robust that is not with a probability of 5 % "
-        "at most: the first set has half of it, each one after half of what the one before had. Trainings are the "
-        "arithmetic of training, in that of training the whole network once."
+        f"the test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, "
+        "against twice as many baselines. All looks at all sets judged call one robust that is not with a probability "
+        "of 5 % at most: the first set has half of it, each one after half of what the one before had. Trainings are "
+        "the arithmetic of training, in that of training the whole network once."
     )
 
 

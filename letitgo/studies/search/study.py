@@ -31,7 +31,7 @@ ERROR = 0.05
 
 EARLY = 3
 """A set is looked at after one part in so many of its training."""
-ALLOWED, ALLOWED_EARLY = 1.5, 3.0
+ALLOWED, ALLOWED_EARLY = 1.0, 3.0
 """Standard errors of the held-out examples that a drop may be beyond the tolerance: to pass, and to be trained on."""
 
 Plan = Mapping[str, int]
