@@ -48,4 +48,4 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     if close:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-    return f"there is {shown or 'none'}"
+    return f"choose from {shown}" if shown else "there is none"

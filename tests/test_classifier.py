@@ -576,8 +576,8 @@ class TestProgram:
 
     def test_one_sentence_for_what_is_wrong(self, letitgo):
         for options, sentence in (
-            (("--layer", "relu1"), "'relu1' is a ReLU, a classifier to fix is an nn.Linear: there is fc1, fc2"),
-            (("--kinds", "random"), "kinds is 'random': there is hadamard, orthogonal, frozen"),
+            (("--layer", "relu1"), "'relu1' is a ReLU, a classifier to fix is an nn.Linear: choose from fc1, fc2"),
+            (("--kinds", "random"), "kinds is 'random': choose from hadamard, orthogonal, frozen"),
         ):
             done = letitgo(*QUICK, *options)
             assert done.returncode == 2

@@ -214,7 +214,7 @@ WRONG = {
     "unknown optimiser": (("--optimizer", "sdg"), "unknown optimiser 'sdg': did you mean"),
     "unknown schedule": (("--schedule", "cosin"), "unknown schedule 'cosin': did you mean cosine?"),
     "argument the optimiser lacks": (("--optimizer", "adam", "--momentum", "0.5"), "'adam' takes no 'momentum'"),
-    "pattern": (("--layers", "conv*"), "the pattern 'conv*' matches no layer: there is fc1, fc2, fc3, fc4"),
+    "pattern": (("--layers", "conv*"), "the pattern 'conv*' matches no layer: choose from fc1, fc2, fc3, fc4"),
     "block pattern": (("--blocks", "layer1"), "the pattern 'layer1' matches no block"),
     "factory that does not import": (("--model", "no_such:make"), "no_such raises ModuleNotFoundError"),
     "factory that is not there": (("--model", "json:make"), "json has no function or class 'make'"),

@@ -90,7 +90,7 @@ def test_data_that_do_not_fit_are_refused(name, sentence):
 @pytest.mark.parametrize(
     ("name", "args", "sentence"),
     [
-        ("resnet20", {"shortcut": "B"}, "shortcut is 'B': there is pad, projection"),
+        ("resnet20", {"shortcut": "B"}, "shortcut is 'B': choose from pad, projection"),
         ("wrn28", {"k": 0}, "k is 0: give a whole number from 1"),
         ("densenet-bc", {"depth": 99}, "depth is 99: densenet-bc takes 10, 16, 22 and so on, 4 more than a multiple"),
     ],

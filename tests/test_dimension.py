@@ -412,7 +412,7 @@ def test_initial_weights_of_he(build):
             inputs = layer.weight[0].numel()
             assert layer.weight.std().item() * math.sqrt(inputs / 2) == pytest.approx(1, abs=0.12)
             assert not layer.bias.any()
-    with pytest.raises(BadRequest, match="init is 'xavier': there is torch, glorot, he"):
+    with pytest.raises(BadRequest, match="init is 'xavier': choose from torch, glorot, he"):
         build(init="xavier")
 
 

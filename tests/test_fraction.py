@@ -292,7 +292,7 @@ BAD = {
     "share that is no number": ({"shares": (float("nan"),)}, "shares is nan: give at most 1"),
     "share twice": ({"shares": (0.5, 0.5)}, "shares has a value twice"),
     "of": ({"of": ("filter",)}, "of is 'filter': did you mean filters?"),
-    "rest": ({"rest": ("null",)}, "rest is 'null': there is initial, zero"),
+    "rest": ({"rest": ("null",)}, "rest is 'null': choose from initial, zero"),
     "norms": ({"norms": ("none",)}, "norms is 'none'"),
     "classifier": ({"classifier": ("shared",)}, "did you mean share or learned?"),
     "only": ({"only": ("norm",)}, "did you mean norms?"),

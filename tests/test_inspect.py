@@ -238,7 +238,7 @@ WRONG = {
         ("helpers:unbuildable",),
         "the network 'helpers:unbuildable' raises RuntimeError: out of parts",
     ),
-    "pattern": (("fcn", "--freeze", "conv*"), "the pattern 'conv*' matches no layer: there is fc1, fc2, fc3, fc4"),
+    "pattern": (("fcn", "--freeze", "conv*"), "the pattern 'conv*' matches no layer: choose from fc1, fc2, fc3, fc4"),
     "input that is no shape": (("fcn", "--input", "3x"), "input is '3x': give a shape, as in 1x3x224x224"),
     "input without examples": (("fcn", "--input", "0x5"), "input is '0x5'"),
     "input of no known kind": (("fcn", "--input", "2x5:words"), "or 1x128:int for whole numbers"),

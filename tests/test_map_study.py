@@ -317,7 +317,7 @@ def test_blocks_are_acted_on_as_one(store):
         ({"freeze_at": (0, 3)}, "freeze-at names epoch 3: training has 3 epochs, 0 to 2"),
         ({"reinit_at": (-1,)}, "reinit-at names epoch -1: training has 3 epochs"),
         ({"layers": ("fc9",)}, "the pattern 'fc9' matches no layer: did you mean fc"),
-        ({"blocks": ("zzz",)}, "the pattern 'zzz' matches no block: there is fc1, fc2, fc3"),
+        ({"blocks": ("zzz",)}, "the pattern 'zzz' matches no block: choose from fc1, fc2, fc3"),
     ],
 )
 def test_a_map_that_cannot_be_drawn_is_refused(fields, sentence, store):
@@ -361,7 +361,7 @@ def test_train_freezes_from_an_epoch_on(store):
     ("fields", "sentence"),
     [
         ({"freeze": ("*",)}, "* freezes everything: nothing is left to train"),
-        ({"freeze": ("fc1", "zzz")}, "the pattern 'zzz' matches no layer: there is fc1, fc2, fc3"),
+        ({"freeze": ("fc1", "zzz")}, "the pattern 'zzz' matches no layer: choose from fc1, fc2, fc3"),
         ({"freeze": ("fc1",), "freeze_at": 3}, "freeze-at names epoch 3: training has 3 epochs, 0 to 2"),
     ],
 )

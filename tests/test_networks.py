@@ -68,7 +68,7 @@ def said(call, *args, **kwargs) -> str:
     ("name", "args", "sentence"),
     [
         ("lenet-300", {}, "unknown network 'lenet-300': did you mean lenet-300-100 or lenet or resnet20?"),
-        ("zzz", {}, "unknown network 'zzz': there is fcn, lenet, lenet-300-100"),
+        ("zzz", {}, "unknown network 'zzz': choose from fcn, lenet, lenet-300-100"),
         ("nowhere.at.all:net", {}, "the network 'nowhere.at.all:net' does not import: nowhere.at.all raises Module"),
         ("helpers:missing", {}, "the network 'helpers:missing' does not import: helpers has no function or class"),
         ("helpers:__doc__", {}, "the network 'helpers:__doc__' does not import: helpers has no function or class"),
@@ -115,7 +115,7 @@ def test_an_import_path_is_handed_what_its_signature_names():
         (find_schedule, "cosin", "unknown schedule 'cosin': did you mean cosine?"),
         (find_schedule, "0.1@80", "schedule is '0.1@80': write milestones as in 0.1@80ep+120ep, or in steps as in"),
         (find_schedule, "2@3ep", "schedule is '2@3ep': write milestones as in"),
-        (find_schedule, "zzz", "unknown schedule 'zzz': there is constant, linear, cosine, step"),
+        (find_schedule, "zzz", "unknown schedule 'zzz': choose from constant, linear, cosine, step"),
         (
             find_schedule,
             "helpers:nothing",
@@ -235,7 +235,7 @@ def test_layers_are_chosen_by_place_type_and_property(net):
     ("choice", "sentence"),
     [
         ({"patterns": ["fc9"]}, "the pattern 'fc9' matches no layer: did you mean fc"),
-        ({"patterns": ["!zzz"]}, "the pattern '!zzz' matches no layer: there is fc1, fc2, fc3, fc4"),
+        ({"patterns": ["!zzz"]}, "the pattern '!zzz' matches no layer: choose from fc1, fc2, fc3, fc4"),
         ({"index": 4}, "index 4 is outside the 4 layers chosen"),
         ({"patterns": ["fc1"], "index": 1}, "index 1 is outside the 1 layers chosen"),
         ({"types": torch.nn.Conv2d}, "no chosen layer has the type or property asked for (Conv2d)"),

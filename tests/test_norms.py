@@ -78,6 +78,7 @@ def test_re_estimated_accuracies_are_those_of_the_states(store):
         Map((recipe,), seeds=1, layers=("fc1",), by="module", select="test", statistics="re-estimate"), store
     )
     assert not outcome.failures
+    assert all(section.heading.endswith("statistics re-estimate") for section in outcome.said.sections)
     base, test = baseline(recipe), recipe.dataset.split("test")
     graft = Graft(base.final, recipe.network.layers["fc1"], base.at(0))
     found = {("baseline", None): base.final, ("frozen", 0): freezing(base, "fc1").final, ("reinitialised", 0): graft}

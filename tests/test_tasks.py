@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from helpers import small_recipe
 from sklearn import metrics
 from torch.nn import functional
 
@@ -18,6 +19,7 @@ from letitgo.recipes.splits import Split
 from letitgo.recipes.tasks import Classification, Regression, best_constant, customised
 from letitgo.studies.align.study import Align
 from letitgo.studies.carry.study import Carry
+from letitgo.studies.check import check_recipe
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute
 from letitgo.studies.dimension.study import Dimension
@@ -350,3 +352,19 @@ def test_no_run_is_the_best_of_different_data(store, tmp_path):
     study = Train([Recipe(data=name, epochs=1, widths="8") for name in ("digits", str(table))])
     [answer] = compute(study, store, workers=0).answers
     assert answer == "Runs on different data do not compare: see the table."
+
+
+def no_number(outputs, labels):
+    return [0.5]
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("test_tasks:no_number", "the loss 'test_tasks:no_number' gives list: it has to give a tensor"),
+        ("test_tasks:fraction_off", "the loss 'test_tasks:fraction_off' cannot be computed for two examples of digits"),
+    ],
+)
+def test_a_loss_that_gives_no_number_is_named(loss, says):
+    with pytest.raises(BadRequest, match=says):
+        check_recipe(small_recipe(loss=loss))

@@ -363,7 +363,7 @@ def lopsided(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         ({"rewind": "half"}, "rewind is 'half': give 0, or steps as in 500it"),
         ({"rewind": "9ep"}, "training ends at step"),
         ({"variants": ("fresh wieghts",)}, "did you mean fresh weights"),
-        ({"variants": ("ticket",)}, "variants is 'ticket': there is fresh weights, random mask"),
+        ({"variants": ("ticket",)}, "variants is 'ticket': choose from fresh weights, random mask"),
         ({"variants": ("frozen", "frozen")}, "variants has a value twice: frozen, frozen"),
         ({"at": (3,)}, "at names level 3: give levels of 1 to 2"),
         ({"seeds": 0}, "seeds is 0"),

@@ -179,7 +179,7 @@ def _write_estimate(takes: Any, form: str, store: Store) -> None:
         left = f"\nleft to do: {least}{amount(takes.operations)}FLOP, {least}about {duration(takes.seconds)}"
     print(
         f"{takes.runs} training runs, {takes.runs_stored} of them in the store {_short(store.root)}\n"
-        f"{takes.measures} measures, {takes.measures_stored} of them in the store{left}"
+        f"{takes.measures} measurements (accuracies, distances, …), {takes.measures_stored} of them in the store{left}"
         + (f"\n{takes.promise}" if takes.promise else "")
         + (f"\nkeys cover: {', '.join(takes.covered)}" if takes.covered else "")
     )

@@ -51,9 +51,8 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
         return
     table = Table(title=escape(title), title_justify="left")
     for name, value in rows[0].items():
-        table.add_column(
-            name.replace("_", " "), justify="right" if isinstance(value, (int, float)) else "left", overflow="fold"
-        )
+        justify = "right" if isinstance(value, (int, float)) else "left"
+        table.add_column(name.replace("_", " "), justify=justify, overflow="fold", no_wrap=name == "key")
     for row in rows:
         table.add_row(*(escape("–" if value is None else printable(value)) for value in row.values()))
     stdout_console().print(table)

@@ -301,7 +301,13 @@ class Custom(Task):
         else:
             outputs, labels = outputs.flatten(0, -2), labels.flatten()
         if ":" in str(self.objective):
-            value = self._loss(outputs, labels, **self.arguments).mean()
+            value = self._loss(outputs, labels, **self.arguments)
+            if not isinstance(value, Tensor):
+                raise BadRequest(
+                    f"the loss {self.objective!r} gives {type(value).__name__}: it has to give a tensor, of one number "
+                    "or of one for each label"
+                )
+            value = value.mean()
             return value * labels.numel() if reduction == "sum" else value
         if self.task.labels == "classes" and self.objective not in OF_CLASSES:
             labels = functional.one_hot(labels, outputs.shape[-1]).to(outputs.dtype)

@@ -274,7 +274,8 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
     shown = points if metric.share else decimal
     answer = (
         f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than "
-        f"{shown(data.constant)}{' %' if metric.share else ''}, what a prediction that ignores the inputs reaches."
+        f"{shown(data.constant)}{' %' if metric.share else ''}, what a prediction that ignores the inputs reaches. "
+        "Train longer, or at another learning rate."
     )
     return Section(
         heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe), unlearned=True

@@ -47,6 +47,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"the network {recipe.model!r} gives outputs of shape {shape} for two inputs: {recipe.data} has "
             f"{recipe.dataset.classes} {'targets' if amounts else 'classes'}, so it has to be {due}"
         )
+    _check_loss(recipe, outputs, labels)
     optimizer = recipe.make_optimizer(weights.trainable(module))
     try:
         take_step(module, optimizer, recipe.dataset.task, inputs, labels, recipe.clip)
@@ -63,6 +64,20 @@ def check_recipe(recipe: Recipe) -> None:
         raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):
         raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")
+
+
+def _check_loss(recipe: Recipe, outputs: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse a loss that fails or gives no number."""
+    task = recipe.dataset.task
+    what = f"the loss {recipe.loss or task.default_loss or type(task).__name__!r}"
+    try:
+        shape = task.loss(outputs, labels).shape
+    except BadRequest:
+        raise
+    except Exception as error:
+        raise BadRequest(f"{what} cannot be computed for two examples of {recipe.data}: {named(error)}") from error
+    if shape.numel() != 1:
+        raise BadRequest(f"{what} gives a tensor of shape {tuple(shape)} for a batch: it has to give one number")
 
 
 def _check_last_batch(recipe: Recipe, split: Split) -> None:

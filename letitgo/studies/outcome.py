@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from letitgo import weights
 from letitgo.execute import Failure
 from letitgo.plan.estimated import EXAMPLES
+from letitgo.recipes.networks import Network
 from letitgo.report import Report
 from letitgo.report.numbers import duration
 from letitgo.studies.usage import Usage
@@ -64,8 +65,11 @@ class Outcome:
         """The report as data."""
         if self.study is None:
             return Report("study", "", [])
-        report = self.study.report(self.rows)
-        return replace(report, note=f"{report.note} {on_norms(self.study)}".strip())
+        report, norms = self.study.report(self.rows), on_norms(self.study)
+        if norms and (how := self.study.statistics) != "follow":  # type: ignore[attr-defined]
+            named = [replace(part, heading=f"{part.heading}, statistics {how}") for part in report.sections]
+            report = replace(report, sections=named)
+        return replace(report, note=f"{report.note} {norms}".strip())
 
     @property
     def answers(self) -> list[str]:
@@ -152,7 +156,7 @@ class Outcome:
 def on_norms(study: Study) -> str:
     """What becomes of the running statistics of norms, where a network has any."""
     networks = {recipe.network for recipe in study.recipes} if hasattr(study, "statistics") else ()
-    if not any(weights.running_statistics(weights.seeded(network, 0)) for network in networks):
+    if not any(map(_has_statistics, networks)):
         return ""
     return {
         "follow": "Running statistics of norms follow the data, in frozen norms too; after few steps they lag.",
@@ -160,6 +164,11 @@ def on_norms(study: Study) -> str:
         "re-estimate": "All networks are evaluated with running statistics taken from "
         f"{EXAMPLES:,} training inputs under their own weights.",
     }[study.statistics]  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=64)
+def _has_statistics(network: Network) -> bool:
+    return bool(weights.running_statistics(weights.seeded(network, 0)))
 
 
 def by_cause(failures: Iterable[Failure]) -> list[str]:
