@@ -2,7 +2,9 @@
 
 ``python benchmarks/bench_search.py truth STORE`` trains every subset of five small networks under six seeds and writes
 ``docs/results/search-subsets`` (about 25 minutes of a core; MNIST and Fashion-MNIST from ``LETITGO_DATA``). ``… table``
-reads these rows and prints the tables of docs/search.md. ``… judged STORE`` runs the command on the networks on digits.
+reads these rows and prints the tables of docs/search.md; ``… rules`` those of docs/advisers.md, in which the order of
+each rule of ``letitgo advisers`` stands in place of the search's own. ``… units STORE`` writes what these rules read
+again. ``… judged STORE`` runs the command on the networks on digits.
 ``… depth STORE`` counts what a search spends on deeper networks.
 """
 
@@ -15,17 +17,19 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from letitgo import Evaluation, Executor, Gradients, Graft, Recipe, Search, compute, open_store
+from letitgo import Advisers, Executor, Recipe, Search, compute, open_store
 from letitgo.plan import At
-from letitgo.report.numbers import percent, points
-from letitgo.studies.options import holding_out
+from letitgo.report.numbers import decimal, percent, points
+from letitgo.studies.advisers.study import RULES, SCORED
+from letitgo.studies.options import By, holding_out
 from letitgo.studies.search.strategy import Units, following, ranked
 from letitgo.studies.search.study import ALLOWED, ALLOWED_EARLY, EARLY, JUDGED, sets_tried
+from letitgo.studies.statistics import ci95, spearman
 from letitgo.studies.subject import Subject
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "search-subsets"
@@ -49,9 +53,8 @@ TOLERANCES = (0.005, 0.01, 0.02)
 # Every subset
 
 
-def units_of(of: Subject) -> dict[str, tuple[str, ...]]:
-    by = "block" if "residual" in of.recipe.model else "layer"
-    return {unit.name: unit.parameters for unit in of.units(by=by)}
+def by_of(name: str) -> By:
+    return "block" if name == "residual" else "layer"
 
 
 def truth(root: str) -> None:
@@ -60,12 +63,12 @@ def truth(root: str) -> None:
         store = open_store(Path(root) / name)
         of = Subject(holding_out(Recipe(**fields)), 2 * SEEDS)
         with Executor(store, 0) as executor:
-            _write(RESULTS / f"{name}-sets.csv", list(_sets(of, executor)))
-            _write(RESULTS / f"{name}-units.csv", list(_units(of, executor)))
+            _write(RESULTS / f"{name}-sets.csv", list(_sets(of, by_of(name), executor)))
+    scores(root)
 
 
-def _sets(of: Subject, executor: Executor) -> Iterator[dict[str, Any]]:
-    units = units_of(of)
+def _sets(of: Subject, by: By, executor: Executor) -> Iterator[dict[str, Any]]:
+    units = {unit.name: unit.parameters for unit in of.units(by=by)}
     every = [chosen for size in range(len(units) + 1) for chosen in itertools.combinations(units, size)]
     for i, recipe in enumerate(of.seeds):
         states = {
@@ -85,18 +88,19 @@ def _sets(of: Subject, executor: Executor) -> Iterator[dict[str, Any]]:
             }
 
 
-def _units(of: Subject, executor: Executor) -> Iterator[dict[str, Any]]:
-    for i, recipe in enumerate(of.seeds[:SEEDS]):
-        run = of.baseline(recipe)
-        final, gradients = Evaluation.under(recipe, run.final, "validation"), Gradients(run.at(0), recipe)
-        for unit, names in units_of(of).items():
-            back = [Evaluation.under(recipe, Graft(run.final, names, run.at_epoch(at)), "validation") for at in (0, 1)]
-            executor.compute([final, gradients, *back])
-            squares = gradients.result(executor.store)
-            norm = sum(fmean(squares[name]["gradients"]) for name in names)
-            size = sum(squares[name]["weights"] for name in names)
-            rise = fmean(one.result(executor.store)["loss"] for one in back) - final.result(executor.store)["loss"]
-            yield {"seed": i, "unit": unit, "rise": round(rise, 5), "gradient": round(sqrt(norm / size), 5)}
+def scores(root: str) -> None:
+    """What the rules of ``letitgo advisers`` read of each unit under each seed."""
+    for name, fields in (NETWORKS | OTHERS).items():
+        store = open_store(Path(root) / name)
+        outcome = compute(Advisers(Recipe(**fields), seeds=SEEDS, by=by_of(name)), store)
+        rows = [row for row in outcome.study.seed_rows(store) if row["row"] == "unit"]  # type: ignore[union-attr]
+        _write(RESULTS / f"{name}-units.csv", [_scored(row) for row in sorted(rows, key=lambda row: row["seed"])])
+
+
+def _scored(row: dict[str, Any]) -> dict[str, Any]:
+    """To five digits."""
+    read = {rule: None if row[rule] is None else float(f"{row[rule]:.5g}") for rule in SCORED}
+    return {name: row[name] for name in ("seed", "unit", "parameters")} | read
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -124,12 +128,40 @@ class Known:
             for when in ("validation", "third"):
                 self.held[sets[row["set"]], when][int(row["seed"])] = float(row[when])
             test[sets[row["set"]]].append(float(row["test"]))
+        self.test = test
         self.drop = {units: fmean(test[Units()]) - fmean(own) for units, own in test.items()}
-        self.scores: dict[int, dict[str, dict[str, float]]] = defaultdict(lambda: {"rise": {}, "gradient": {}})
-        for row in csv.DictReader((RESULTS / f"{name}-units.csv").open()):
-            for score in ("rise", "gradient"):
-                self.scores[int(row["seed"])][score][row["unit"]] = float(row[score])
-        self.units = list(self.scores[0]["rise"])
+        scored = list(csv.DictReader((RESULTS / f"{name}-units.csv").open()))
+        self.units = list(dict.fromkeys(row["unit"] for row in scored))
+        self.scores: dict[int, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+        for row in scored:
+            for rule, score in self._told(row).items():
+                self.scores[int(row["seed"])][rule][row["unit"]] = score
+
+    def _told(self, row: dict[str, str]) -> dict[str, float]:
+        """How harmful each rule says that freezing a unit is; infinite where it says nothing, so it is tried last."""
+        seed, place, unit = int(row["seed"]), self.units.index(row["unit"]), Units([row["unit"]])
+        return {rule: float(row[rule] or inf) for rule in (*SCORED, "parameters")} | {
+            "first": 1.0 + place,
+            "last": float(len(self.units) - place),
+            "random": random.Random(f"{seed} {row['unit']}").random(),
+            "one_seed": self.test[Units()][seed] - self.test[unit][seed],
+        }
+
+    def agreement(self, rule: str) -> float:
+        """Rank correlation of a rule with what freezing a unit adds to the drop, mean over the seeds it is read under.
+
+        That is the mean over all sets without the unit, and over the other seeds.
+        """
+        found = []
+        for seed in range(SEEDS):
+            accuracy = {units: fmean(self.test[units][i] for i in range(SEEDS) if i != seed) for units in self.saved}
+            told = {unit: score for unit, score in self.scores[seed][rule].items() if score < inf}
+            added = [
+                fmean(accuracy[units] - accuracy[units | {unit}] for units in self.saved if unit not in units)
+                for unit in told
+            ]
+            found.append(spearman(list(told.values()), added) or 0.0)
+        return fmean(found)
 
     def tried(self, units: Units, seeds: Sequence[int], tolerance: float, left: float) -> tuple[float, float] | None:
         """What trying a set costs, and how far its drop is beyond what it is allowed, as the search has it.
@@ -158,16 +190,15 @@ class Known:
 Propose = Callable[[dict[Units, float]], Units | None]
 
 
-def searching(known: Known, seeds: Sequence[int]) -> Propose:
-    harm = {unit: fmean(known.scores[i]["rise"][unit] for i in seeds) for unit in known.units}
-    order = ranked(harm, known.saved.__getitem__)
-    return lambda excess: following(order, excess)
+def by_rule(rule: str, saving: bool) -> Callable[[Known, Sequence[int]], Propose]:
+    """The search with the order of a rule: of what is saved for the harm it tells of, or of that harm alone."""
 
+    def make(known: Known, seeds: Sequence[int]) -> Propose:
+        harm = {unit: fmean(known.scores[i][rule][unit] for i in seeds) for unit in known.units}
+        order = ranked(harm, known.saved.__getitem__) if saving else sorted(harm, key=harm.__getitem__)
+        return lambda excess: following(order, excess)
 
-def by_gradient(known: Known, seeds: Sequence[int]) -> Propose:
-    score = {unit: fmean(known.scores[i]["gradient"][unit] for i in seeds) for unit in known.units}
-    order = sorted(score, key=score.__getitem__)
-    return lambda excess: following(order, excess)
+    return make
 
 
 def prefixes(known: Known, seeds: Sequence[int]) -> Propose:
@@ -214,21 +245,27 @@ def at_random(known: Known, seeds: Sequence[int]) -> Propose:
 
 
 WAYS: dict[str, tuple[Callable[[Known, Sequence[int]], Propose], int, float]] = {
-    "`search`": (searching, 1, SPEND),
-    "`search --search-seeds 3`": (searching, 3, SPEND),
-    "`search --spend 4`": (searching, 1, 3.0),
-    "`search --spend 5`": (searching, 1, 4.0),
-    "order of Auto-RGN": (by_gradient, 1, SPEND),
+    "`search`": (by_rule("rise", saving=True), 1, SPEND),
+    "`search --search-seeds 3`": (by_rule("rise", saving=True), 3, SPEND),
+    "`search --spend 4`": (by_rule("rise", saving=True), 1, 3.0),
+    "`search --spend 5`": (by_rule("rise", saving=True), 1, 4.0),
+    "order of Auto-RGN": (by_rule("relative_gradient", saving=False), 1, SPEND),
     "prefixes": (prefixes, 1, SPEND),
     "greedy, one by one": (greedy, 1, SPEND),
     "random sets": (at_random, 1, SPEND),
     "all robust alone": (alone, 1, 99.0),
 }
+RULED = {
+    (rule, saving, spend): (by_rule(rule, saving), 1, spend)
+    for rule in RULES
+    for spend in (SPEND, 3.0)
+    for saving in (False, True)
+}
 
 
-def search(known: Known, way: str, seeds: Sequence[int], tolerance: float) -> dict[str, float]:
+def search(known: Known, way: Any, seeds: Sequence[int], tolerance: float) -> dict[str, float]:
     """One search; the test set judges as if it had any number of seeds, up to four sets."""
-    make, _, left = WAYS[way]
+    make, _, left = (WAYS | RULED)[way]
     propose, excess, refused, first, spent = make(known, seeds), dict[Units, float](), list[Units](), None, 0.0
     while True:
         while (units := propose(excess)) is not None:
@@ -272,6 +309,31 @@ def table(names: Sequence[str]) -> None:
         print("| " + " | ".join([way, *said, *(f"{mean:.2f}" for mean in means), f"**{fmean(means):.2f}**"]) + " |")
 
 
+def rules(names: Sequence[str]) -> None:
+    """Each rule against what freezing a unit adds; the search with its order, alone and for what is saved.
+
+    The last column is how far the better of its orders is behind that of the search for three trainings, with the 95 %
+    interval over the seeds searched under.
+    """
+    print(f"| rule | {' | '.join(names)} | 3 trainings, alone | for the saving | 4, alone | for the saving | behind |")
+    print("| --- |" + " ---: |" * (5 + len(names)))
+    every = [Known(name) for name in names]
+    reached = {
+        way: [
+            fmean(search(known, way, (seed,), tolerance)["judged"] for known in every for tolerance in TOLERANCES)
+            for seed in range(SEEDS)
+        ]
+        for way in RULED
+    }
+    default = reached["rise", True, SPEND]
+    for rule in sorted(RULES, key=lambda rule: -fmean(reached[rule, True, SPEND])):
+        shown = [f"{known.agreement(rule):.2f}" for known in every]
+        shown += [f"{fmean(reached[rule, saving, spend]):.2f}" for spend in (SPEND, 3.0) for saving in (False, True)]
+        best = max((reached[rule, saving, SPEND] for saving in (False, True)), key=fmean)
+        behind = [a - b for a, b in zip(default, best, strict=True)]
+        print("| " + " | ".join([RULES[rule].says, *shown, decimal(fmean(behind), ci95(behind))]) + " |")
+
+
 def judged(root: str) -> None:
     """The command on the networks on digits, under the first seed, against the rows."""
     print("| network | tolerance | answer | saves, of the best | drop | over all seeds |")
@@ -279,8 +341,7 @@ def judged(root: str) -> None:
     for name, fields in NETWORKS.items():
         known = Known(name)
         for tolerance in TOLERANCES:
-            by: Any = "block" if name == "residual" else "layer"
-            study = Search(Recipe(**fields), tolerance=100 * tolerance, by=by)
+            study = Search(Recipe(**fields), tolerance=100 * tolerance, by=by_of(name))
             found = study.answer(compute(study, Path(root) / name).rows)
             if found is None:
                 print(f"| {name} | {100 * tolerance:g} | nothing surely | 0.00 | | |")
@@ -301,8 +362,7 @@ def depth(root: str) -> None:
         fields: dict[str, Any] = {"widths": "64", "depth": layers - 1, "model_args": {"norm": True}}
         if name == "residual":
             fields = {"model": "nets:residual", "model_args": {"depth": layers - 2}}
-        by: Any = "block" if name == "residual" else "layer"
-        outcome = compute(Search(Recipe(**SHORT, **fields), tolerance=2.0, max_seeds=6, by=by), root)
+        outcome = compute(Search(Recipe(**SHORT, **fields), tolerance=2.0, max_seeds=6, by=by_of(name)), root)
         tried = sets_tried(outcome.rows)
         saves, drop = "–", "–"
         for row in outcome.rows:
@@ -315,9 +375,12 @@ def depth(root: str) -> None:
 
 if __name__ == "__main__":
     what, *given = sys.argv[1:] or ["table"]
-    if what == "table":
-        table(list(NETWORKS))
+    if what in ("table", "rules"):
+        show = {"table": table, "rules": rules}[what]
+        show(list(NETWORKS))
         print()
-        table(list(OTHERS))
+        show(list(OTHERS))
     else:
-        {"truth": truth, "judged": judged, "depth": depth}[what](given[0] if given else tempfile.mkdtemp())
+        {"truth": truth, "units": scores, "judged": judged, "depth": depth}[what](
+            given[0] if given else tempfile.mkdtemp()
+        )

@@ -276,7 +276,7 @@ def test_a_pretrained_start_has_the_runs_of_finetune(tmp_path):
         outcome = compute(study, store)
     assert outcome.failures == []
     assert {row["start"] for row in outcome.rows} == {"pretrained"}
-    assert outcome.said.sections[0].heading.endswith(", pretrained")
+    assert outcome.said.sections[0].heading.endswith(", pretrained: 1 epoch on digits")
     tuned = compute(Finetune(recipe, source, seeds=2), store)
     rows = [row for row in tuned.rows if row["start"] == "pretrained"]
     units = {row["unit"]: row for row in outcome.rows if row["row"] == "unit"}

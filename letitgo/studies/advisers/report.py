@@ -10,9 +10,11 @@ from letitgo.report import TEST, Column, N, Report, Section, Table, numbers, wor
 from letitgo.report.grammar import pivot
 from letitgo.report.pictures import GREY, PALETTE, Panel, Picture, Rule, points
 from letitgo.studies.advisers.study import RULES, SCORED
+from letitgo.studies.finetune.report import before, pretraining
 
 if TYPE_CHECKING:
     from letitgo.studies.advisers.study import Advisers
+    from letitgo.studies.subject import Subject
 
 Row = dict[str, Any]
 
@@ -60,8 +62,8 @@ SOURCE = (
 def report(study: Advisers, rows: Sequence[Row]) -> Report:
     """The report of a tournament of advisers."""
     sections = [
-        _section(study, recipe, found)
-        for recipe, part in words.groups(study, rows)
+        _section(study, of, found)
+        for of, (_, part) in zip(study.subjects, words.groups(study, rows), strict=True)
         if (found := [row for row in part if row["n"]]) and found[0]["row"] == "baseline"
     ]
     return Report("advisers", study.QUESTION, sections, _note(study), SOURCE)
@@ -79,7 +81,7 @@ def _note(study: Advisers) -> str:
     )
 
 
-def _section(study: Advisers, recipe: Any, rows: list[Row]) -> Section:
+def _section(study: Advisers, of: Subject, rows: list[Row]) -> Section:
     metric, base = words.metric_of(study), rows[0]
     units = [row for row in rows if row["row"] == "unit"]
     rules = sorted((_said(row) for row in rows if row["row"] == "rule"), key=_place)
@@ -89,12 +91,17 @@ def _section(study: Advisers, recipe: Any, rows: list[Row]) -> Section:
         Table(words.judged_by(metric, UNITS), units, "Each layer frozen alone"),
         Table(SCORES, units, "What rules read; more is said to be more harmful"),
     ]
-    if section := words.unlearned(study, recipe, base, Table(tables[-2].columns, [base, *units])):
+    if section := words.unlearned(study, of.recipe, base, Table(tables[-2].columns, [base, *units])):
         return section
-    heading = words.heading(recipe, study.swept) + ("" if study.pretrained is None else ", pretrained")
+    heading, details = words.heading(of.recipe, study.swept), words.resolved(of.recipe)
+    if study.pretrained is not None:
+        heading, details = (
+            f"{heading}, pretrained: {before(study.finetune, of)}",
+            details | pretraining(study.finetune, of),
+        )
     pictures = {"correlation": _correlations(rules)} if any(_known(row) for row in rules) else {}
     said = _sentences(study, base, units, rules)
-    return Section(heading, _answer(rules, units), said, tables, 2, pictures, words.resolved(recipe))
+    return Section(heading, _answer(rules, units), said, tables, 2, pictures, details)
 
 
 def _said(row: Row) -> Row:

@@ -92,14 +92,15 @@ class Advisers(AdvisersOptions, CellStudy):
 
     def check_subject(self, of: Subject) -> None:
         if self.pretrained is not None:
-            self._finetune.check_subject(of)
+            self.finetune.check_subject(of)
         if (count := len(self.units(of))) < FEWEST:
             raise BadRequest(
                 f"{count} of the layers or blocks asked for train in {of.recipe.model!r}: to rank takes {FEWEST}"
             )
 
     @cached_property
-    def _finetune(self) -> Finetune:
+    def finetune(self) -> Finetune:
+        """The study whose start it shares, where the network is pretrained."""
         assert self.pretrained is not None
         return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by)
 
@@ -122,7 +123,7 @@ class Advisers(AdvisersOptions, CellStudy):
         yield [base, *(self._frozen(of, unit, base, start) for unit in self.units(of))]
 
     def _start(self, of: Subject, recipe: Recipe) -> State:
-        return self._finetune.start(of, recipe)
+        return self.finetune.start(of, recipe)
 
     def _frozen(self, of: Subject, unit: Unit, base: Cell, start: Callable[[Recipe], State]) -> Cell:
         """A unit frozen from the start, and what rules read of it."""

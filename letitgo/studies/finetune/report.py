@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from letitgo.recipes import Recipe
 from letitgo.report import NEW, TEST, Column, N, Report, Section, Table, by_block, numbers, pivot, words
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Panel, Picture, Points, Rule, points, series
 from letitgo.studies.finetune.study import phrase
@@ -14,6 +13,7 @@ from letitgo.studies.finetune.study import phrase
 if TYPE_CHECKING:
     from letitgo.recipes.tasks import Metric
     from letitgo.studies.finetune.study import Finetune
+    from letitgo.studies.subject import Subject
 
 Row = dict[str, Any]
 
@@ -79,29 +79,34 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     if sets:
         pictures["sets"] = _sets(rows, sets, metric)
     pictures["cost"] = _cost(rows, study.budget, metric)
-    source, head = study.source(of), study.new_head(of)
-    before = Path(str(study.file)).name
-    if source is not None:
-        before = f"{words.length(source)} {f'of {source.task}' if source.own else f'on {source.data}'}"
-    sentences = _sentences(study, rows)
+    head, sentences = study.new_head(of), _sentences(study, rows)
     if head:
         sentences.append(f"The output layer, {head}, is drawn anew: the pretrained one is for other classes.")
     return Section(
-        f"{words.heading(of.recipe, study.swept)}, pretrained: {before}",
+        f"{words.heading(of.recipe, study.swept)}, pretrained: {before(study, of)}",
         _answer(study, rows),
         sentences,
         tables,
         len(tables) - 1,
         pictures,
-        words.resolved(of.recipe) | _pretraining(of.recipe, source, before),
+        words.resolved(of.recipe) | pretraining(study, of),
     )
 
 
-def _pretraining(recipe: Recipe, source: Recipe | None, before: str) -> Row:
-    """What differs in pretraining."""
+def before(study: Finetune, of: Subject) -> str:
+    """What a network was pretrained on, or the file that its weights are in."""
+    source = study.source(of)
     if source is None:
-        return {"pretrained": before}
-    same = words.resolved(recipe)
+        return Path(str(study.file)).name
+    return f"{words.length(source)} {f'of {source.task}' if source.own else f'on {source.data}'}"
+
+
+def pretraining(study: Finetune, of: Subject) -> Row:
+    """What differs in pretraining."""
+    source = study.source(of)
+    if source is None:
+        return {"pretrained": before(study, of)}
+    same = words.resolved(of.recipe)
     return {f"pretraining: {name}": value for name, value in words.resolved(source).items() if same.get(name) != value}
 
 
