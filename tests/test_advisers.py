@@ -341,3 +341,26 @@ def test_the_command_gives_rows_as_json_and_csv(tmp_path, monkeypatch, capsys):
 def test_what_cannot_be_ranked_is_refused(fields, said, tmp_path):
     with pytest.raises(BadRequest, match=said):
         compute(Advisers(RECIPE, **fields), open_store(tmp_path))
+
+
+def test_what_is_not_computed_yet_ranks_nothing(tmp_path):
+    study = Advisers(RECIPE, seeds=2)
+    rows = study.rows(open_store(tmp_path))
+    assert {row["n"] for row in rows} == {0}
+    assert {row["correlation_mean"] for row in rows} == {None}
+    assert study.report(rows).sections == []
+
+
+def test_a_seed_with_a_run_that_failed_is_left_out(found):
+    study, store, _ = found
+    of = study.subjects[0]
+    [[_, *cells]] = study.settled(of, store)
+    whole = study.found
+    with patch.object(Advisers, "found", lambda self, cell, *rest: _without(1, whole(cell, *rest), cell is cells[2])):
+        field = study._field(of, cells, store)
+    assert field.seeds == [0, 2]
+    assert field.judged("rise", 0)["ranked"] == 4
+
+
+def _without(seed, numbers, here):
+    return {own: value for own, value in numbers.items() if not (here and own == seed)}
