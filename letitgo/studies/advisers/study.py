@@ -113,7 +113,7 @@ class Advisers(AdvisersOptions, CellStudy):
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         @cache
         def start(recipe: Recipe) -> State:
-            return Initial(recipe.network, recipe.seed) if self.pretrained is None else self._start(of, recipe)
+            return Initial(recipe.network, recipe.seed) if self.pretrained is None else self.finetune.start(of, recipe)
 
         def whole(recipe: Recipe) -> Mapping[str, Measure]:
             final = of.run(start(recipe), of.trainable, recipe).final
@@ -121,9 +121,6 @@ class Advisers(AdvisersOptions, CellStudy):
 
         base = Cell(self._labels("baseline") | {"saved": 0.0}, whole, judged=False)
         yield [base, *(self._frozen(of, unit, base, start) for unit in self.units(of))]
-
-    def _start(self, of: Subject, recipe: Recipe) -> State:
-        return self.finetune.start(of, recipe)
 
     def _frozen(self, of: Subject, unit: Unit, base: Cell, start: Callable[[Recipe], State]) -> Cell:
         """A unit frozen from the start, and what rules read of it."""
