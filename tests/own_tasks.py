@@ -239,6 +239,25 @@ class Shifted(Whole):
         return {"accuracy": self.evaluate(model)["accuracy"], "n": 40}
 
 
+class Validated(Digits):
+    """Holds examples out of the training set, which ``epoch`` then leaves alone."""
+
+    def validate(self, model):
+        with torch.no_grad():
+            right = model(self.inputs[100:120]).argmax(1) == self.labels[100:120]
+        return {"accuracy": right.float().mean(), "n": 20}
+
+    def epoch(self, model, optimizer):
+        for batch in torch.randperm(100).split(20):
+            optimizer.zero_grad()
+            cross_entropy(model(self.inputs[batch]), self.labels[batch]).backward()
+            optimizer.step()
+
+
+class ValidatedResuming(Validated, Resuming):
+    """The same, and goes on from what it yielded."""
+
+
 class InPercent(Whole):
     def evaluate(self, model):
         return {"accuracy": 100 * super().evaluate(model)["accuracy"]}

@@ -27,6 +27,7 @@ from letitgo.store import Store
 COMMAND = [sys.executable, "-c", "from letitgo.cli.main import main; main()"]
 SMALL = ("--seeds", "2", "--widths", "32", "--depth", "3", "--epochs", "6", "--report", "none", "--format", "csv")
 MAP = ("map", *SMALL)
+SEARCH = ("search", "--tolerance", "12", *SMALL)
 TICKET = ("ticket", "--levels", "2", *SMALL)
 
 
@@ -116,6 +117,18 @@ def test_a_study_on_a_local_ray_is_the_same(whole, tmp_path):
     assert (process.returncode, out, err) == (0, whole[0], "")
     assert {p.relative_to(tmp_path / "store") for p in states(tmp_path / "store")} == {
         p.relative_to(whole[1]) for p in states(whole[1])
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_a_search_on_a_local_ray_is_the_same(tmp_path):
+    alone = here(tmp_path / "alone", SEARCH)
+    process = start(tmp_path / "store", "--workers", "2", study=SEARCH)
+    out, err = process.communicate(timeout=500)
+    assert (process.returncode, out) == (0, alone), err
+    assert {p.relative_to(tmp_path / "store") for p in states(tmp_path / "store")} == {
+        p.relative_to(tmp_path / "alone") for p in states(tmp_path / "alone")
     }
 
 

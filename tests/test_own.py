@@ -222,7 +222,7 @@ def test_fields_that_its_code_decides_are_refused():
         recipe(epochs=7)
     with pytest.raises(BadRequest, match="takes no 'depth'"):
         recipe(model_args={"depth": 2})
-    with pytest.raises(BadRequest, match="map, finetune and train can"):
+    with pytest.raises(BadRequest, match="map, search, finetune and train can"):
         compute(Fraction(recipe(), seeds=1))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from math import log
 from statistics import fmean
@@ -27,7 +29,8 @@ from letitgo.recipes.data import Data
 from letitgo.report.numbers import percent
 from letitgo.store import open_store
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.search.strategy import Units, following, ranked
+from letitgo.studies.finetune.study import Finetune
+from letitgo.studies.search.strategy import Units, following, least, ranked
 from letitgo.studies.search.study import JUDGED, Search, Searched, Trial, named, sets_tried
 from letitgo.studies.search.translate import translated
 from letitgo.studies.statistics import ALPHA, looks, unpaired
@@ -203,6 +206,32 @@ def test_worker_processes_give_the_same_rows(found, tmp_path):
     assert compute(study, open_store(tmp_path), workers=2).rows == outcome.rows
 
 
+DRIVER = """
+import json, sys
+from test_search import small
+from letitgo.execute import training
+from letitgo.studies.compute import compute
+from letitgo.studies.search.study import Search
+train, log = training._train, open(sys.argv[2], "a", buffering=1)
+def noted(run, store, wanted, *args):
+    log.write(f"{run.key}-{'-'.join(map(str, sorted(wanted)))}\\n")
+    return train(run, store, wanted, *args)
+training._train = noted
+print(json.dumps(compute(Search(small(), tolerance=12.0, max_seeds=6), sys.argv[1], 0).rows))
+"""
+
+
+def test_two_drivers_share_a_search(found, tmp_path):
+    _, _, outcome = found
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "store"), str(tmp_path / "log")]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [driver.communicate(timeout=300)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    assert [json.loads(rows) for rows in printed] == 2 * [json.loads(json.dumps(outcome.rows))]
+    trained = (tmp_path / "log").read_text().split()
+    assert len(trained) == len(set(trained)) > 10
+
+
 def test_another_tolerance_takes_what_is_there(found):
     _, store, outcome = found
     tried = sets_tried(outcome.rows)
@@ -262,6 +291,94 @@ def test_parameters_can_be_saved_instead(tmp_path):
     for row in rows:
         if row["row"] in ("tried", "judged"):
             assert row["saved"] == pytest.approx(row["parameters"] / of.size(of.trainable))
+
+
+# A budget in place of a tolerance
+
+
+def test_the_least_set_that_reaches_a_goal_has_no_unit_that_it_can_do_without():
+    generator = random.Random(2)
+    for _ in range(200):
+        saved = {f"u{i}": generator.random() for i in range(9)}
+        harm, goal = {unit: generator.random() for unit in saved}, generator.random() * 4
+        order = ranked(harm, lambda units, saved=saved: sum(saved[unit] for unit in units))
+        found = least(order, harm, lambda units, saved=saved, goal=goal: sum(saved[u] for u in units) >= goal)
+        assert (found is None) == (sum(saved.values()) < goal)
+        if found:
+            total = sum(saved[unit] for unit in found)
+            assert total >= goal
+            assert len(found) == 1 or all(total - saved[unit] < goal for unit in found)
+
+
+def test_for_a_budget_the_set_of_the_smallest_drop_is_found(tmp_path):
+    store, drops = open_store(tmp_path), []
+    for spend in (2.0, 5.0):
+        study = Search(small(), budget=0.2, spend=spend, seeds=3)
+        outcome = compute(study, store)
+        ended = [row for row in outcome.rows if row["row"] == "tried"]
+        [chosen] = [row for row in outcome.rows if row["row"] == "judged"]
+        assert all(row["saved"] >= 0.2 for row in sets_tried(outcome.rows))
+        assert chosen["validation_drop_mean"] is not None
+        assert chosen["frozen"] == min(ended, key=lambda row: row["validation_drop_mean"])["frozen"]
+        assert (chosen["verdict"], chosen["n"], outcome.rows[0]["n"]) == (None, 3, 6)
+        assert max(row["spent"] for row in sets_tried(outcome.rows)) <= spend
+        assert "tolerance" not in " ".join(outcome.answers)
+        answer = study.answer(outcome.rows)
+        assert answer["drop_ci95"] is not None
+        assert answer["error"] is None
+        drops.append(min(row["validation_drop_mean"] for row in ended))
+    assert len(sets_tried(outcome.rows)) > len(ended) >= 1
+    assert drops[1] <= drops[0]
+    assert compute(Search(small(), budget=0.2, spend=5.0, seeds=3), open_store(tmp_path / "new")).rows == outcome.rows
+
+
+def test_a_budget_is_no_tolerance_and_has_to_be_reached():
+    assert Search(small()).tolerance == 1.0
+    with pytest.raises(BadRequest, match=r"budget is 0.3 and tolerance 1: .* give one of the two"):
+        Search(small(), budget=0.3, tolerance=1.0)
+    with pytest.raises(BadRequest, match="budget takes one epoch of freeze-at: it has 2"):
+        Search(small(), budget=0.3, freeze_at=(0, 2))
+    with pytest.raises(BadRequest, match=r"budget is 0.5: all that may be frozen in 'fcn' saves 0\.\d+"):
+        Search(small(), budget=0.5, layers=("fc4",)).check()
+
+
+# Own training code, and pretrained weights
+
+
+@pytest.mark.parametrize("task", ["Validated", "ValidatedResuming"])
+def test_training_code_of_ones_own_is_searched(task, tmp_path):
+    study = Search(Recipe(task=f"own_tasks:{task}"), tolerance=60.0, seeds=3, spend=4.0)
+    outcome = compute(study, open_store(tmp_path))
+    rows = outcome.rows
+    assert {row["until"] for row in rows} == ({None, 1} if task == "ValidatedResuming" else {None})
+    assert all(row["rise_mean"] is not None for row in rows if row["row"] == "unit")
+    assert sets_tried(rows)[-1]["spent"] <= 4
+    [chosen] = [row for row in rows if row["chosen"]]
+    assert chosen["drop_mean"] + chosen["drop_ci95"] <= 0.6
+    assert outcome.answers[0].startswith(("Freeze ", "Everything may stay frozen"))
+    again = compute(study, open_store(tmp_path / "workers"), workers=2)
+    assert again.rows == rows
+
+
+def test_a_task_that_holds_nothing_out_is_refused(tmp_path):
+    with pytest.raises(BadRequest, match=r"'own_tasks:Digits' knows: give it a method validate\(model\)"):
+        compute(Search(Recipe(task="own_tasks:Digits")), open_store(tmp_path))
+
+
+def test_pretrained_weights_are_searched_from_where_they_are(tmp_path):
+    recipe = small(shift="invert", examples=600)
+    study, store = Search(recipe, pretrained="digits", tolerance=15.0, seeds=3), open_store(tmp_path)
+    outcome = compute(study, store)
+    of, tuned = study.subjects[0], Finetune(recipe, "digits")
+    start = of.baseline(of.recipe).start
+    assert start.key == tuned.start(tuned.subjects[0], tuned.subjects[0].recipe).key
+    assert of.trainings(of.baseline(of.recipe).final) == 1  # without pretraining
+    judged = [row for row in outcome.rows if row["row"] == "judged"]
+    assert judged
+    assert outcome.rows[0]["n"] == max(row["n"] for row in judged)  # paired: they share a trained start
+    assert estimate(Finetune(recipe, "digits", seeds=3), store, 0).runs_stored >= 6  # pretraining and full fine-tuning
+    with pytest.raises(BadRequest, match="the same"):
+        Search(small(), pretrained="digits").check()
 
 
 # Answers at the edges

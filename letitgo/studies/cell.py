@@ -255,13 +255,15 @@ class CellStudy(StudyOptions):
             row |= self.summary(name, values)
         row["n"] = len(found)
         if hasattr(self, "tolerance"):
-            tolerance = self.tolerance / 100  # type: ignore[attr-defined]
+            tolerance: float | None = self.tolerance  # type: ignore[attr-defined]
             drops = [one["drop"] for one in found if one.get("drop") is not None]
             for split, drop in cell.drops.items():
                 if found and (not split or row[f"{split}drop_mean"] is not None):
                     row |= {f"{split}drop_mean": drop.mean, f"{split}drop_ci95": drop.half}
-            said = cell.drops[""].verdict(tolerance) if cell.drops else verdict(drops, tolerance)
-            row["verdict"] = said if cell.judged and self._learned(cell, of, store) else None
+            row["verdict"] = None
+            if tolerance is not None and cell.judged and self._learned(cell, of, store):
+                limit = tolerance / 100
+                row["verdict"] = cell.drops[""].verdict(limit) if cell.drops else verdict(drops, limit)
             row["drop_new_ci95"] = for_new_examples(row["drop_ci95"], self.sides(cell, of, store))
         return row
 
@@ -313,7 +315,7 @@ def others(of: Subject, results: Results) -> Row:
         return {}
     return {
         f"{OTHER}{name}": value
-        for name, value in results["test"].items()
+        for name, value in results.get("test", {}).items()
         if name not in (of.metric.name, "n", "correct")
     }
 

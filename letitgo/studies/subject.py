@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -42,11 +42,13 @@ class Subject:
         recipe: Under its first seed.
         count: Number of seeds, counted up from the recipe's.
         statistics: What becomes of the running statistics of norms.
+        start: What training starts from under a seed; the initial weights by default.
     """
 
     recipe: Recipe
     count: int = 1
     statistics: Statistics = "follow"
+    start: Callable[[Recipe], State] | None = None
 
     @cached_property
     def seeds(self) -> list[Recipe]:
@@ -162,7 +164,8 @@ class Subject:
 
     def baseline(self, recipe: Recipe) -> Run:
         """The run that trains everything, under one of the seeds."""
-        return Run(Initial(recipe.network, recipe.seed), self.trainable, recipe)
+        start = Initial(recipe.network, recipe.seed) if self.start is None else self.start(recipe)
+        return Run(start, self.trainable, recipe)
 
     def run(
         self, start: State, trains: tuple[str, ...] | Choice, recipe: Recipe, begin: int = 0, resume: bool = False
@@ -203,13 +206,16 @@ class Subject:
         return run.final
 
     def trainings(self, *states: State) -> float:
-        """Arithmetic of training to some states, what they share counted once, in trainings of the whole network."""
+        """Arithmetic of training to some states, what they share counted once, in trainings of the whole network.
+
+        What the network was trained on before is not counted.
+        """
         reached: dict[Run, int] = {}
         for state in states:
             point = state
             while isinstance(point, At):
                 reached[point.run] = max(point.step, reached.get(point.run, 0))
-                point = point.run.start
+                point = point.run.start if point.run.begin else None
         spent = sum(run.cost() * (step - run.begin) / (run.recipe.steps - run.begin) for run, step in reached.items())
         return spent / self.baseline(self.recipe).cost()
 

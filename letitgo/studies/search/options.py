@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
+from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.options import Blocks, By, Layers, SeededOptions, check_distinct, check_epochs, holding_out
+from letitgo.studies.finetune.options import SHAPES, WEIGHTS
+from letitgo.studies.options import (
+    Blocks,
+    By,
+    Layers,
+    SeededOptions,
+    Tolerance,
+    check_distinct,
+    check_epochs,
+    holding_out,
+)
+
+WITHOUT_VERDICT = 5
+"""Seeds of the set that is found for a budget: no verdict asks for more."""
 
 
 @checked
@@ -28,8 +42,11 @@ class SearchOptions(SeededOptions):
         ("letitgo search", "a small network on the bundled digits"),
         ("letitgo search --tolerance 0.5 --freeze-at 0,5,10", "some layers from the start, others from an epoch on"),
         ("letitgo search --model resnet20 --data cifar10 --by block --spend 4", "blocks, for four trainings a seed"),
+        ("letitgo search --pretrained digits --shift invert --examples 500", "in fine-tuning"),
     )
+    SHAPES: ClassVar[dict[str, str]] = SHAPES
 
+    pretrained: Annotated[str | dict[str, Any] | None, Field(description=f"{WEIGHTS} [default: initialization]")] = None
     save: Annotated[
         Literal["arithmetic", "parameters"],
         Field(
@@ -37,6 +54,19 @@ class SearchOptions(SeededOptions):
             "optimiser state)"
         ),
     ] = "arithmetic"
+    tolerance: Annotated[  # type: ignore[assignment]  # None only beside a budget
+        Tolerance | None,
+        Field(description="largest drop that does no harm, in points or per cent as in map [default: 1]"),
+    ] = None
+    budget: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="share that is to be saved at least, for the smallest drop, in place of a tolerance; "
+            "no verdict then [default: none]",
+        ),
+    ] = None
     spend: Annotated[
         float,
         Field(
@@ -54,6 +84,15 @@ class SearchOptions(SeededOptions):
     by: By = "layer"
 
     def __post_init__(self) -> None:
+        if self.budget is None and self.tolerance is None:
+            object.__setattr__(self, "tolerance", 1.0)
+        if self.budget is not None and self.tolerance is not None:
+            raise BadRequest(
+                f"budget is {self.budget:g} and tolerance {self.tolerance:g}: a budget asks for the smallest drop, "
+                "so give one of the two"
+            )
+        if self.budget is not None and len(self.freeze_at) > 1:
+            raise BadRequest(f"budget takes one epoch of freeze-at: it has {len(self.freeze_at)}")
         check_distinct("freeze-at", self.freeze_at)
         check_epochs("freeze-at", self.freeze_at, self.recipes)
 
@@ -64,7 +103,9 @@ class SearchOptions(SeededOptions):
     @property
     def most(self) -> int:
         """The most seeds that a set is judged under."""
-        return self.max_seeds if self.seeds == "auto" else self.seeds
+        if self.seeds != "auto":
+            return self.seeds
+        return self.max_seeds if self.budget is None else min(WITHOUT_VERDICT, self.max_seeds)
 
     @property
     def tries(self) -> int:

@@ -74,16 +74,24 @@ def report(study: Search, rows: Sequence[Row]) -> Report:
 
 def _note(study: Search) -> str:
     seeds = f"{study.seeds} seeds" if study.seeds != "auto" else f"as many seeds as that takes, {study.most} at most"
-    within = words.within(study.tolerance, words.metric_of(study).unit)
     under = f"{study.tries} seeds" if study.tries > 1 else "one seed"
+    spent = "Trainings are the arithmetic of training, in that of training the whole network once."
+    if study.tolerance is None:
+        return (
+            f"Sets that save {numbers.percent(study.budget)} are tried under {under} and compared on held-out training "
+            "examples; one that costs more than the best so far after a third of training is stopped there. The best "
+            f"is measured on the test set under {study.most} seeds, against twice as many baselines, with a 95 % "
+            f"interval and no verdict. {spent}"
+        )
+    within = words.within(study.tolerance, words.metric_of(study).unit)
     return (
         f"Sets are tried under {under} and compared on held-out training examples, where their drop may be "
         f"one standard error of those examples beyond the tolerance. A set whose drop is {ALLOWED_EARLY:g} of "
         "them beyond it after a third of training is stopped there. Of those that pass, what saves most is judged on "
         f"the test set, until one is robust: its whole interval is below {within}. Sets are judged under {seeds}, "
         "against twice as many baselines. All looks at all sets judged call one robust that is not with a probability "
-        "of 5 % at most: the first set has half of it, each one after half of what the one before had. Trainings are "
-        "the arithmetic of training, in that of training the whole network once."
+        "of 5 % at most: the first set has half of it, each one after half of what the one before had. "
+        f"{spent}"
     )
 
 
@@ -106,7 +114,7 @@ def _section(study: Search, number: int, rows: list[Row]) -> Section:
         return section
     chosen = next((row for row in rows if row["chosen"]), None)
     return Section(
-        words.heading(recipe, study.swept),
+        words.heading(recipe, study.swept) + ("" if study.pretrained is None else ", pretrained"),
         _answer(study, rows, chosen),
         _sentences(study, rows, chosen),
         tables,
@@ -119,7 +127,7 @@ def _section(study: Search, number: int, rows: list[Row]) -> Section:
 
 def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
     unit = words.metric_of(study).unit
-    tolerance = words.within(study.tolerance, unit)
+    tolerance = words.within(study.tolerance or 0.0, unit)
     tried = sets_tried(rows)
     judged = [row for row in rows if row["row"] == "judged"]
     if chosen is None and not judged:
@@ -127,6 +135,8 @@ def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
         least = min(ended or tried, key=lambda row: row["validation_drop_mean"], default=None)
         if least is None:
             return "Nothing was tried: the baseline and what is to be saved leave nothing to spend on a first set."
+        if study.budget is not None:
+            return f"Nothing was trained to the end: {least['set']} would save {numbers.percent(least['saved'])}."
         alone = {unit for row in tried if len(row["frozen"]) == 1 for unit in row["frozen"]}
         settled = alone.issuperset(_all_units(rows))
         count = "the one set" if len(tried) == 1 else f"none of {len(tried)} sets"
@@ -142,7 +152,8 @@ def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
     spent = f"found for {tried[-1]['spent']:.1f} trainings{each}"
     costs = f"costs {words.cost(chosen, unit)}"
     if chosen["frozen"].keys() >= set(_all_units(rows)):
-        return f"Everything may stay frozen {_when(chosen)}: the untrained network {costs}; {spent}."
+        whole = "the untrained network" if study.pretrained is None else "the pretrained network as it is"
+        return f"Everything may stay frozen {_when(chosen)}: {whole} {costs}; {spent}."
     return (
         f"Freeze {_told(chosen, rows)}: saves {numbers.percent(chosen['saved'])} of {_what(study)}, {costs}; {spent}."
     )
@@ -154,7 +165,7 @@ def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> 
     sentence = f"No set is surely within {tolerance}: {best['set']} costs {words.cost(best, unit)} at {best['n']} seeds"
     if best["verdict"] == "critical" or best["drop_ci95"] is None:
         return f"{sentence}."
-    room = study.tolerance / 100 - best["drop_mean"]
+    room = (study.tolerance or 0.0) / 100 - best["drop_mean"]
     if room <= 0:
         return f"{sentence}: rather more than that."
     needed = ceil(best["n"] * (best["drop_ci95"] / room) ** 2)
@@ -187,7 +198,9 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
     base, metric = rows[0], words.metric_of(study)
     judged = [row for row in rows if row["row"] == "judged"]
     said = [f"Baseline: {words.reached(base, metric)}, n = {base['n']}.", *words.of_the_error(study, base)]
-    if judged:
+    if judged and study.budget is not None:
+        said.append(f"{judged[-1]['trainings']:.1f} trainings in all, the search and all baselines included.")
+    elif judged:
         count = "1 set was" if len(judged) == 1 else f"{len(judged)} sets were"
         said.append(
             f"{count} judged on the test set, for {judged[-1]['trainings']:.1f} trainings in all, the search and "
@@ -210,17 +223,20 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
 
 def _frontier(study: Search, tried: Sequence[Row], chosen: Row | None) -> Picture:
     """What each set tried saves against its drop on held-out examples, and on the test set where it was judged."""
-    judged = [row for row in tried if row["verdict"]]
+    judged = [row for row in tried if row["drop_mean"] is not None]
+    chosen_set = chosen and chosen["frozen"]
     low = min(0.0, *(100 * row["validation_drop_mean"] for row in tried))
-    marks: list[Points | Band] = [Band(low, study.tolerance, label="within the tolerance")]
+    marks: list[Points | Band] = []
+    if study.tolerance is not None:
+        marks.append(Band(low, study.tolerance, label="within the tolerance"))
     for early, label, shape in ((False, "tried, held-out examples", "o"), (True, "the same early", "x")):
         if own := [row for row in tried if (row["until"] is not None) == early]:
             drops, saved = ([100 * row[name] for row in own] for name in ("validation_drop_mean", "saved"))
             notes = [str(row["step"]) for row in own]
             marks.append(Points(drops, saved, label=label, colour=GREY, shape=shape, notes=notes))
     for own, label, colour, shape in (
-        ([row for row in judged if row["verdict"] != "robust"], "judged, test set", BLACK, "d"),
-        ([row for row in judged if row["verdict"] == "robust"], "chosen, test set", PALETTE[0], "*"),
+        ([row for row in judged if row["frozen"] != chosen_set], "judged, test set", BLACK, "d"),
+        ([row for row in judged if row["frozen"] == chosen_set], "chosen, test set", PALETTE[0], "*"),
     ):
         if own:
             saved = [100 * row["saved"] for row in own]

@@ -7,6 +7,7 @@ testing. Groups are uneven because large sets cost little to try: they save much
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
 Units = frozenset[str]
@@ -50,6 +51,27 @@ def following(order: Sequence[str], excess: Mapping[Units, float], frozen: Units
         elif len(group) > 1:
             groups = [*_parts(group), *groups]
     return None
+
+
+def least(order: Sequence[str], harm: Mapping[str, float], reaches: Callable[[Units], bool]) -> Units | None:
+    """The first units of an order that reach a goal, without those that it takes none of, the most harmful first.
+
+    Args:
+        order: As :func:`ranked` puts them.
+        harm: Of each unit.
+        reaches: Whether some units do; with more units they do all the more.
+
+    Returns:
+        The units; None where all of them do not reach it.
+    """
+    if not order or not reaches(Units(order)):
+        return None
+    first = bisect_left(range(1, len(order)), True, key=lambda count: reaches(Units(order[:count]))) + 1
+    found = Units(order[:first])
+    for unit in sorted(found, key=lambda unit: (-harm[unit], unit)):
+        if len(found) > 1 and reaches(found - {unit}):
+            found -= {unit}
+    return found
 
 
 def _parts(group: Sequence[str]) -> list[Sequence[str]]:

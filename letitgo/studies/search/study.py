@@ -7,8 +7,8 @@ trained to the end where it may still pass; the sets that are judged.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import groupby
 from math import inf, sqrt
 from statistics import fmean
@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 from letitgo.errors import BadRequest
 from letitgo.plan import At, Graft, Measure, State
 from letitgo.recipes import Recipe
+from letitgo.recipes.own import ASSUMED
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Looks, Results, Row
+from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.search.options import SearchOptions
-from letitgo.studies.search.strategy import Units, following, ranked
+from letitgo.studies.search.strategy import Units, following, least, ranked
 from letitgo.studies.statistics import ALPHA
 from letitgo.studies.subject import Subject, Unit
 
@@ -54,6 +56,8 @@ class Trial:
 class Search(SearchOptions, CellStudy):
     """Which layers may stay frozen, all together? See :class:`SearchOptions` for the options."""
 
+    takes_own = True
+
     quantities: ClassVar[tuple[str, ...]] = ("accuracy", "drop", "rise")
     chosen: ClassVar[str] = "validation_"
 
@@ -64,20 +68,47 @@ class Search(SearchOptions, CellStudy):
 
     @cached_property
     def subjects(self) -> list[Subject]:
-        return [Subject(recipe, 2 * self.most, self.statistics) for recipe in self.trained]
+        return [self._subject(recipe) for recipe in self.trained]
+
+    def _subject(self, recipe: Recipe) -> Subject:
+        plain = Subject(recipe, 2 * self.most, self.statistics)
+        if (tuning := self._tuning) is None:
+            return plain
+        return replace(plain, start=cache(lambda recipe: tuning.start(plain, recipe)))
+
+    @cached_property
+    def _tuning(self) -> Finetune | None:
+        """Fine-tuning of the same, which knows where the pretrained weights are."""
+        if self.pretrained is None:
+            return None
+        return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by)
 
     def check_subject(self, of: Subject) -> None:
+        if of.recipe.own is not None and not of.recipe.own.validates:
+            raise BadRequest(
+                f"search tries sets on held-out examples, which only the task {of.recipe.task!r} knows: give it a "
+                "method validate(model)"
+            )
+        if self._tuning is not None:
+            self._tuning.check_subject(of)
         if not of.units(self.layers, self.blocks, self.by):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
+        if self.budget is not None:
+            network = Searched(self, of)
+            saved = network.saved(dict.fromkeys(network.units, self.freeze_at[0]))
+            if saved < self.budget:
+                raise BadRequest(
+                    f"budget is {self.budget:g}: all that may be frozen in {of.recipe.model!r} saves {saved:.3g}"
+                )
 
     @property
     def promise(self) -> str:
         """What the search may cost, said beforehand."""
         under = f"each of {self.tries} seeds" if self.tries > 1 else "one seed"
-        return (
-            f"the search spends at most {self.spend:g} trainings under {under}; "
-            f"up to {JUDGED} sets are then judged under as many seeds as that takes, {self.most} at most"
-        )
+        judged = f"up to {JUDGED} sets are then judged under as many seeds as that takes, {self.most} at most"
+        if self.budget is not None:
+            judged = f"the set that is found is then measured under {self.most} seeds"
+        return f"the search spends at most {self.spend:g} trainings under {under}; {judged}"
 
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         network = Searched(self, of)
@@ -88,7 +119,8 @@ class Search(SearchOptions, CellStudy):
         tried, judged = list[Cell](), list[Cell]()
         while len(judged) < JUDGED:
             refused = [cell.labels["frozen"] for cell in judged]
-            while (trial := network.following(put_back, tried, refused, store)) is not None:
+            ahead = network.following if self.budget is None else network.smaller
+            while (trial := ahead(put_back, tried, refused, store)) is not None:
                 tried.append(network.tried(trial, early.get(trial.until, base), tried))
                 yield [tried[-1]]
                 if network.excess(tried[-1], store) is None:
@@ -99,7 +131,9 @@ class Search(SearchOptions, CellStudy):
             judged.append(network.judged(plan, base, [*tried, *judged]))
             yield [judged[-1]]
             there = len(self.found(judged[-1], of, store))
-            if there < (judged[-1].count or 0) or judged[-1].drops[""].verdict(self.tolerance / 100) == "robust":
+            if self.tolerance is None or there < (judged[-1].count or 0):
+                return
+            if judged[-1].drops[""].verdict(self.tolerance / 100) == "robust":
                 return
 
     def looks(self, of: Subject, store: Store, cells: Sequence[Cell]) -> Looks:
@@ -108,18 +142,23 @@ class Search(SearchOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         if cell.labels["row"] != "unit":
             return {"rise": None}
-        before, after = results["base"]["validation"]["loss"], results["validation"]["loss"]
+        before, after = results["base"]["validation"], results["validation"]
+        if "loss" not in before:  # a task of the user's own may give its metric alone
+            return {"rise": self.recipes[0].dataset.task.metric.drop(before, after)}
+        before, after = before["loss"], after["loss"]
         return {"rise": None if before is None or after is None else after - before}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row; whether its set is chosen; of those judged, the trainings of all up to there under all seeds; of
         those tried, whether they were within the tolerance."""
         row = super().row(cell, of, store)
-        row["chosen"] = row["row"] == "judged" and row["verdict"] == "robust"
+        row["chosen"] = row["row"] == "judged" and (
+            row["verdict"] == "robust" if self.budget is None else self._learned(cell, of, store)
+        )
         network = Searched(self, of)
         row["trainings"] = network.trainings(cell) if row["row"] == "judged" else None
         excess = network.excess(cell, store) if isinstance(cell.context, Trial) else None
-        row["within"] = None if excess is None else excess <= 0
+        row["within"] = None if excess is None or self.budget is not None else excess <= 0
         return row
 
     def answer(self, rows: Sequence[Row]) -> Row | None:
@@ -132,7 +171,7 @@ class Search(SearchOptions, CellStudy):
             "frozen": [unit for unit, epoch in row["frozen"].items() if not epoch],
             "from_epoch": {unit: epoch for unit, epoch in row["frozen"].items() if epoch},
             **{name: row[name] for name in ("saved", "drop_mean", "drop_ci95", "n")},
-            "error": ERROR,
+            "error": ERROR if self.budget is None else None,
             "spent": tried[-1]["spent"],
             "trainings": row["trainings"],
         }
@@ -212,7 +251,8 @@ class Searched:
 
         number = 1 + sum(cell.judged for cell in before)
         labels = self._labels("judged", plan, step=number)
-        return Cell(labels, measures, {"base": base}, paired=min(plan.values()) > 0, context=before)
+        paired = min(plan.values()) > 0 or self.of.start is not None
+        return Cell(labels, measures, {"base": base}, paired=paired, context=before)
 
     def _labels(self, kind: str, plan: Plan, until: int | None = None, step: int | None = None) -> Row:
         parameters = self.of.size(name for unit in plan for name in self.units[unit].parameters)
@@ -235,7 +275,12 @@ class Searched:
         return list(dict.fromkeys(at for epoch in self.study.freeze_at if (at := self._early(epoch)) is not None))
 
     def _early(self, epoch: int) -> int | None:
-        """Where a set that is frozen from an epoch on is looked at early; None where training is too short for that."""
+        """Where a set that is frozen from an epoch on is looked at early.
+
+        None where training is too short for that, or is code of the user's own that cannot go on from there.
+        """
+        if self.of.recipe.own is not None and not self.of.recipe.own.resumes:
+            return None
         at = epoch + round((self.of.recipe.epochs - epoch) / EARLY)
         return at if at > epoch else None
 
@@ -277,6 +322,50 @@ class Searched:
                 excess[units] = inf if asked in refused else found
         return None
 
+    def smaller(
+        self, put_back: Sequence[Cell], tried: Sequence[Cell], refused: Sequence[Plan], store: Store
+    ) -> Trial | None:
+        """What to try next of the sets that save the budget; None once all is settled or spent.
+
+        First the set that the ranking names, then the same without one of its units, the most harmful first, which
+        others make up for. What costs less than the best so far, early and at the end, takes its place.
+        """
+        [epoch] = self.study.freeze_at
+        harm = self._harm(put_back, store)
+        if harm is None:
+            return None
+        best, left_out = None, Units()
+        for unit in [None, *sorted(harm, key=lambda unit: -harm[unit])]:
+            without = left_out if unit is None else left_out | {unit}
+            order = [unit for unit in ranked(harm, self._estimated) if unit not in without]
+            units = least(order, harm, lambda units: self._reaches(self._plan(units, epoch)))
+            if units is None or (best is not None and units == Units(best)):
+                continue
+            plan = self._plan(units, epoch)
+            found = self._compared(plan, best, tried, store)
+            if isinstance(found, Trial):
+                fits = self.spent([*(cell.context for cell in tried), found]) <= self.study.spend
+                return found if fits else None
+            if found:
+                best, left_out = plan, without
+        return None
+
+    def _compared(self, plan: Plan, best: Plan | None, tried: Sequence[Cell], store: Store) -> Trial | bool:
+        """Whether a set costs less than the best so far; what is yet to be trained to tell."""
+        known = {(tuple(cell.context.plan.items()), cell.context.until): cell for cell in tried}
+        for trial in self.trials(plan):
+            own = known.get((tuple(plan.items()), trial.until))
+            if own is None:
+                return trial
+            rival = known.get((tuple((best or {}).items()), trial.until))
+            drop, limit = self.drop(own, store), inf if rival is None else self.drop(rival, store)
+            if drop is None or limit is None or drop >= limit:
+                return False
+        return True
+
+    def _reaches(self, plan: Plan) -> bool:
+        return self.study.budget is None or self.saved(plan) >= self.study.budget
+
     def _outcome(self, plan: Plan, tried: Sequence[Cell], limit: float, store: Store) -> Trial | float | None:
         """How far beyond what it is allowed a set is; what is yet to be trained to tell; None where nothing may be.
 
@@ -298,6 +387,10 @@ class Searched:
         """The set that saves most of those that passed on held-out examples and were not refused."""
         last = {tuple(cell.context.plan.items()): cell for cell in tried}.values()
         passed = [cell for cell in last if cell.context.plan not in refused]
+        if self.study.budget is not None:
+            ended = [cell for cell in passed if cell.context.until is None]
+            drops = [inf if (drop := self.drop(cell, store)) is None else drop for cell in ended]
+            return ended[drops.index(min(drops))].context.plan if drops and min(drops) < inf else None
         passed = [cell for cell in passed if (excess := self.excess(cell, store, ALLOWED)) is not None and excess <= 0]
         best = max(passed, key=lambda cell: cell.labels["saved"], default=None)
         return None if best is None else best.context.plan
@@ -321,24 +414,38 @@ class Searched:
         measured under every seed of the search.
         """
         found = self.study.found(cell, self.of, store)
-        drops = [one["validation_drop"] for one in found.values()]
-        if len(drops) < self.study.tries:
-            return None
-        if None in drops:
-            return inf
+        drop = self.drop(cell, store)
+        if drop is None or drop == inf or self.study.tolerance is None:
+            return drop
         metric, error = self.of.metric, 0.0
         if metric.share:
             base = self.study.found(cell.against["base"], self.of, store)
             name = f"validation_{metric.name}"
             shares = [fmean(one[name] for one in side) for side in (found.values(), map(base.__getitem__, found))]
-            held_out = self.of.recipe.dataset.split("validation").labels.numel()
-            error = sqrt(sum(share * (1 - share) for share in shares) / held_out)
+            error = sqrt(sum(share * (1 - share) for share in shares) / self._held_out(cell, store))
         if allowed is None:
             allowed = ALLOWED if cell.context.until is None else ALLOWED_EARLY
-        return fmean(drops) - self.study.tolerance / 100 - allowed * error
+        return drop - self.study.tolerance / 100 - allowed * error
+
+    def _held_out(self, cell: Cell, store: Store) -> int:
+        """How many answers there are on held-out examples."""
+        if self.of.recipe.own is None:
+            return self.of.recipe.dataset.split("validation").labels.numel()
+        [first, *_] = cell.results(self.of.recipe, store)
+        return int(first["validation"].get("n") or ASSUMED)
+
+    def drop(self, cell: Cell, store: Store) -> float | None:
+        """The mean drop on held-out examples; None where it is not measured under every seed of the search."""
+        drops = [one["validation_drop"] for one in self.study.found(cell, self.of, store).values()]
+        if len(drops) < self.study.tries:
+            return None
+        return inf if None in drops else fmean(drops)
 
     def _ordered(self, plan: Plan) -> Plan:
         return {unit: plan[unit] for unit in self.units if unit in plan}
+
+    def _plan(self, units: Units, epoch: int) -> Plan:
+        return self._ordered(dict.fromkeys(units, epoch))
 
     # What it saves and costs
 
@@ -407,15 +514,20 @@ class Certificate(Looks):
         study: Any = self.study
         if not self.cells[0].judged:
             return iter([study.tries])
-        return super().numbers() if study.seeds == "auto" else iter([study.seeds])
+        return super().numbers() if study.seeds == "auto" and study.budget is None else iter([study.most])
 
     def alpha(self, judged: Sequence[Cell]) -> float:
-        level = ALPHA if self.study.seeds == "auto" else ERROR  # type: ignore[attr-defined]
+        study: Any = self.study
+        level = ALPHA if study.seeds == "auto" and study.budget is None else ERROR
+        if study.budget is not None:
+            return level
         return level / 2 ** judged[0].labels["step"] if judged else level
 
     def is_open(self, cell: Cell) -> bool:
         """Whether more seeds may decide: at the most seeds an interval of half its width now would have to."""
         drop, study = cell.drops[""], self.study
+        if study.tolerance is None:  # type: ignore[attr-defined]
+            return False
         if not super().is_open(cell) or drop.half is None or cell.count is None:
             return False
         room = study.tolerance / 100 - drop.mean  # type: ignore[attr-defined]
