@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import log
 from statistics import fmean
 from typing import Any
@@ -199,6 +200,31 @@ def test_a_search_goes_on_where_it_was_interrupted(found, tmp_path):
     keys = [value.key for values in trained for value in values]
     assert len(keys) == len(set(keys))
     assert again.rows == outcome.rows
+
+
+def test_a_search_that_is_interrupted_after_every_step_ends_with_the_same_rows(found, tmp_path):
+    study, _, outcome = found
+    store, trained, steps = open_store(tmp_path / "store"), [], []
+    real, rows = Executor.compute, None
+
+    def once(self: Executor, values: Any) -> Any:
+        missing = [value.key for value in values if value.address not in store]
+        if missing and steps:
+            raise KeyboardInterrupt
+        steps.extend(missing)
+        trained.extend(missing)
+        return real(self, values)
+
+    attempts = 0
+    with patch.object(Executor, "compute", once):
+        while rows is None:
+            attempts += 1
+            steps.clear()
+            with suppress(KeyboardInterrupt):
+                rows = compute(study, store).rows
+    assert attempts > len(sets_tried(rows))
+    assert len(trained) == len(set(trained))
+    assert rows == outcome.rows
 
 
 def test_worker_processes_give_the_same_rows(found, tmp_path):

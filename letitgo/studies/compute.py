@@ -103,7 +103,8 @@ def _check(study: Study) -> None:
     for recipe in study.recipes:
         if recipe.own is not None and not getattr(study, "takes_own", False):
             raise BadRequest(
-                f"{recipe.task!r} trains with its own code, which this study cannot change: map, search, finetune and train can"
+                f"{recipe.task!r} trains with its own code, which this study cannot change: map, search, finetune and "
+                "train can"
             )
     if len(metrics := {recipe.dataset.task.metric.name: None for recipe in study.recipes}) > 1:
         raise BadRequest(

@@ -208,7 +208,7 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
         )
         others = [row for row in judged if not row["chosen"]]
         if chosen and others:
-            said.append(f"Saves more, but not surely within the tolerance: {'; '.join(row['set'] for row in others)}.")
+            said.append(f"Judged, and not surely within the tolerance: {'; '.join(row['set'] for row in others)}.")
     ranked = sorted(
         (row for row in rows if row["row"] == "unit" and row["rise_mean"] is not None and row["step"] is None),
         key=lambda row: row["rise_mean"],
