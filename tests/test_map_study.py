@@ -455,10 +455,18 @@ def test_a_table_names_each_block_once_above_its_layers():
 
 
 def test_without_freezing_the_answer_is_about_layers_put_back(folder, capsys):
-    outcome = compute(Map((RECIPE,), seeds=2, freeze_at=(), reinit_at=(0,), select="test"), folder)
+    study = Map((RECIPE,), seeds=2, freeze_at=(), reinit_at=(0,))
+    assert study.trained == (RECIPE,)  # nothing is chosen, so nothing is held out
+    outcome = compute(study, folder)
     assert {row["intervention"] for row in outcome.rows} == {"baseline", "reinitialised", "rerandomised"}
     assert outcome.answers[0].startswith("Put back to initialization after training: ")
     assert not any("reeze" in sentence or "rozen" in sentence for sentence in outcome.answers)
     assert set(outcome.figures()) == {"map-heatmap", "map-distances", "map-generalization"}
     outcome.show()
     assert "saves" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["map", [], None])
+def test_what_is_no_study_is_refused(what, folder):
+    with pytest.raises(BadRequest, match="is no study: give a Map"):
+        compute(what, folder)

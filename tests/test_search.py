@@ -419,7 +419,7 @@ def test_pretrained_weights_are_searched_from_where_they_are(tmp_path):
             {"tolerance": 0.1, "layers": ("fc1",)},
             "Nothing may be frozen: the one set tried is not within 0.1 points on held-out examples; fc1 costs ",
         ),
-        ({}, {"tolerance": 1.0, "seeds": 2}, " at 2 seeds: "),
+        ({}, {"tolerance": 1.0, "seeds": 2}, " at 2 seeds"),
         ({"lr": 1e-9}, {"seeds": 2}, "No verdicts: the baseline's "),
         ({}, {"spend": 1.01}, "Nothing was tried: "),
     ],

@@ -100,13 +100,15 @@ def _check(study: Study) -> None:
     Raises:
         BadRequest: It cannot, or code or data changed.
     """
+    if not hasattr(study, "recipes"):
+        raise BadRequest(f"{study!r} is no study: give a Map, a Search, a Train, …")
     for recipe in study.recipes:
         if recipe.own is not None and not getattr(study, "takes_own", False):
             raise BadRequest(
                 f"{recipe.task!r} trains with its own code, which this study cannot change: map, search, finetune and "
                 "train can"
             )
-    if len(metrics := {recipe.dataset.task.metric.name: None for recipe in study.recipes}) > 1:
+    if len(metrics := dict.fromkeys(map(_judge, study.recipes))) > 1:
         raise BadRequest(
             f"the recipes are judged by {' and '.join(metrics)}, which do not compare: run a study of each"
         )
@@ -116,6 +118,11 @@ def _check(study: Study) -> None:
             raise BadRequest(f"the object {recipe.task!r} changed since its recipe was made: make it again")
         if replace(recipe).key != recipe.key:
             raise BadRequest(f"the code or data of {recipe.model!r} changed since its recipe was made: make it again")
+
+
+def _judge(recipe: Recipe) -> str:
+    """What a recipe is judged by: the name of a metric, or its import path."""
+    return recipe.metric if recipe.metric and ":" in recipe.metric else recipe.dataset.task.metric.name
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,5 @@ class FinetuneOptions(ChoosingOptions):
         given = self.pretrained
         if not isinstance(given, str):
             return None
-        named = given.startswith(("timm:", "transformers:")) or given.endswith(".safetensors")
+        named = given.startswith(("timm:", "transformers:")) or given.endswith((".safetensors", ".pt", ".pth", ".bin"))
         return given if named or Path(given).is_file() or any(Path(given).glob("*model.*")) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -28,10 +28,12 @@ class MapOptions(ChoosingOptions):
         ("letitgo map --model mypackage.nets:make --data path/to/folder", "your network on your images"),
     )
 
-    freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which each layer is frozen")] = (0,)
+    freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which each layer is frozen, or none")] = (0,)
     reinit_at: Annotated[
         tuple[int, ...] | None,
-        Field(description="epochs to whose weights each layer is put back [default: 0,1,2,3,8 as far as reached]"),
+        Field(
+            description="epochs to whose weights each layer is put back, or none [default: 0,1,2,3,8 as far as reached]"
+        ),
     ] = None
     draws: Annotated[int, Field(ge=1, description="fresh draws of each layer under each seed")] = 3
     together: Annotated[
@@ -43,6 +45,11 @@ class MapOptions(ChoosingOptions):
     training_accuracy: Annotated[
         bool, Field(description="measure accuracy on the training set of grafted networks too; else of trained ones")
     ] = False
+
+    @property
+    def chooses_on(self) -> Literal["validation", "test"]:
+        """As asked; where nothing is chosen, nothing is held out."""
+        return super().chooses_on if self.freeze_at or self.together else "test"
 
     def __post_init__(self) -> None:
         check_epochs("freeze-at", self.freeze_at, self.recipes)

@@ -167,7 +167,7 @@ def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> 
         return f"{sentence}."
     room = (study.tolerance or 0.0) / 100 - best["drop_mean"]
     if room <= 0:
-        return f"{sentence}: rather more than that."
+        return f"{sentence}. More seeds would hardly help: the mean is beyond the tolerance."
     needed = ceil(best["n"] * (best["drop_ci95"] / room) ** 2)
     return f"{sentence}: about {needed:,} would tell ({'--max-seeds' if study.seeds == 'auto' else '--seeds'})."
 
@@ -204,7 +204,7 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
         count = "1 set was" if len(judged) == 1 else f"{len(judged)} sets were"
         said.append(
             f"{count} judged on the test set, for {judged[-1]['trainings']:.1f} trainings in all, the search and "
-            "all baselines included; a wrong choice has a probability of at most 5 %."
+            f"all baselines included{'; a wrong choice has a probability of at most 5 %' if chosen else ''}."
         )
         others = [row for row in judged if not row["chosen"]]
         if chosen and others:
@@ -217,8 +217,21 @@ def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[s
     if len(names) > 1:
         said.append(f"Put back to early weights, {names[0]} does least harm and {names[-1]} most.")
     if chosen:
-        said += words.for_new_examples(study, [chosen], lambda row: row["set"])
+        said += [*_beyond(study, rows, chosen), *words.for_new_examples(study, [chosen], lambda row: row["set"])]
     return said
+
+
+def _beyond(study: Search, rows: Sequence[Row], chosen: Row) -> list[str]:
+    """Why a set is advised that is beyond the tolerance on held-out examples, if it is."""
+    [*_, tried] = [row for row in sets_tried(rows) if row["frozen"] == chosen["frozen"]]
+    drop = tried["validation_drop_mean"]
+    if study.tolerance is None or drop is None or drop <= study.tolerance / 100:
+        return []
+    unit = words.metric_of(study).unit
+    return [
+        f"On held-out examples {chosen['set']} costs {numbers.points(drop)} {unit}. One standard error of these "
+        "examples beyond the tolerance is let pass; the test set judged."
+    ]
 
 
 def _frontier(study: Search, tried: Sequence[Row], chosen: Row | None) -> Picture:
