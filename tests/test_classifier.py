@@ -297,7 +297,7 @@ class TestStates:
 
 
 WRONG = {
-    "no such layer": (small, "3", {}, "no layer '3': there is 0, 2"),
+    "no such layer": (small, "3", {}, "no layer '3': choose from 0, 2"),
     "no linear layer": (small, "1", {}, "'1' is a ReLU, a classifier to fix is an nn.Linear: there is 0, 2"),
     "itself": (lambda: nn.Linear(2, 2), "", {}, "the network itself cannot be exchanged"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "0", {}, "0.weight is lazy and has no shape yet"),
@@ -576,7 +576,7 @@ class TestProgram:
 
     def test_one_sentence_for_what_is_wrong(self, letitgo):
         for options, sentence in (
-            (("--layer", "relu1"), "'relu1' is a ReLU, a classifier to fix is an nn.Linear: choose from fc1, fc2"),
+            (("--layer", "relu1"), "'relu1' is a ReLU, a classifier to fix is an nn.Linear: there is fc1, fc2"),
             (("--kinds", "random"), "kinds is 'random': choose from hadamard, orthogonal, frozen"),
         ):
             done = letitgo(*QUICK, *options)
