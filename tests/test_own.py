@@ -301,7 +301,7 @@ def test_live_objects(store):
         letitgo.map(own_tasks.small(), train, test)
     with pytest.raises(BadRequest, match="optimizer is called with the parameters"):
         letitgo.map(own_tasks.small, train, test, optimizer="sgd")
-    with pytest.raises(BadRequest, match="the weights 'nowhere.pt' cannot be read"):
+    with pytest.raises(BadRequest, match=r"the weights 'nowhere\.pt' cannot be read"):
         compute(Finetune(recipe("Shifted"), "nowhere.pt", seeds=1))
     with pytest.raises(BadRequest, match="metric has no name"):
         letitgo.map(own_tasks.small, train, test, metric=lambda a, b: 0)
