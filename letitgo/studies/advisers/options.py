@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
 from letitgo.recipes import Recipe
-from letitgo.studies.finetune.options import SHAPES, WEIGHTS
+from letitgo.studies.finetune.options import SHAPES, Pretrained
 from letitgo.studies.options import Blocks, By, Layers, StudyOptions, check_distinct, holding_out
 
 
@@ -32,7 +32,7 @@ class AdvisersOptions(StudyOptions):
     )
     SHAPES: ClassVar[dict[str, str]] = SHAPES
 
-    pretrained: Annotated[str | dict[str, Any] | None, Field(description=f"{WEIGHTS} [default: initialization]")] = None
+    pretrained: Pretrained = None
     seeds: Annotated[
         int, Field(ge=2, description="number of seeds: rules read under one are held against drops under the others")
     ] = 5

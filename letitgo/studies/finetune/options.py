@@ -16,6 +16,8 @@ WEIGHTS = (
     "without shift, examples and label-noise), or its weights: a file, a folder laid out as on the hub, timm:NAME, or "
     "transformers:OWNER/NAME"
 )
+Pretrained = Annotated[str | dict[str, Any] | None, Field(description=f"{WEIGHTS} [default: initialization]")]
+"""Of studies that also begin at the initialization."""
 SHAPES = {
     "pretrained": "name a data set, recipe fields as a JSON object, or a file of weights, or a folder as on the hub"
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.finetune.options import SHAPES, WEIGHTS
+from letitgo.studies.finetune.options import SHAPES, Pretrained
 from letitgo.studies.options import (
     Blocks,
     By,
@@ -46,7 +46,7 @@ class SearchOptions(SeededOptions):
     )
     SHAPES: ClassVar[dict[str, str]] = SHAPES
 
-    pretrained: Annotated[str | dict[str, Any] | None, Field(description=f"{WEIGHTS} [default: initialization]")] = None
+    pretrained: Pretrained = None
     save: Annotated[
         Literal["arithmetic", "parameters"],
         Field(
