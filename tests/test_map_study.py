@@ -464,6 +464,11 @@ def test_without_freezing_the_answer_is_about_layers_put_back(folder, capsys):
     assert set(outcome.figures()) == {"map-heatmap", "map-distances", "map-generalization"}
     outcome.show()
     assert "saves" not in capsys.readouterr().out
+    along = compute(
+        Map(sweep(widths=["4", "8"], depth=1, epochs=2, batch_size=32), seeds=2, freeze_at=(), reinit_at=(0,)), folder
+    )
+    assert along.answers[0].startswith("Layers that are robust when put back to initialization after training, along ")
+    assert not any("reeze" in sentence or "rozen" in sentence for sentence in along.answers)
 
 
 @pytest.mark.parametrize("what", ["map", [], None])

@@ -127,7 +127,7 @@ def _answer(study: Map, rows: Sequence[Row]) -> str:
     """The freeze that saves most of those within the tolerance where choices are read from."""
     unit, best = words.metric_of(study).unit, _best(study, rows)
     if not study.freeze_at:
-        kind = next((kind for kind in QUESTIONS if _singles(rows, kind)), "reinitialised")
+        kind = _first(rows)
         return f"{QUESTIONS[kind]}: {words.verdicts(_singles(rows, kind))}."
     if best is None:
         near = words.nearness(study, unit)
@@ -136,6 +136,11 @@ def _answer(study: Map, rows: Sequence[Row]) -> str:
     saved = numbers.percent(best["saved"])
     costs = f"costs {words.cost(best, unit)}{words.judgement(best)}"
     return f"Freeze {best['layer']} {since}: saves {saved} of the training arithmetic, {costs}."
+
+
+def _first(rows: Sequence[Row]) -> str:
+    """The intervention that the answer is about: the first that there is."""
+    return next((kind for kind in QUESTIONS if _singles(rows, kind)), "frozen")
 
 
 def _best(study: Map, rows: Sequence[Row]) -> Row | None:
@@ -349,14 +354,17 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
         for value in values
     ]
     heads = {"frozen": "frozen", "reinitialised": "re-initialised", "rerandomised": "re-randomised"}
-    columns = [Column(field, field.replace("_", " ")), *(Column(kind, head) for kind, head in heads.items())]
+    columns = [Column(field, field.replace("_", " "))]
+    columns += [Column(kind, head) for kind, head in heads.items() if _singles(rows, kind)]
     pictures = {
         "sweep": Picture(
             [panels], f"{words.lost(words.metric_of(study)).capitalize()}, along the sweep. Dashed: the tolerance."
         )
     }
-    robust = [sum(row["verdict"] == "robust" for row in _singles(rows, "frozen") if row[field] == v) for v in values]
+    first = _first(rows)
+    robust = [sum(row["verdict"] == "robust" for row in _singles(rows, first) if row[field] == v) for v in values]
     said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
-    answer = f"Layers that are robust when frozen at initialization, along {field.replace('_', '-')}: {said}."
+    how = QUESTIONS[first][0].lower() + QUESTIONS[first][1:]
+    answer = f"Layers that are robust when {how}, along {field.replace('_', '-')}: {said}."
     conditions = f"{words.heading(study.recipes[0], without=(field,))}, over {field.replace('_', '-')}"
     return Section(conditions, answer, tables=[Table(columns, counts)], pictures=pictures)
