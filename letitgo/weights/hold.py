@@ -3,7 +3,8 @@
 Where only some entries of a parameter may move, they are a small Parameter of their own, which is what an optimiser is
 handed: nothing else is there for decay or momentum to act on, and the optimiser's state is as small. The network keeps
 its Parameter objects, its modules and its ``state_dict`` keys. After ``backward()`` the gradient of the whole parameter
-is cut down to the moving entries and let go; after ``optimizer.step()`` they are written back in place. In a subspace
+is cut down to the moving entries and let go, with a stand-in for those who clip the network's gradients
+(:mod:`letitgo.weights.gradients`); after ``optimizer.step()`` the entries are written back in place. In a subspace
 (:mod:`letitgo.weights.subspace`) its coordinates are what the optimiser is handed.
 """
 
@@ -20,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen_until
+from letitgo.weights.gradients import StandIn, give_way, has_gradient
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.part import Part
 from letitgo.weights.select import Selection
@@ -152,6 +154,8 @@ class Held:
             return
         self(self._module)
         for mover in self._movers:
+            for parameter in mover.parameters.values():
+                give_way(parameter)
             for own in mover.own:
                 vars(own)[_RELEASED] = mover.name
         for hook in self._hooks:
@@ -222,6 +226,8 @@ class Held:
         for mover in self._movers:
             if not given.isdisjoint(map(id, mover.own)):
                 mover.meet(stepped=True)
+                for parameter in mover.parameters.values():
+                    give_way(parameter)
 
 
 class Moving:
@@ -243,8 +249,12 @@ class Moving:
         self.values = nn.Parameter(self._read(parameter.data))
         self._seen = self.values.detach().clone()
         self._version = parameter._version
+        self._stand_in = StandIn.of(parameter, self.values)
         parameter.grad = None
-        self.hooks = [parameter.register_post_accumulate_grad_hook(self._collect)]
+        self.hooks = [
+            parameter.register_hook(lambda _: give_way(parameter)),
+            parameter.register_post_accumulate_grad_hook(self._collect),
+        ]
 
     @property
     def own(self) -> list[nn.Parameter]:
@@ -253,7 +263,7 @@ class Moving:
 
     def late(self) -> str | None:
         """The parameter's name if a gradient of it came after the values had theirs."""
-        return self.name if self.parameter.grad is not None and self.values.grad is not None else None
+        return self.name if has_gradient(self.parameter) and self.values.grad is not None else None
 
     def touched(self) -> bool:
         """Whether the parameter was written to since both were last brought together, other than through ``data``."""
@@ -268,6 +278,7 @@ class Moving:
             gradient, values.grad = values.grad, None
             values.data = self._read(own.data)
             values.grad = None if gradient is None else gradient.to(own)
+            self._stand_in = StandIn.of(own, values)
         elif stepped:
             self._write(own.data)
         elif not torch.equal(now := self._read(own.data), self._seen):
@@ -288,6 +299,7 @@ class Moving:
             self.values.grad = gradient
         else:
             self.values.grad += gradient
+        parameter.grad = self._stand_in
 
     def _read(self, tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense() if tensor.is_sparse else tensor

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
+from letitgo.weights.gradients import StandIn, give_way, has_gradient
 from letitgo.weights.hadamard import full_precision
 from letitgo.weights.layers import layers, parameter_names
 from letitgo.weights.projections import Kind, check_kind, draw
@@ -120,6 +121,7 @@ class Projected:
         self.hooks: list[Any] = []
         for parameter in self.parameters.values():
             parameter.grad = None
+            self.hooks.append(parameter.register_hook(lambda _, parameter=parameter: give_way(parameter)))
             self.hooks.append(parameter.register_post_accumulate_grad_hook(self._when_all_are_there))
 
     @property
@@ -136,7 +138,7 @@ class Projected:
         """The name of a parameter with a gradient that came after z had its own."""
         if self.z.grad is None:
             return None
-        return next((name for name, parameter in self.parameters.items() if parameter.grad is not None), None)
+        return next((name for name, parameter in self.parameters.items() if has_gradient(parameter)), None)
 
     def touched(self) -> bool:
         """Whether a parameter was written to since all were last brought together, other than through ``data``."""
@@ -176,10 +178,11 @@ class Projected:
     @torch.no_grad()
     def _collect(self) -> None:
         """At the end of a backward pass: project the gradient onto the subspace, and let go of it."""
-        if all(parameter.grad is None for parameter in self.parameters.values()):
+        if not any(map(has_gradient, self.parameters.values())):
             return
         gradient = self.z.new_empty(sum(self._sizes))
         for parameter, piece in zip(self.parameters.values(), gradient.split(self._sizes), strict=True):
+            give_way(parameter)
             if parameter.grad is None:
                 piece.zero_()
             else:
@@ -192,6 +195,8 @@ class Projected:
             gradient *= self._spread()
         with full_precision(self.z.device):
             _add(self.z, self.projection.pull_back(gradient))
+        for parameter, stand_in in zip(self.parameters.values(), self._stand_ins, strict=False):
+            parameter.grad = stand_in
 
     def _spread(self) -> Tensor:
         """The scale of each weight."""
@@ -216,6 +221,8 @@ class Projected:
         self.projection.to(device)
         self._layer, self._counts = self._layer.to(device), self._counts.to(device)
         self._image = None if self._image is None else self._image.to(device, dtype)
+        pairs = zip(self.parameters.values(), self.own, strict=False)
+        self._stand_ins = [StandIn.of(parameter, own) for parameter, own in pairs]
 
     def _contents(self) -> tuple[list[Tensor], list[Tensor]]:
         """Copies of the parameters and of what the optimiser has, as they were when both were last brought together."""

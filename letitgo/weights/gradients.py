@@ -1,0 +1,56 @@
+"""The gradient of a parameter that moves in part, as the network shows it.
+
+What moves of such a parameter is another Parameter, and the optimiser's. Code that knows the network alone, as the
+Hugging Face Trainer's ``max_grad_norm``, looks for gradients in ``module.parameters()``: there it finds a stand-in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+_CONVERSIONS = {"to", "cpu", "cuda", "float", "double", "half", "bfloat16", "type", "empty_like", "__get__", "__set__"}
+"""What ``module.to(…)`` does to gradients, and reading or setting an attribute, such as the shape."""
+
+
+class StandIn(Tensor):
+    """The gradient of what moves, in the shape of the whole parameter and without memory.
+
+    Torch's functions act on the moving part's gradient instead, in place too: norms measure it and clipping scales it.
+    """
+
+    _own: nn.Parameter
+
+    @staticmethod
+    def of(parameter: nn.Parameter, own: nn.Parameter) -> StandIn:
+        """For ``parameter``, of which ``own`` is what moves."""
+        shown = Tensor._make_subclass(StandIn, parameter.detach().new_zeros(()).expand(parameter.shape))
+        shown._own = own
+        return shown
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func.__name__ in _CONVERSIONS:
+                return func(*args, **(kwargs or {}))
+            return func(*tree_map(_meant, args), **tree_map(_meant, kwargs or {}))
+
+
+def has_gradient(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has a gradient of its own, and no stand-in."""
+    return parameter.grad is not None and not isinstance(parameter.grad, StandIn)
+
+
+def give_way(parameter: nn.Parameter) -> None:
+    """Take away a stand-in, as before a backward pass, which adds to the gradient that is there."""
+    if isinstance(parameter.grad, StandIn):
+        parameter.grad = None
+
+
+def _meant(value: Any) -> Any:
+    if not isinstance(value, StandIn):
+        return value
+    return torch.zeros_like(value._own) if value._own.grad is None else value._own.grad
