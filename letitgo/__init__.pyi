@@ -32,6 +32,7 @@ from letitgo.studies.train.study import Train as Train
 from letitgo.training import Place as Place
 from letitgo.version import __version__ as __version__
 from letitgo.weights import Alignment as Alignment
+from letitgo.weights import CachedFeatures as CachedFeatures
 from letitgo.weights import Cost as Cost
 from letitgo.weights import FixedClassifier as FixedClassifier
 from letitgo.weights import Held as Held
@@ -42,6 +43,7 @@ from letitgo.weights import Status as Status
 from letitgo.weights import Subspace as Subspace
 from letitgo.weights import alignment as alignment
 from letitgo.weights import biases as biases
+from letitgo.weights import cache_features as cache_features
 from letitgo.weights import copied as copied
 from letitgo.weights import cost as cost
 from letitgo.weights import distance as distance

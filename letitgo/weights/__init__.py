@@ -23,6 +23,8 @@ from letitgo.weights.cost import cost as cost
 from letitgo.weights.cost import step_cost as step_cost
 from letitgo.weights.delta import load as load
 from letitgo.weights.delta import save as save
+from letitgo.weights.features import CachedFeatures as CachedFeatures
+from letitgo.weights.features import cache_features as cache_features
 from letitgo.weights.freeze import Dropout as Dropout
 from letitgo.weights.freeze import Statistics as Statistics
 from letitgo.weights.freeze import freeze as freeze

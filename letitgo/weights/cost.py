@@ -21,7 +21,7 @@ from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
 from letitgo.weights.prefix import PREFIX_BYTES, frozen_prefix
 from letitgo.weights.select import Selection, chosen_of
-from letitgo.weights.state import drawing_from
+from letitgo.weights.state import undisturbed
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a network is called with: one tensor, its positional inputs, or its inputs by keyword."""
@@ -111,7 +111,7 @@ def step_cost(module: nn.Module, inputs: Example) -> StepCost:
         BadRequest: The network does not take the inputs, or returns nothing to train on.
     """
     parameter_names(module)  # refuses what is lazy
-    with _put_back(module):
+    with undisturbed(module, "cost"):
         return _counted(module, inputs)
 
 
@@ -142,7 +142,7 @@ def spared_by_each(module: nn.Module, inputs: Tensor) -> dict[str, int]:
 
         return called
 
-    with _put_back(module):
+    with undisturbed(module, "cost"):
         handles = [part.register_forward_hook(note(name)) for name, part in parts.items()]
         try:
             outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
@@ -212,7 +212,7 @@ def cost(
     if isinstance(example_input, (Selection, str)):
         raise BadRequest("example_input is a selection: the order is cost(module, example_input, selection)")
     selection = chosen_of(module, selection)
-    with _put_back(module):
+    with undisturbed(module, "cost"):
         if not module.training:
             module.train()
         with frozen(module, selection, statistics), _calls(module) as calls:
@@ -274,32 +274,6 @@ def _refuse_reentrant(ends: list[Tensor]) -> None:
     """Asking for gradients leaves out what such a checkpoint would compute anew, and the count with it."""
     if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _nodes(ends)):
         raise BadRequest("the backward pass of reentrant checkpoints cannot be counted: give use_reentrant=False")
-
-
-@contextmanager
-def _put_back(module: nn.Module) -> Iterator[None]:
-    """Gradients are counted within; on leaving, all that counting may change is what it was."""
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
-    modes = [(part, part.training) for part in module.modules()]
-    buffers = [
-        (part, name, buffer, None if buffer is None else buffer.clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-    ]
-    try:
-        with drawing_from("cost"), torch.enable_grad():
-            yield
-    finally:
-        for parameter, trains, gradient in flags:
-            parameter.requires_grad_(trains)
-            parameter.grad = gradient
-        for part, mode in modes:
-            part.training = mode
-        with torch.no_grad():
-            for part, name, buffer, before in buffers:
-                part._buffers[name] = buffer
-                if buffer is not None and before is not None:
-                    buffer.copy_(before)
 
 
 @contextmanager

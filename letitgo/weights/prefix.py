@@ -25,7 +25,7 @@ def chain(module: nn.Module) -> list[nn.Module]:
 
 
 def _links(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential and not _hooked(module):
+    if type(module) is nn.Sequential and not hooked(module):
         for child in module:  # one that is there twice runs twice
             yield from _links(child)
     else:
@@ -55,10 +55,12 @@ def _constant(module: nn.Module) -> bool:
         type(part).__module__.startswith(_KNOWN)
         and not isinstance(part, (_DropoutNd, nn.RReLU, nn.RNNBase))
         and not (isinstance(part, _NormBase) and (part.training or not part.track_running_stats))
-        and not _hooked(part)
+        and not hooked(part)
         for part in module.modules()
     )
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its class says."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)

@@ -137,6 +137,32 @@ def drawing_from(*parts: object) -> Iterator[None]:
                 generator.set_state(state)
 
 
+@contextmanager
+def undisturbed(module: nn.Module, *parts: object) -> Iterator[None]:
+    """A module runs within, drawing as :func:`drawing_from`; then all that this changes in it is as it was."""
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part, name, buffer, None if buffer is None else buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+    ]
+    try:
+        with drawing_from(*parts), torch.enable_grad():
+            yield
+    finally:
+        for parameter, trains, gradient in flags:
+            parameter.requires_grad_(trains)
+            parameter.grad = gradient
+        for part, mode in modes:
+            part.training = mode
+        with torch.no_grad():
+            for part, name, buffer, before in buffers:
+                part._buffers[name] = buffer
+                if buffer is not None and before is not None:
+                    buffer.copy_(before)
+
+
 def _generators() -> list[torch.Generator]:
     """Torch's, of the CPU and of the devices that are in use. ``torch.manual_seed`` is slow where CUDA is not."""
     of_mps = [torch.mps._get_default_mps_generator()] if torch.backends.mps.is_available() else []
