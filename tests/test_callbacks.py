@@ -18,13 +18,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from letitgo import BadRequest, WorkFailed, select
-from letitgo.callbacks import Schedule, load_changed
+from letitgo.callbacks import Rotate, Schedule, load_changed
 from letitgo.callbacks.changed import MARK, digests
 from letitgo.weights import copied, seeded
 
 EPOCHS: dict[int, Any] = {0: ["backbone"], 1: ["head"], 3: []}
 FROZEN = ["backbone", "head", "head", ""]
 """What begins with this is frozen in epochs 0 to 3."""
+RULES: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "steps": {0: ["backbone"], "1it": ["head"], 1: [], 0.625: ["backbone.1"], "7it": ["head"]},
+    "rotation": Rotate(k=1, every=1, seed=3, blocks=["backbone.*", "head"]),
+}
+"""For eight steps in four epochs."""
+BY_STEP: dict[str, list[str]] = {
+    "epochs": ["backbone", "backbone", "head", "head", "head", "head", "", ""],
+    "steps": ["backbone", "head", "", "", "", "backbone.1", "backbone.1", "head"],
+}
+"""What begins with this is frozen in each step."""
 
 
 class Backboned(nn.Module):
@@ -47,6 +58,16 @@ def network(seed: int = 0) -> Backboned:
 
 def moved(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
+
+
+def expected(module: nn.Module, rule: str) -> list[list[str]]:
+    """The frozen parameters in each of eight steps."""
+    if rule in BY_STEP:
+        return [[n for n, _ in module.named_parameters() if start and n.startswith(start)] for start in BY_STEP[rule]]
+    blocks = ["backbone.0", "backbone.1", "head"]
+    places = [RULES[rule].drawn(step, 3)[0] for step in range(8)]
+    assert set(places) == {0, 1, 2}
+    return [[n for n, _ in module.named_parameters() if not n.startswith(blocks[place])] for place in places]
 
 
 def whole(state: Mapping[str, Tensor]) -> set[str]:
@@ -139,11 +160,14 @@ def test_what_was_frozen_by_hand_stays_so() -> None:
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
-        ({}, r"what is frozen from which epoch on, not \{\}: \{0: \['backbone'\], 3: \[\]\} freezes"),
+        ({}, r"what is frozen from when on, not \{\}: \{0: \['backbone'\], 3: \[\]\} freezes"),
         (["backbone"], r"not \['backbone'\]"),
-        ({-1: ["head"]}, "-1 is no epoch, which is a whole number from 0 on"),
-        ({1.5: ["head"]}, "1.5 is no epoch"),
-        ({True: ["head"]}, "True is no epoch"),
+        ({-1: ["head"]}, "-1 is no time: give an epoch from 0 on, as in 3, optimiser steps, as in '500it', or a share"),
+        ({1.5: ["head"]}, "1.5 is no time"),
+        ({1.0: ["head"]}, "1.0 is no time"),
+        ({True: ["head"]}, "True is no time"),
+        ({"500": ["head"]}, "'500' is no time"),
+        ({"5it": 3}, "step 5 freezes 3, which is no list of patterns"),
         ({2: 3}, "epoch 2 freezes 3, which is no list of patterns"),
         ({2: None}, "epoch 2 freezes None"),
     ],
@@ -342,28 +366,51 @@ def test_lightning_freezes_and_thaws_by_the_epoch(lit: Any, statistics: Any, opt
 
 
 @its_own_warnings
-@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "changed"), [("epochs", False), ("epochs", True), ("steps", True), ("rotation", True)]
+)
 @pytest.mark.parametrize(
     "save", [{"every_n_epochs": 1}, {"every_n_train_steps": 1}, {"save_on_train_epoch_end": False}]
 )
-def test_lightning_resumes_with_the_frozen_set_and_the_same_bits(lit: Any, save: dict[str, Any], changed: bool) -> None:
+def test_lightning_resumes_with_the_frozen_set_and_the_same_bits(
+    lit: Any, save: dict[str, Any], changed: bool, rule: str
+) -> None:
     if "every_n_train_steps" in save:
         save = {"every_n_epochs": None, **save}
     extra = [lit.ChangedWeights()] if changed else []
     module = lit.Module()
     whole = lit.Probe()
-    trainer, folder = lit.saving(lit.FreezeSchedule(EPOCHS, statistics="frozen"), *extra, whole, **save)
+    trainer, folder = lit.saving(lit.FreezeSchedule(RULES[rule], statistics="frozen"), *extra, whole, **save)
     trainer.fit(module)
+    assert whole.flags == expected(module, rule)
     checkpoints = sorted(folder.iterdir())
     assert len(checkpoints) >= 4
     for checkpoint in checkpoints[:-1]:
         steps = int(checkpoint.stem.rpartition("=")[2])
         again, probe = lit.Module(), lit.Probe()
         extra = [lit.ChangedWeights()] if changed else []
-        schedule = lit.FreezeSchedule(EPOCHS, statistics="frozen")
+        schedule = lit.FreezeSchedule(RULES[rule], statistics="frozen")
         lit.trainer(schedule, *extra, probe).fit(again, ckpt_path=checkpoint)
         assert probe.flags == whole.flags[steps:]
         assert bits(copied(again)) == bits(copied(module))
+
+
+@its_own_warnings
+def test_lightning_counts_optimiser_steps_where_gradients_are_accumulated(lit: Any) -> None:
+    probe = lit.Probe()
+    schedule = lit.FreezeSchedule({0: ["backbone"], "1it": ["head"], 3: [], 0.75: ["backbone"]})
+    lit.trainer(schedule, probe, epochs=8, accumulate_grad_batches=2).fit(lit.Module())
+    started = [flags[0].partition(".")[0] if flags else "" for flags in probe.flags]
+    assert started == 2 * ["backbone"] + 4 * ["head"] + 6 * [""] + 4 * ["backbone"]
+
+
+@its_own_warnings
+def test_lightning_refuses_shares_where_training_has_no_end(lit: Any) -> None:
+    for rule, said in (({0.5: ["head"]}, "0.5 of training cannot be told"), ({1: [], "9it": ["head"]}, "epoch 1 stan")):
+        module = lit.Module()
+        module.automatic_optimization = False
+        with pytest.raises(BadRequest, match=said):
+            lit.trainer(lit.FreezeSchedule(rule)).fit(module)
 
 
 @its_own_warnings
@@ -595,16 +642,17 @@ def test_the_trainer_freezes_and_thaws_by_the_epoch(hf: Any, statistics: Any, op
     assert not any("train" in vars(part) for part in module.modules())
 
 
-@pytest.mark.parametrize("changed", [False, True])
-def test_the_trainer_resumes_with_the_frozen_set_and_the_same_bits(hf: Any, changed: bool) -> None:
+@pytest.mark.parametrize(("rule", "changed"), [("epochs", False), ("steps", True), ("rotation", True)])
+def test_the_trainer_resumes_with_the_frozen_set_and_the_same_bits(hf: Any, changed: bool, rule: str) -> None:
     extra = [hf.ChangedWeights()] if changed else []
     module, whole = hf.module(), hf.Probe()
-    schedule = hf.FreezeSchedule(EPOCHS, statistics="frozen")
+    schedule = hf.FreezeSchedule(RULES[rule], statistics="frozen")
     hf.trainer(module, schedule, *extra, whole, save_strategy="steps", save_steps=1).train()
+    assert whole.flags == expected(module, rule)
     for checkpoint in hf.checkpoints()[:-1]:
         again, probe = hf.module(), hf.Probe()
         extra = [hf.ChangedWeights()] if changed else []
-        trainer = hf.trainer(again, hf.FreezeSchedule(EPOCHS, statistics="frozen"), *extra, probe)
+        trainer = hf.trainer(again, hf.FreezeSchedule(RULES[rule], statistics="frozen"), *extra, probe)
         trainer.train(resume_from_checkpoint=str(checkpoint))
         assert probe.flags == whole.flags[int(checkpoint.name.rpartition("-")[2]) :]
         assert bits(copied(again)) == bits(copied(module))
@@ -618,6 +666,53 @@ def test_the_trainer_goes_on_to_the_next_epoch_where_one_is_broken_off(hf: Any) 
     probe = Breaks()
     hf.trainer(hf.module(), hf.FreezeSchedule(EPOCHS), probe).train()
     assert [flags[0].partition(".")[0] if flags else "" for flags in probe.flags] == FROZEN
+
+
+def test_the_trainer_counts_optimiser_steps_where_gradients_are_accumulated(hf: Any) -> None:
+    probe = hf.Probe()
+    schedule = hf.FreezeSchedule({0: ["backbone"], "1it": ["head"], 1: [], 0.75: ["backbone"]})
+    hf.trainer(hf.module(), schedule, probe, per_device_train_batch_size=2, gradient_accumulation_steps=2).train()
+    started = [flags[0].partition(".")[0] if flags else "" for flags in probe.flags]
+    assert started == ["backbone", "head", "", "", "", "", "backbone", "backbone"]
+
+
+def test_the_trainer_rotates_the_blocks_of_a_language_model(hf: Any) -> None:
+    module, probe = hf.language(), hf.Probe()
+    hf.trainer(module, hf.FreezeSchedule(Rotate(k=1, every=2, seed=1)), probe).train()
+    names = {n for n, _ in module.named_parameters()}
+    for done, flags in enumerate(probe.flags):
+        (trains,) = Rotate(k=1, every=2, seed=1).drawn(done // 2, 2)
+        assert set(flags) == {n for n in names if n.startswith(f"transformer.h.{1 - trains}.")}
+    assert len({tuple(flags) for flags in probe.flags}) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's own
+def test_trls_trainer_rotates_and_resumes_to_the_same_bits(hf: Any, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset as Table
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(11)}, unk_token="0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1")
+    table = Table.from_list([{"input_ids": [(i * j) % 9 + 2 for j in range(1, 8)]} for i in range(16)])
+    options: dict[str, Any] = {"max_steps": 8, "save_steps": 3, "per_device_train_batch_size": 4, "use_cpu": True}
+    options |= {"bf16": False, "report_to": [], "disable_tqdm": True, "dataloader_pin_memory": False}
+
+    def train(rule: Any, resume: str | None = None) -> tuple[Any, nn.Module]:
+        probe, module = hf.Probe(), hf.language()
+        config = trl.SFTConfig(str(tmp_path / "sft"), **options)
+        callbacks = [hf.FreezeSchedule(rule), probe]
+        trainer = trl.SFTTrainer(module, config, train_dataset=table, processing_class=tokenizer, callbacks=callbacks)
+        trainer.train(resume_from_checkpoint=resume)
+        return probe.flags, module
+
+    for rule in (Rotate(k=1, every=2, seed=1), {"2it": ["transformer.h.0"], 0.75: []}):
+        flags, module = train(rule)
+        assert len({tuple(names) for names in flags}) == 2
+        again, resumed = train(rule, str(tmp_path / "sft" / "checkpoint-3"))
+        assert again == flags[3:]
+        assert bits(copied(resumed)) == bits(copied(module))
 
 
 def test_the_trainer_refuses_a_typo_before_training(hf: Any) -> None:

@@ -25,7 +25,7 @@ from letitgo import (
     train_only,
     trainable,
 )
-from letitgo.callbacks import Schedule
+from letitgo.callbacks import Rotate, Schedule
 
 GENERATOR = torch.Generator().manual_seed(3)
 INPUTS, LABELS = torch.randn(12, 8, generator=GENERATOR), torch.arange(12) % 3
@@ -156,15 +156,16 @@ class Filling(torch.optim.SGD):
         return super().step()
 
 
-@pytest.mark.parametrize("way", ["freeze", "schedule"])
-def test_an_optimiser_that_fills_in_gradients_does_not_move_what_is_frozen(way):
+@pytest.mark.parametrize("rule", [None, {1: ["0"]}, {"1it": ["0"]}, {0.5: ["0"]}, Rotate(k=1, every=1, blocks="*")])
+def test_an_optimiser_that_fills_in_gradients_does_not_move_what_is_frozen(rule):
     net = network()
     optimizer = Filling(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    schedule = Schedule({1: ["0"]})
-    if way == "schedule":
-        schedule.begin(net, [optimizer])
+    schedule = Schedule(rule or {0: []})
+    schedule.begin(net, [optimizer], steps_per_epoch=1, steps=2)
     step(net, optimizer)
-    freeze(net, "0") if way == "freeze" else schedule.enter(1)
+    freeze(net, "0") if rule is None else schedule.enter(step=1)
+    assert not net[0].weight.requires_grad
+    assert net[2].weight.requires_grad
     before = copy.deepcopy(net)
     step(net, optimizer)
     assert net[0].weight.equal(before[0].weight)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from math import ceil, isfinite
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
 
 from letitgo.callbacks.changed import Changed
-from letitgo.callbacks.schedule import Patterns, Schedule
+from letitgo.callbacks.schedule import Rule, Schedule
 from letitgo.errors import BadRequest
 from letitgo.weights import Statistics
 
@@ -21,21 +21,25 @@ except ModuleNotFoundError as error:
 
 
 class FreezeSchedule(Callback):
-    """Freezes and thaws by the epoch; see :class:`letitgo.callbacks.Schedule`.
+    """Freezes and thaws by epochs, steps, shares of training or in rotation; see :class:`letitgo.callbacks.Schedule`.
 
     Names are those of the LightningModule's parameters. ``configure_optimizers`` hands over all of them. After training
     the module is given back as it was. Under DDP the strategy is ``"ddp_find_unused_parameters_true"``.
 
+    Steps are counted as ``trainer.global_step`` is. Where that counts several optimisers (manual optimisation), or the
+    data have no length, epochs do not stand beside steps, and shares need ``max_steps``.
+
     Args:
-        epochs: Epoch, counted from 0, → what is frozen from then on: patterns of :func:`letitgo.select` or a selection.
+        rule: When → what is frozen from then on, as in ``{0: ["backbone"], "500it": ["backbone.0"], 0.5: []}``; or
+            :class:`letitgo.callbacks.Rotate`.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
 
     Raises:
         BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
     """
 
-    def __init__(self, epochs: Mapping[int, Patterns], statistics: Statistics = "follow") -> None:
-        self._schedule = Schedule(epochs, statistics=statistics)
+    def __init__(self, rule: Rule, statistics: Statistics = "follow") -> None:
+        self._schedule = Schedule(rule, statistics=statistics)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wrapper = trainer.model
@@ -46,19 +50,28 @@ class FreezeSchedule(Callback):
                 "DDP waits for the gradients of frozen parameters unless it looks for unused ones in each step: "
                 "give Trainer(strategy='ddp_find_unused_parameters_true')"
             )
-        self._schedule.begin(pl_module, trainer.optimizers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._schedule.enter(trainer.current_epoch)  # an epoch that is resumed half-way is not started again
+        per_epoch, steps = _length(trainer, pl_module)
+        self._schedule.begin(pl_module, trainer.optimizers, per_epoch, steps)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._schedule.enter(trainer.current_epoch)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._schedule.enter(trainer.current_epoch, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._schedule.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._schedule.end()
+
+
+def _length(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
+    """Optimiser steps in an epoch and in all of training, as far as they are known."""
+    batches = trainer.num_training_batches
+    if not pl_module.automatic_optimization or not isfinite(batches):
+        return None, trainer.max_steps if trainer.max_steps > 0 else None
+    steps = trainer.estimated_stepping_batches
+    return ceil(batches / trainer.accumulate_grad_batches), int(steps) if isfinite(steps) else None
 
 
 class ChangedWeights(Callback):

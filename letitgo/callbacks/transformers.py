@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from letitgo.callbacks.changed import Changed
-from letitgo.callbacks.schedule import Patterns, Schedule
+from letitgo.callbacks.schedule import Rule, Schedule
 from letitgo.errors import BadRequest
 from letitgo.weights import Statistics
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import has_length
     from transformers.training_args import ParallelMode
 except ModuleNotFoundError as error:
     raise BadRequest(
@@ -25,21 +26,22 @@ except ModuleNotFoundError as error:
 
 
 class FreezeSchedule(TrainerCallback):
-    """Freezes and thaws by the epoch; see :class:`letitgo.callbacks.Schedule`.
+    """Freezes and thaws by epochs, steps, shares of training or in rotation; see :class:`letitgo.callbacks.Schedule`.
 
     The Trainer makes its optimiser of what asks for a gradient when ``train()`` is called, so nothing is frozen by hand
     before. After training the model is given back as it was.
 
     Args:
-        epochs: Epoch, counted from 0, → what is frozen from then on: patterns of :func:`letitgo.select` or a selection.
+        rule: When → what is frozen from then on, as in ``{0: ["bert"], "500it": ["bert.embeddings"], 0.5: []}``; or
+            :class:`letitgo.callbacks.Rotate`. Steps are counted as ``state.global_step`` is.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
 
     Raises:
         BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
     """
 
-    def __init__(self, epochs: Mapping[int, Patterns], statistics: Statistics = "follow") -> None:
-        self._schedule = Schedule(epochs, statistics=statistics)
+    def __init__(self, rule: Rule, statistics: Statistics = "follow") -> None:
+        self._schedule = Schedule(rule, statistics=statistics)
         self._epoch = 0
 
     def on_train_begin(  # type: ignore[override]
@@ -49,6 +51,7 @@ class FreezeSchedule(TrainerCallback):
         control: TrainerControl,
         model: nn.Module,
         optimizer: Optimizer,
+        train_dataloader: Any,
         **kwargs: Any,
     ) -> None:
         if args.parallel_mode == ParallelMode.DISTRIBUTED and (
@@ -58,14 +61,20 @@ class FreezeSchedule(TrainerCallback):
                 "DDP waits for the gradients of frozen parameters unless it looks for unused ones in each step: "
                 "give TrainingArguments(ddp_find_unused_parameters=True) and no ddp_static_graph"
             )
-        self._schedule.begin(model, [optimizer])
-        self._epoch = int(state.epoch or 0)
+        known = has_length(train_dataloader)
+        per_epoch = ceil(len(train_dataloader) / args.gradient_accumulation_steps) if known else None
+        self._schedule.begin(model, [optimizer], per_epoch, state.max_steps)
+        self._epoch = int(state.epoch or 0) - 1
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._schedule.enter(self._epoch)
         self._epoch += 1  # counted, since state.epoch stays behind where an epoch is broken off
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._schedule.enter(self._epoch, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,0 +1,292 @@
+"""Rules of freezing in a loop of one's own: by epoch, step and share of training, and in rotation."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from helpers import bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import OPTIMIZERS, WIDTH, step
+from torch import Tensor, nn
+
+from letitgo import BadRequest
+from letitgo.callbacks import Rotate, Schedule
+from letitgo.weights import copied, seeded
+
+STEPS, EPOCH = 12, 3
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.second(torch.tanh(self.norm(self.first(inputs))))
+
+
+class Stack(nn.Module):
+    """Four blocks between two layers, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layers = nn.Linear(WIDTH, WIDTH), nn.ModuleList(Block() for _ in range(4))
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs = self.embed(inputs)
+        for block in self.layers:
+            inputs = block(inputs)
+        return self.head(self.drop(inputs))
+
+
+def network() -> Stack:
+    return seeded(Stack, 0)
+
+
+def frozen_names(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+PATTERNS = ["embed", "layers.0", "layers.1", "layers.2.first", "head"]
+times = st.one_of(
+    st.integers(0, 5),
+    st.integers(0, STEPS + 5).map(lambda number: f"{number}it"),
+    st.floats(0.01, 0.99).map(lambda share: round(share, 2)),
+)
+mappings = st.dictionaries(times, st.lists(st.sampled_from(PATTERNS), max_size=4, unique=True), min_size=1, max_size=5)
+
+
+def start(when: Any) -> int:
+    if isinstance(when, str):
+        return int(when.removesuffix("it"))
+    return round(when * STEPS) if isinstance(when, float) else when * EPOCH
+
+
+def unambiguous(rule: Mapping[Any, Any]) -> bool:
+    return len(set(map(start, rule))) == len(rule)
+
+
+rotations = st.builds(
+    Rotate,
+    k=st.integers(1, 3),
+    every=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    blocks=st.sampled_from([(), "layers.*"]),
+)
+rules = st.one_of(mappings.filter(unambiguous), rotations)
+
+
+@settings(max_examples=25)
+@given(rule=mappings.filter(unambiguous), at=st.lists(st.integers(0, STEPS - 1), min_size=1, max_size=8))
+def test_the_latest_time_that_has_come_says_what_is_frozen(rule: Any, at: list[int]) -> None:
+    """In whatever order the steps are asked for."""
+    module = network()
+    schedule = Schedule(rule)
+    schedule.begin(module, [torch.optim.SGD(module.parameters())], steps_per_epoch=EPOCH, steps=STEPS)
+    for now in at:
+        schedule.enter(step=now)
+        begun = {start(when): patterns for when, patterns in rule.items() if start(when) <= now}
+        patterns = begun[max(begun)] if begun else []
+        assert frozen_names(module) == {
+            name for name, _ in module.named_parameters() if any(f"{name}.".startswith(f"{p}.") for p in patterns)
+        }
+    schedule.end()
+    assert not frozen_names(module)
+
+
+def train(module: nn.Module, optimizers: list[torch.optim.Optimizer], rule: Any, steps: range, **options: Any) -> Any:
+    """The frozen set of each step. Dropout of a step is drawn as in a loop that seeds its steps."""
+    schedule, seen = Schedule(rule, **options), []
+    schedule.begin(module, optimizers, steps_per_epoch=EPOCH, steps=STEPS)
+    for now in steps:
+        schedule.enter(step=now)
+        seen.append(frozen_names(module))
+        before = bits(dict(module.named_parameters()))
+        torch.manual_seed(now)
+        for optimizer in optimizers:
+            step(module, optimizer)
+        after = bits(dict(module.named_parameters()))
+        assert not any(before[name] != after[name] for name in seen[-1])
+    schedule.end()
+    return seen
+
+
+def optimizers_for(name: str, module: nn.Module) -> list[torch.optim.Optimizer]:
+    made = [OPTIMIZERS[name](list(module.parameters()))]
+    if name == "Muon":  # takes matrices alone
+        made.append(torch.optim.SGD([p for p in module.parameters() if p.ndim != 2], lr=0.1, momentum=0.9))
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "LBFGS"])
+@settings(max_examples=3)
+@given(rule=rules, stop=st.integers(1, STEPS - 1))
+def test_stopped_at_any_step_training_goes_on_to_the_same_bits(name: str, rule: Any, stop: int) -> None:
+    """Weights, optimiser state and frozen sets; nothing of the schedule is stored."""
+    whole = network()
+    optimizers = optimizers_for(name, whole)
+    seen = train(whole, optimizers, rule, range(STEPS))
+
+    first = network()
+    early = optimizers_for(name, first)
+    until = train(first, early, rule, range(stop))
+    saved = copy.deepcopy([first.state_dict(), *(optimizer.state_dict() for optimizer in early)])
+
+    again = network()
+    late = optimizers_for(name, again)
+    for to, state in zip([again, *late], saved, strict=True):
+        to.load_state_dict(state)  # type: ignore[attr-defined]
+    assert until + train(again, late, rule, range(stop, STEPS)) == seen
+    assert bits(copied(again)) == bits(copied(whole))
+    for one, other in zip(late, optimizers, strict=True):
+        mine, theirs = one.state_dict(), other.state_dict()
+        assert mine["param_groups"] == theirs["param_groups"]
+        assert [bits_of(mine["state"][i]) for i in mine["state"]] == [
+            bits_of(theirs["state"][i]) for i in theirs["state"]
+        ]
+
+
+def bits_of(state: Mapping[str, Any]) -> Any:
+    return bits({key: value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+@given(k=st.integers(1, 7), every=st.integers(1, 30), seed=st.integers(0, 9), now=st.integers(0, 10**6))
+def test_a_rotation_is_a_function_of_the_step_alone(k: int, every: int, seed: int, now: int) -> None:
+    rotate = Rotate(k=k, every=every, seed=seed)
+    drawn = rotate.drawn(now // every, 8)
+    assert len(set(drawn)) == k
+    assert drawn == sorted(drawn) == Rotate(k=k, every=1, seed=seed).drawn(now // every, 8)
+
+
+def test_a_rotation_draws_every_block_as_often_and_independently() -> None:
+    draws = [tuple(Rotate(k=2).drawn(draw, 5)) for draw in range(2000)]
+    often = Counter(draws)
+    assert len(often) == 10
+    assert all(abs(count - 200) < 4 * 200**0.5 for count in often.values())
+    stays = sum(one == other for one, other in pairwise(draws))
+    assert abs(stays - 200) < 4 * 200**0.5
+    assert [Rotate(k=2).drawn(draw, 5) for draw in range(9)] != [
+        Rotate(k=2, seed=1).drawn(draw, 5) for draw in range(9)
+    ]
+
+
+def test_a_rotation_is_the_same_on_every_machine() -> None:
+    assert [Rotate(k=2).drawn(draw, 32) for draw in range(4)] == [[5, 26], [4, 23], [6, 27], [6, 22]]
+
+
+def test_what_is_in_no_block_trains_all_the_time() -> None:
+    module = network()
+    seen = train(module, optimizers_for("AdamW", module), Rotate(k=1, every=3), range(STEPS))
+    assert {len({name.split(".")[1] for name in names}) for names in seen} == {3}
+    assert not any(name.startswith(("embed", "head")) for names in seen for name in names)
+    assert all(seen[now] == seen[now - now % 3] for now in range(STEPS))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, as it compiles
+def test_a_rotation_of_blocks_that_are_compiled_needs_two_graphs() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    module = network().eval()
+    for block in module.layers:
+        block.compile(backend="aot_eager")
+    seen = train(module, optimizers_for("AdamW", module), Rotate(k=2, every=1), range(STEPS))
+    assert len(set(map(frozenset, seen))) > 3
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_what_was_frozen_by_hand_before_a_rotation_stays_so() -> None:
+    module = network()
+    module.embed.requires_grad_(False)
+    seen = train(module, optimizers_for("AdamW", module), Rotate(k=1, every=3), range(STEPS))
+    assert all({"embed.weight", "embed.bias"} < names for names in seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"k": 0}, "k is 0: give a whole number from 1 on"),
+        ({"every": 2.5}, "every is 2.5"),
+        ({"seed": -1}, "seed is -1: give a whole number from 0 on"),
+        ({"k": True}, "k is True"),
+        ({"blocks": 3}, "blocks is 3: give patterns, as in 'model.layers"),
+    ],
+)
+def test_a_rotation_that_is_none_is_refused(options: Any, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        Rotate(**options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "begin", "enter", "said"),
+    [
+        ({"5it": ["haed"]}, {}, {}, "^step 5: the pattern 'haed' matches no layer: did you mean head?"),
+        ({0.5: ["."]}, {"steps": 9}, {}, "^0.5 of training: the pattern '.' matches no layer"),
+        ({0.5: ["head"]}, {}, {}, "0.5 of training cannot be told, since the number of steps is not known"),
+        (
+            {1: [], "9it": ["head"]},
+            {},
+            {},
+            "epoch 1 stands beside steps or shares, and the number of steps in an epoch",
+        ),
+        ({0.5: [], "9it": ["head"]}, {"steps": 18}, {}, "0.5 of training and step 9 are the same step, 9: keep one"),
+        (
+            {"5it": ["head"]},
+            {},
+            {"epoch": 1},
+            "the schedule names step 5: call enter.step=…. before each optimiser step",
+        ),
+        (
+            {1: ["head"]},
+            {},
+            {"step": 1},
+            "the schedule names epoch 1: give enter.epoch=…., or begin.steps_per_epoch=….",
+        ),
+        (Rotate(), {}, {"epoch": 1}, "Rotate counts optimiser steps: call enter.step=…. before each"),
+        (
+            Rotate(k=4),
+            {},
+            {},
+            "Rotate trains 4 blocks at a time, and the network has 4: layers.0, layers.1, layers.2, ",
+        ),
+        (Rotate(blocks="layer.*"), {}, {}, "the pattern 'layer.*' matches no block: did you mean layers"),
+        ({"3it": ["embed", "layers", "head"]}, {}, {}, "from step 3 on everything is frozen, and nothing is left"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused(rule: Any, begin: Any, enter: Any, said: str) -> None:
+    module = network()
+    schedule = Schedule(rule)
+
+    def carry_out() -> None:
+        schedule.begin(module, [torch.optim.SGD(module.parameters())], **begin)
+        schedule.enter(**enter)
+
+    with pytest.raises(BadRequest, match=said):
+        carry_out()
+    assert not frozen_names(module)
+
+
+def test_a_rotation_needs_an_optimiser_of_all_blocks() -> None:
+    module = network()
+    schedule = Schedule(Rotate(k=1))
+    with pytest.raises(
+        BadRequest, match=r"layers\.2\.first\.weight is in no optimiser, but trains while layers\.2 trains"
+    ):
+        schedule.begin(
+            module, [torch.optim.SGD([p for n, p in module.named_parameters() if not n.startswith("layers.2")])]
+        )
+
+
+def test_a_rotation_of_a_network_without_blocks_asks_for_them() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(module.parameters())
+    with pytest.raises(BadRequest, match=r"the network has 0: none\. Name others, as in Rotate"):
+        Schedule(Rotate(k=1)).begin(module, [optimizer])
+    Schedule(Rotate(k=1, blocks="*")).begin(module, [optimizer])
