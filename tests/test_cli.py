@@ -248,7 +248,11 @@ WRONG = {
     "no seeds": (("--seeds", "0"), "seeds is 0"),
     "tolerance": (("--tolerance", "-1"), "tolerance is"),
     "workers": (("--workers", "-1"), "workers is -1"),
+    "most of a fixed number": (("--seeds", "3", "--max-seeds", "9"), "max-seeds is for seeds auto, and seeds is 3"),
+    "familywise with a fixed number": (("--seeds", "3", "--familywise"), "familywise is for seeds auto"),
+    "sets that freeze nothing": (("--freeze-at", "none", "--together"), "together freezes sets of layers"),
     "unknown option": (("--epoch", "3"), "Unknown option: --epoch"),
+    "whose options": (("--epoch", "3"), "letitgo map --help lists its options"),
     "unknown format": (("--format", "xml"), "xml"),
 }
 

@@ -432,6 +432,8 @@ def test_answers_at_the_edges(fields, options, answer, tmp_path):
 
 
 def test_what_cannot_be_asked_is_refused():
+    with pytest.raises(BadRequest, match="freeze-at is none, and search is about what may be frozen"):
+        Search(small(), freeze_at=())
     with pytest.raises(BadRequest, match="freeze-at names epoch 9: training has 5 epochs"):
         Search(small(), freeze_at=(0, 9))
     with pytest.raises(BadRequest, match="spend"):

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from typing import Any
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from letitgo import __version__
 from letitgo.cli import interrupt
@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
     try:
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:
-        return _give_up(BadRequest(str(error).replace("\n", " ")), arguments)
+        return _give_up(BadRequest(_told(error)), arguments)
     except LetItGoError as error:
         return _give_up(error, arguments)
     except KeyboardInterrupt:
@@ -80,6 +80,11 @@ def run(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         return _give_up(error, arguments)
+
+
+def _told(error: CycloptsError) -> str:
+    what, command = str(error).replace("\n", " "), " ".join(error.command_chain or ())
+    return f"{what} (letitgo {command} --help lists its options)" if isinstance(error, UnknownOptionError) else what
 
 
 def _stop() -> int:

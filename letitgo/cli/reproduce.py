@@ -7,12 +7,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from letitgo.cli.options import STUDY, RunningOptions, whole
+from letitgo.errors import BadRequest
 
 
 def reproduce(
     paper: Annotated[
-        str, Parameter(group=STUDY, help="fc18, fdrc19, hhs18, jt18, lee23, lfly18, mypt19, rt18 or zbs19")
-    ],
+        str,
+        Parameter(
+            group=STUDY, show_default=False, help="fc18, fdrc19, hhs18, jt18, lee23, lfly18, mypt19, rt18 or zbs19"
+        ),
+    ] = "",
     /,
     *,
     scale: Annotated[
@@ -27,9 +31,11 @@ def reproduce(
     show.
     """
     from letitgo.cli.run import run_study
-    from letitgo.papers import find_paper
+    from letitgo.papers import PAPERS, find_paper
     from letitgo.papers.report import Comparison
 
+    if not paper:
+        raise BadRequest(f"name a paper: {', '.join(PAPERS)}")
     found = find_paper(paper)
     study = found.study(scale, seeds)
     return run_study(study, running, Comparison(found, study, found.study(1.0, seeds)).view)

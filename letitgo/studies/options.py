@@ -116,6 +116,9 @@ class SeededOptions(StudyOptions):
     max_seeds: Annotated[int, Field(ge=2, description="most seeds of a row where seeds is auto")] = 20
     tolerance: Tolerance = 1.0
 
+    def __post_init__(self) -> None:
+        _only_of_auto(self, "max_seeds")
+
 
 @checked
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -129,6 +132,10 @@ class JudgedOptions(SeededOptions):
     familywise: Annotated[
         bool, Field(description="where seeds is auto: divide the error of a verdict by the number of verdicts")
     ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _only_of_auto(self, "familywise")
 
 
 @checked
@@ -172,6 +179,15 @@ class ChoosingOptions(JudgedOptions):
         if self.chooses_on == "test" or row["verdict"] is None:
             return row["verdict"] == "robust"
         return drop is not None and drop <= self.tolerance / 100
+
+
+def _only_of_auto(options: SeededOptions, name: str) -> None:
+    """Refuse an option beside a fixed number of seeds, which it would do nothing to."""
+    default = type(options).__dataclass_fields__[name].default
+    if options.seeds != "auto" and getattr(options, name) != default:
+        raise BadRequest(
+            f"{name.replace('_', '-')} is for seeds auto, and seeds is {options.seeds}: leave out one of them"
+        )
 
 
 def holding_out(recipe: Recipe) -> Recipe:

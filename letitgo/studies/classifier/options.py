@@ -44,4 +44,5 @@ class ClassifierOptions(ChoosingOptions):
     tolerance: Tolerance = 0.3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_distinct("kinds", self.kinds)

@@ -70,5 +70,6 @@ class FractionOptions(ChoosingOptions):
     ] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("shares", "of", "rest", "norms", "classifier", "only"):
             check_distinct(name, getattr(self, name))

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from letitgo.checked import STRICT, checked
+from letitgo.errors import BadRequest
 from letitgo.studies.options import Blocks, By, ChoosingOptions, Layers, check_epochs
 
 
@@ -52,5 +53,8 @@ class MapOptions(ChoosingOptions):
         return super().chooses_on if self.freeze_at or self.together else "test"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_epochs("freeze-at", self.freeze_at, self.recipes)
         check_epochs("reinit-at", self.reinit_at, self.recipes)
+        if self.together and not self.freeze_at:
+            raise BadRequest("together freezes sets of layers: leave it out, or freeze-at none")

@@ -76,14 +76,13 @@ class SearchOptions(SeededOptions):
         ),
     ] = 3.0
     search_seeds: Annotated[int, Field(ge=1, description="number of seeds that sets are tried under")] = 1
-    freeze_at: Annotated[tuple[int, ...], Field(min_length=1, description="epochs from which layers may be frozen")] = (
-        0,
-    )
+    freeze_at: Annotated[tuple[int, ...], Field(description="epochs from which layers may be frozen")] = (0,)
     layers: Layers = ()
     blocks: Blocks = ()
     by: By = "layer"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.budget is None and self.tolerance is None:
             object.__setattr__(self, "tolerance", 1.0)
         if self.budget is not None and self.tolerance is not None:
@@ -93,6 +92,8 @@ class SearchOptions(SeededOptions):
             )
         if self.budget is not None and len(self.freeze_at) > 1:
             raise BadRequest(f"budget takes one epoch of freeze-at: it has {len(self.freeze_at)}")
+        if not self.freeze_at:
+            raise BadRequest("freeze-at is none, and search is about what may be frozen: name at least one epoch")
         check_distinct("freeze-at", self.freeze_at)
         check_epochs("freeze-at", self.freeze_at, self.recipes)
 
