@@ -31,6 +31,8 @@ RULES: dict[str, Any] = {
     "rotation": Rotate(k=1, every=1, seed=3, blocks=["backbone.*", "head"]),
 }
 """For eight steps in four epochs."""
+RATES = {"epochs": 1.0, "steps": 0.5, "rotation": 1.0}
+"""The factors of the rates of what is thawed."""
 BY_STEP: dict[str, list[str]] = {
     "epochs": ["backbone", "backbone", "head", "head", "head", "head", "", ""],
     "steps": ["backbone", "head", "", "", "", "backbone.1", "backbone.1", "head"],
@@ -380,7 +382,7 @@ def test_lightning_resumes_with_the_frozen_set_and_the_same_bits(
     extra = [lit.ChangedWeights()] if changed else []
     module = lit.Module()
     whole = lit.Probe()
-    trainer, folder = lit.saving(lit.FreezeSchedule(RULES[rule], statistics="frozen"), *extra, whole, **save)
+    trainer, folder = lit.saving(lit.FreezeSchedule(RULES[rule], "frozen", RATES[rule]), *extra, whole, **save)
     trainer.fit(module)
     assert whole.flags == expected(module, rule)
     checkpoints = sorted(folder.iterdir())
@@ -389,7 +391,7 @@ def test_lightning_resumes_with_the_frozen_set_and_the_same_bits(
         steps = int(checkpoint.stem.rpartition("=")[2])
         again, probe = lit.Module(), lit.Probe()
         extra = [lit.ChangedWeights()] if changed else []
-        schedule = lit.FreezeSchedule(RULES[rule], statistics="frozen")
+        schedule = lit.FreezeSchedule(RULES[rule], "frozen", RATES[rule])
         lit.trainer(schedule, *extra, probe).fit(again, ckpt_path=checkpoint)
         assert probe.flags == whole.flags[steps:]
         assert bits(copied(again)) == bits(copied(module))
@@ -402,6 +404,17 @@ def test_lightning_counts_optimiser_steps_where_gradients_are_accumulated(lit: A
     lit.trainer(schedule, probe, epochs=8, accumulate_grad_batches=2).fit(lit.Module())
     started = [flags[0].partition(".")[0] if flags else "" for flags in probe.flags]
     assert started == 2 * ["backbone"] + 4 * ["head"] + 6 * [""] + 4 * ["backbone"]
+
+
+@its_own_warnings
+def test_lightning_multiplies_the_rate_of_what_is_thawed(lit: Any) -> None:
+    ends = []
+    for factor in (1.0, 0.5):
+        module = lit.Module()
+        lit.trainer(lit.FreezeSchedule({0: ["backbone"], "3it": []}, "frozen", factor), epochs=2).fit(module)
+        ends.append(bits(copied(module)))
+    assert {"backbone.0.weight", "backbone.0.bias"} <= moved(*ends)
+    assert not moved(*ends) & {"head.weight", "head.bias"}  # its last gradient is from before the step that differs
 
 
 @its_own_warnings
@@ -646,13 +659,13 @@ def test_the_trainer_freezes_and_thaws_by_the_epoch(hf: Any, statistics: Any, op
 def test_the_trainer_resumes_with_the_frozen_set_and_the_same_bits(hf: Any, changed: bool, rule: str) -> None:
     extra = [hf.ChangedWeights()] if changed else []
     module, whole = hf.module(), hf.Probe()
-    schedule = hf.FreezeSchedule(RULES[rule], statistics="frozen")
+    schedule = hf.FreezeSchedule(RULES[rule], "frozen", RATES[rule])
     hf.trainer(module, schedule, *extra, whole, save_strategy="steps", save_steps=1).train()
     assert whole.flags == expected(module, rule)
     for checkpoint in hf.checkpoints()[:-1]:
         again, probe = hf.module(), hf.Probe()
         extra = [hf.ChangedWeights()] if changed else []
-        trainer = hf.trainer(again, hf.FreezeSchedule(RULES[rule], statistics="frozen"), *extra, probe)
+        trainer = hf.trainer(again, hf.FreezeSchedule(RULES[rule], "frozen", RATES[rule]), *extra, probe)
         trainer.train(resume_from_checkpoint=str(checkpoint))
         assert probe.flags == whole.flags[int(checkpoint.name.rpartition("-")[2]) :]
         assert bits(copied(again)) == bits(copied(module))
@@ -674,6 +687,16 @@ def test_the_trainer_counts_optimiser_steps_where_gradients_are_accumulated(hf: 
     hf.trainer(hf.module(), schedule, probe, per_device_train_batch_size=2, gradient_accumulation_steps=2).train()
     started = [flags[0].partition(".")[0] if flags else "" for flags in probe.flags]
     assert started == ["backbone", "head", "", "", "", "", "backbone", "backbone"]
+
+
+def test_the_trainer_multiplies_the_rate_of_what_is_thawed(hf: Any) -> None:
+    ends = []
+    for factor in (1.0, 0.5):
+        module = hf.module()
+        hf.trainer(module, hf.FreezeSchedule({0: ["backbone"], "3it": []}, "frozen", factor), epochs=2).train()
+        ends.append(bits(copied(module)))
+    assert {"backbone.0.weight", "backbone.0.bias"} <= moved(*ends)
+    assert not moved(*ends) & {"head.weight", "head.bias"}  # its last gradient is from before the step that differs
 
 
 def test_the_trainer_rotates_the_blocks_of_a_language_model(hf: Any) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from networks import OPTIMIZERS, WIDTH, step
 from torch import Tensor, nn
 
-from letitgo import BadRequest
+from letitgo import BadRequest, WorkFailed
 from letitgo.callbacks import Rotate, Schedule
 from letitgo.weights import copied, seeded
 
@@ -128,23 +128,24 @@ def optimizers_for(name: str, module: nn.Module) -> list[torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "LBFGS"])
 @settings(max_examples=3)
-@given(rule=rules, stop=st.integers(1, STEPS - 1))
-def test_stopped_at_any_step_training_goes_on_to_the_same_bits(name: str, rule: Any, stop: int) -> None:
+@given(rule=rules, stop=st.integers(1, STEPS - 1), factor=st.sampled_from([1.0, 0.1]))
+def test_stopped_at_any_step_training_goes_on_to_the_same_bits(name: str, rule: Any, stop: int, factor: float) -> None:
     """Weights, optimiser state and frozen sets; nothing of the schedule is stored."""
+    options = {} if isinstance(rule, Rotate) else {"thawed_lr": factor}
     whole = network()
     optimizers = optimizers_for(name, whole)
-    seen = train(whole, optimizers, rule, range(STEPS))
+    seen = train(whole, optimizers, rule, range(STEPS), **options)
 
     first = network()
     early = optimizers_for(name, first)
-    until = train(first, early, rule, range(stop))
+    until = train(first, early, rule, range(stop), **options)
     saved = copy.deepcopy([first.state_dict(), *(optimizer.state_dict() for optimizer in early)])
 
     again = network()
     late = optimizers_for(name, again)
     for to, state in zip([again, *late], saved, strict=True):
         to.load_state_dict(state)  # type: ignore[attr-defined]
-    assert until + train(again, late, rule, range(stop, STEPS)) == seen
+    assert until + train(again, late, rule, range(stop, STEPS), **options) == seen
     assert bits(copied(again)) == bits(copied(whole))
     for one, other in zip(late, optimizers, strict=True):
         mine, theirs = one.state_dict(), other.state_dict()
@@ -290,3 +291,89 @@ def test_a_rotation_of_a_network_without_blocks_asks_for_them() -> None:
     with pytest.raises(BadRequest, match=r"the network has 0: none\. Name others, as in Rotate"):
         Schedule(Rotate(k=1)).begin(module, [optimizer])
     Schedule(Rotate(k=1, blocks="*")).begin(module, [optimizer])
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "Adagrad", "Adafactor"])
+def test_a_rate_for_what_is_thawed_is_that_of_a_group_of_its_own(name: str) -> None:
+    """The factor is for what an earlier phase froze, from its thawing on; groups and their rates are not touched."""
+    ours, theirs = network(), network()
+    optimizer = OPTIMIZERS[name](list(ours.parameters()))
+    lr, count = optimizer.param_groups[0]["lr"], len(list(ours.parameters()))
+    schedule = Schedule({0: ["layers.0", "layers.1"], "2it": ["layers.0"], "4it": ["head"], "6it": []}, thawed_lr=0.125)
+    schedule.begin(ours, [optimizer])
+    reference = OPTIMIZERS[name](list(theirs.parameters()))
+    options = {key: value for key, value in reference.param_groups[0].items() if key != "params"}
+    reference.param_groups[:] = [{**options, "params": [parameter]} for parameter in theirs.parameters()]
+    for now in range(8):
+        schedule.enter(step=now)
+        slow = [(), (), ("layers.1",), ("layers.1",), ("layers.0", "layers.1"), ("layers.0", "layers.1")]
+        slow += 2 * [("layers.0", "layers.1", "head")]
+        for (full, parameter), group in zip(theirs.named_parameters(), reference.param_groups, strict=True):
+            parameter.requires_grad_(ours.get_parameter(full).requires_grad)
+            group["lr"] = 0.125 * lr if full.startswith(slow[now]) and slow[now] else lr
+        for module, each in ((ours, optimizer), (theirs, reference)):
+            torch.manual_seed(now)
+            step(module, each, set_to_none=True)
+        assert bits(copied(ours)) == bits(copied(theirs))
+        assert [(len(group["params"]), group["lr"]) for group in optimizer.param_groups] == [(count, lr)]
+    schedule.end()
+    before = ours.layers[0].first.weight.detach().clone()
+    step(ours, optimizer)
+    step(theirs, reference)
+    assert not ours.layers[0].first.weight.equal(before)
+    assert not ours.layers[0].first.weight.equal(theirs.layers[0].first.weight)  # at the full rate again
+
+
+def test_a_rate_for_what_is_thawed_survives_a_step_that_raises() -> None:
+    class Breaks(torch.optim.SGD):
+        broken = False
+
+        def step(self, closure: Any = None) -> Any:
+            if self.broken:
+                raise KeyError("out of luck")
+            return super().step(closure)
+
+    module = network()
+    optimizer = Breaks(list(module.parameters()), lr=0.1)
+    schedule = Schedule({0: ["head"], "1it": [], "3it": ["embed"]}, thawed_lr=0.5)
+    schedule.begin(module, [optimizer])
+    held = list(map(id, optimizer.param_groups[0]["params"]))
+    for now, broken in enumerate([False, True, False, True, False]):
+        schedule.enter(step=now)
+        optimizer.broken = broken
+        try:
+            step(module, optimizer)
+        except KeyError:
+            continue
+        assert [list(map(id, group["params"])) for group in optimizer.param_groups] == [held]
+
+
+def test_a_rate_is_refused_where_there_is_none_to_multiply() -> None:
+    module = network()
+    for factor in (0, -1.0, True, "0.1", float("inf"), float("nan")):
+        with pytest.raises(BadRequest, match=r"thawed_lr is .*: give a factor above 0"):
+            Schedule({0: []}, thawed_lr=factor)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="a rotation thaws all its blocks in turn"):
+        Schedule(Rotate(), thawed_lr=0.1)
+    optimizer = torch.optim.SGD(module.parameters())
+    optimizer.param_groups[0]["lr"] = None
+    with pytest.raises(BadRequest, match="no learning rate to multiply"):
+        Schedule({0: ["head"], 1: []}, thawed_lr=0.1).begin(module, [optimizer])
+
+
+def test_an_optimiser_that_counts_by_group_is_named() -> None:
+    class Counts(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            for group in self.param_groups:
+                group["largest"] = max(group["lr"], group.get("largest", 0))
+
+    module = network()
+    optimizer = Counts(module.parameters(), {"lr": 0.1})
+    schedule = Schedule({0: ["head"], "1it": []}, thawed_lr=2)
+    schedule.begin(module, [optimizer])
+    schedule.enter(step=0)
+    step(module, optimizer)
+    schedule.enter(step=1)
+    with pytest.raises(WorkFailed, match="Counts keeps largest for a group, not for a parameter"):
+        step(module, optimizer)

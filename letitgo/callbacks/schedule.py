@@ -8,6 +8,7 @@ and what is frozen follows from the step and epoch alone, also after a resume.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
@@ -15,6 +16,7 @@ from torch.optim import LBFGS, Optimizer
 from letitgo.callbacks.rules import Bound, Length, Now, Patterns, Rotate, Since, When
 from letitgo.errors import BadRequest
 from letitgo.weights import Selection, Statistics, freeze, frozen, parameter_names, thaw
+from letitgo.weights.freeze import scale_rate
 
 Rule = Mapping[When, Patterns] | Rotate
 
@@ -32,14 +34,21 @@ class Schedule:
             list thaws all that the schedule froze. Or :class:`Rotate`. What asks for no gradient before training begins
             is not the schedule's, and stays so.
         statistics: As in :func:`letitgo.freeze`.
+        thawed_lr: What was frozen earlier in the schedule and trains now does so with its learning rate times this.
 
     Raises:
-        BadRequest: The rule is none.
+        BadRequest: The rule is none, the factor is not above 0, or it is asked for in a rotation.
     """
 
-    def __init__(self, rule: Rule, statistics: Statistics = "follow") -> None:
+    def __init__(self, rule: Rule, statistics: Statistics = "follow", thawed_lr: float = 1.0) -> None:
+        if not isinstance(thawed_lr, (int, float)) or isinstance(thawed_lr, bool) or not 0 < thawed_lr < inf:
+            raise BadRequest(f"thawed_lr is {thawed_lr!r}: give a factor above 0 for the learning rate, as in 0.1")
+        if thawed_lr != 1 and isinstance(rule, Rotate):
+            raise BadRequest("a rotation thaws all its blocks in turn: leave out thawed_lr, and set the optimiser's lr")
         self._rule = rule if isinstance(rule, Rotate) else Since(rule)
         self._statistics: Statistics = statistics
+        self._thawed_lr = thawed_lr
+        self._optimizers: list[Optimizer] = []
         self._module: nn.Module | None = None
         self._bound: Bound | None = None
         self._length = Length(None, None)
@@ -68,11 +77,14 @@ class Schedule:
         self.end()
         length = Length(steps_per_epoch, steps)
         bound = self._rule.on(module, length)
-        _check(module, bound.sets, list(optimizers))
+        inner: list[Optimizer] = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+        _check(module, bound.sets, inner)
+        if self._thawed_lr != 1 and any(group.get("lr") is None for each in inner for group in each.param_groups):
+            raise BadRequest("an optimiser has no learning rate to multiply: leave out thawed_lr")
         for selection in bound.sets.values():
             with frozen(module, selection, statistics=self._statistics):
                 pass
-        self._module, self._bound, self._length = module, bound, length
+        self._module, self._bound, self._length, self._optimizers = module, bound, length, inner
 
     def enter(self, epoch: int | None = None, step: int | None = None) -> None:
         """Freeze what is frozen now, thaw the rest. Nothing is done where that is as it was.
@@ -92,16 +104,24 @@ class Schedule:
                 thaw(self._module, self._held)
             self._held = now.frozen
             freeze(self._module, now.frozen, statistics=self._statistics)
+            if self._thawed_lr != 1:
+                self._scale(now.thawed)
 
     def end(self) -> None:
         """Give the network back as it was when the schedule began."""
         if self._module is not None and self._held is not None:
             thaw(self._module, self._held)
+            self._scale(())
         self._module, self._bound, self._held = None, None, None
+
+    def _scale(self, thawed: Iterable[str]) -> None:
+        for optimizer in self._optimizers:
+            parameters = [self._module.get_parameter(name) for name in thawed] if self._module is not None else []
+            scale_rate(optimizer, parameters, self._thawed_lr)
 
 
 def _check(module: nn.Module, sets: Mapping[str, Selection], optimizers: Sequence[Optimizer]) -> None:
-    if any(isinstance(getattr(optimizer, "optimizer", optimizer), LBFGS) for optimizer in optimizers):
+    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
         raise BadRequest(
             "LBFGS moves all its parameters at once, along directions of the past, and cannot hold some still: "
             "use another optimiser"

@@ -35,13 +35,14 @@ class FreezeSchedule(TrainerCallback):
         rule: When → what is frozen from then on, as in ``{0: ["bert"], "500it": ["bert.embeddings"], 0.5: []}``; or
             :class:`letitgo.callbacks.Rotate`. Steps are counted as ``state.global_step`` is.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
+        thawed_lr: A factor for the learning rate of what was frozen earlier in the schedule and trains now.
 
     Raises:
         BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
     """
 
-    def __init__(self, rule: Rule, statistics: Statistics = "follow") -> None:
-        self._schedule = Schedule(rule, statistics=statistics)
+    def __init__(self, rule: Rule, statistics: Statistics = "follow", thawed_lr: float = 1.0) -> None:
+        self._schedule = Schedule(rule, statistics, thawed_lr)
         self._epoch = 0
 
     def on_train_begin(  # type: ignore[override]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -269,30 +269,67 @@ def _watch_steps() -> None:
 
 _hooks: list[Any] = []
 _LEFT_OUT = "_letitgo_left_out"
-"""Attribute of an optimiser during a step: the parameters of each group, and the versions of those left out."""
+"""Attribute of an optimiser during a step: its groups as they were, and what was done to them."""
+_RATE = "_letitgo_rate"
+"""Attribute of an optimiser: a factor of the learning rate, and the ids of the parameters that step with it."""
+
+_Group = dict[str, Any]
+
+
+class _Rearranged(NamedTuple):
+    groups: list[tuple[_Group, list[nn.Parameter]]]
+    still: list[tuple[nn.Parameter, int]]
+    """What is left out of the step, and its versions."""
+    split: list[tuple[_Group, _Group]]
+    """A group, and the one for those of its parameters that have a learning rate of their own."""
+
+
+def scale_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """From now on some parameters step with the learning rate of their group times a factor; no others do.
+
+    During each step they are in a group of their own, so the groups, their order and ``state_dict()`` stay.
+    """
+    _watch_steps()
+    vars(optimizer)[_RATE] = factor, frozenset(map(id, parameters))
 
 
 def _leave_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
     _put_back(optimizer)  # a step that raised did not get there
-    groups = [group["params"] for group in optimizer.param_groups]
-    still = [p for params in groups for p in params if not p.requires_grad and p.grad is None]
-    if still:
-        vars(optimizer)[_LEFT_OUT] = groups, [(parameter, parameter._version) for parameter in still]
-        ids = set(map(id, still))
-        for group, params in zip(optimizer.param_groups, groups, strict=True):
-            group["params"] = [parameter for parameter in params if id(parameter) not in ids]
+    groups = [(group, group["params"]) for group in optimizer.param_groups]
+    still = [p for _, params in groups for p in params if not p.requires_grad and p.grad is None]
+    factor, scaled = vars(optimizer).get(_RATE, (1.0, frozenset()))
+    if not still and not scaled:
+        return
+    done = vars(optimizer)[_LEFT_OUT] = _Rearranged(groups, [(p, p._version) for p in still], [])
+    left_out = set(map(id, still))
+    for group, params in groups:
+        moving = [parameter for parameter in params if id(parameter) not in left_out]
+        group["params"] = [parameter for parameter in moving if id(parameter) not in scaled]
+        if own := [parameter for parameter in moving if id(parameter) in scaled]:
+            done.split.append((group, {**group, "params": own, "lr": group["lr"] * factor}))
+    optimizer.param_groups.extend(own for _, own in done.split)
 
 
 def _take_back(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    if any(parameter._version != version for parameter, version in _put_back(optimizer)):
+    done = _put_back(optimizer)
+    if any(parameter._version != version for parameter, version in done.still):
         raise WorkFailed(
             f"{type(optimizer).__name__} moved frozen parameters: it keeps a list of them. Make it of "
             "trainable(module) after freezing"
         )
+    for group, own in done.split:
+        kept = [key for key in own if key not in ("params", "lr") and own[key] is not group.get(key)]
+        if changed := [key for key in kept if own[key] != group.get(key)]:
+            raise WorkFailed(
+                f"{type(optimizer).__name__} keeps {changed[0]} for a group, not for a parameter, so some of its "
+                "parameters cannot have a learning rate of their own: leave out thawed_lr"
+            )
 
 
-def _put_back(optimizer: torch.optim.Optimizer) -> list[tuple[nn.Parameter, int]]:
-    groups, still = vars(optimizer).pop(_LEFT_OUT, ([], []))
-    for group, params in zip(optimizer.param_groups, groups, strict=False):
+def _put_back(optimizer: torch.optim.Optimizer) -> _Rearranged:
+    done = vars(optimizer).pop(_LEFT_OUT, None) or _Rearranged([], [], [])
+    if done.split:
+        del optimizer.param_groups[len(done.groups) :]
+    for group, params in done.groups:
         group["params"] = params
-    return still
+    return done
