@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from letitgo import BadRequest, WorkFailed, select
-from letitgo.callbacks import Rotate, Schedule, load_changed
+from letitgo.callbacks import Plateau, Rotate, Schedule, load_changed
 from letitgo.callbacks.changed import MARK, digests
 from letitgo.weights import copied, seeded
 
@@ -427,6 +427,32 @@ def test_lightning_refuses_shares_where_training_has_no_end(lit: Any) -> None:
 
 
 @its_own_warnings
+@pytest.mark.parametrize("save", [{}, {"every_n_epochs": None, "every_n_train_steps": 1}])
+def test_lightning_ends_phases_that_do_not_help_and_resumes_in_them(lit: Any, save: dict[str, Any]) -> None:
+    plateau = Plateau([["backbone"], ["head"], []], "gone wrong", patience=1, mode="max")
+
+    class Module(lit.Module):
+        def validation_step(self, batch: list[Tensor]) -> None:
+            self.log("gone wrong", [3.0, 2.0, 4.0, 4.0, 4.0][self.trainer.current_epoch])
+
+    module, whole = Module(), lit.Probe()
+    trainer, folder = lit.saving(lit.FreezeSchedule(plateau, "frozen"), whole, epochs=5, **save)
+    trainer.fit(module)
+    begins = ["backbone", "backbone", "head", "head", ""]
+    assert whole.flags[::2] == [[n for n, _ in module.named_parameters() if b and n.startswith(b)] for b in begins]
+    steps = {checkpoint: int(checkpoint.stem.rpartition("=")[2]) for checkpoint in sorted(folder.iterdir())[:-1]}
+    for checkpoint, done in steps.items():
+        if save and done % 2 == 0:  # written between an epoch's last step and its validation, which is not repeated
+            continue
+        again, probe = Module(), lit.Probe()
+        lit.trainer(lit.FreezeSchedule(plateau, "frozen"), probe, epochs=5).fit(again, ckpt_path=checkpoint)
+        assert probe.flags == whole.flags[done:]
+        assert bits(copied(again)) == bits(copied(module))
+    with pytest.raises(BadRequest, match="there is no metric loss: validation logged gone wrong"):
+        lit.trainer(lit.FreezeSchedule(Plateau([["head"], []], "loss"))).fit(Module())
+
+
+@its_own_warnings
 def test_lightning_refuses_a_typo_before_training(lit: Any) -> None:
     module = lit.Module()
     before = bits(copied(module))
@@ -697,6 +723,23 @@ def test_the_trainer_multiplies_the_rate_of_what_is_thawed(hf: Any) -> None:
         ends.append(bits(copied(module)))
     assert {"backbone.0.weight", "backbone.0.bias"} <= moved(*ends)
     assert not moved(*ends) & {"head.weight", "head.bias"}  # its last gradient is from before the step that differs
+
+
+def test_the_trainer_ends_phases_that_do_not_help_and_resumes_in_them(hf: Any) -> None:
+    plateau = Plateau([["backbone"], ["head"], []], "eval_loss", patience=1, min_delta=1e9)
+    options = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 3}
+    module, whole = hf.module(), hf.Probe()
+    hf.trainer(module, hf.FreezeSchedule(plateau, "frozen"), whole, **options).train()
+    begins = 6 * ["backbone"] + 2 * ["head"]  # the first value is better than none
+    assert whole.flags == [[n for n, _ in module.named_parameters() if n.startswith(b)] for b in begins]
+    for checkpoint in hf.checkpoints()[:-1]:
+        again, probe = hf.module(), hf.Probe()
+        trainer = hf.trainer(again, hf.FreezeSchedule(plateau, "frozen"), probe, **options)
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        assert probe.flags == whole.flags[int(checkpoint.name.rpartition("-")[2]) :]
+        assert bits(copied(again)) == bits(copied(module))
+    with pytest.raises(BadRequest, match="there is no metric eval_f1: the evaluation gave eval_loss"):
+        hf.trainer(hf.module(), hf.FreezeSchedule(Plateau([["head"], []], "eval_f1"))).train()
 
 
 def test_the_trainer_rotates_the_blocks_of_a_language_model(hf: Any) -> None:

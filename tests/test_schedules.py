@@ -17,7 +17,7 @@ from networks import OPTIMIZERS, WIDTH, step
 from torch import Tensor, nn
 
 from letitgo import BadRequest, WorkFailed
-from letitgo.callbacks import Rotate, Schedule
+from letitgo.callbacks import Plateau, Rotate, Schedule
 from letitgo.weights import copied, seeded
 
 STEPS, EPOCH = 12, 3
@@ -377,3 +377,40 @@ def test_an_optimiser_that_counts_by_group_is_named() -> None:
     schedule.enter(step=1)
     with pytest.raises(WorkFailed, match="Counts keeps largest for a group, not for a parameter"):
         step(module, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("options", "seen", "places"),
+    [
+        ({}, [3, 2, 2, 2, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+        ({}, [float("nan"), float("nan"), 1, 2, 2], [0, 1, 1, 1, 2]),
+        ({"mode": "max"}, [1, 2, 3, 2, 2, 4], [0, 0, 0, 0, 1, 1]),
+        ({"min_delta": 0.5}, [3, 2.6, 2.4, 2.2, 2.0], [0, 0, 0, 0, 1]),
+    ],
+)
+def test_a_phase_ends_after_values_that_are_no_better(options: Any, seen: list[float], places: list[int]) -> None:
+    module = network()
+    schedule = Schedule(Plateau([["head"], ["embed"], []], "loss", patience=2, **options))
+    schedule.begin(module, [torch.optim.SGD(module.parameters())])
+    for value, place in zip(seen, places, strict=True):
+        schedule.seen.append(value)
+        schedule.enter()
+        assert {name.split(".")[0] for name in frozen_names(module)} == [{"head"}, {"embed"}, set()][place]
+
+
+@pytest.mark.parametrize(
+    ("phases", "options", "said"),
+    [
+        ([["head"]], {}, "phases is .*: give what is frozen in each of two or more"),
+        ("head", {}, "phases is 'head'"),
+        ([[], 3], {}, "phase 1 freezes 3, which is no list"),
+        ([[], ["head"]], {"patience": 0}, "patience is 0: give a whole number from 1 on"),
+        ([[], ["head"]], {"mode": "least"}, "mode 'least': give a name, and 'min' or 'max'"),
+        ([[], ["head"]], {"min_delta": -1}, "min_delta is -1: give a number from 0 on"),
+        ([[], ["haed"]], {}, "phase 1: the pattern 'haed' matches no layer"),
+    ],
+)
+def test_phases_that_are_none_are_refused(phases: Any, options: Any, said: str) -> None:
+    module = network()
+    with pytest.raises(BadRequest, match=said):
+        Schedule(Plateau(phases, "loss", **options)).begin(module, [torch.optim.SGD(module.parameters())])

@@ -14,6 +14,7 @@ from letitgo.weights import Statistics
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.trainer.states import TrainerFn
 except ModuleNotFoundError as error:
     raise BadRequest(
         "the callbacks for Lightning need the package lightning: pip install 'letitgo[lightning]'"
@@ -31,7 +32,7 @@ class FreezeSchedule(Callback):
 
     Args:
         rule: When → what is frozen from then on, as in ``{0: ["backbone"], "500it": ["backbone.0"], 0.5: []}``; or
-            :class:`letitgo.callbacks.Rotate`.
+            :class:`letitgo.callbacks.Rotate` or :class:`letitgo.callbacks.Plateau`.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
         thawed_lr: A factor for the learning rate of what was frozen earlier in the schedule and trains now.
 
@@ -41,6 +42,9 @@ class FreezeSchedule(Callback):
 
     def __init__(self, rule: Rule, statistics: Statistics = "follow", thawed_lr: float = 1.0) -> None:
         self._schedule = Schedule(rule, statistics, thawed_lr)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._schedule.seen = []  # what a checkpoint holds of it is loaded after this
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wrapper = trainer.model
@@ -58,6 +62,21 @@ class FreezeSchedule(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._schedule.enter(trainer.current_epoch, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metric = self._schedule.metric
+        if metric is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        values = trainer.callback_metrics
+        if metric not in values:
+            raise BadRequest(f"there is no metric {metric}: validation logged {', '.join(values) or 'none'}")
+        self._schedule.seen.append(trainer.strategy.broadcast(float(values[metric])))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": list(self._schedule.seen)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._schedule.seen = list(state_dict["seen"])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._schedule.end()

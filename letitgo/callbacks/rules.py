@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import accumulate, pairwise
+from math import inf
 from numbers import Integral
 from operator import or_
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import nn
 
@@ -34,10 +35,11 @@ class Length(NamedTuple):
 
 
 class Now(NamedTuple):
-    """The epoch and the optimiser steps done; None where the loop does not tell."""
+    """The epoch and the optimiser steps done, None where the loop does not tell; and what was seen of the metric."""
 
     epoch: int | None
     step: int | None
+    seen: Sequence[float] = ()
 
 
 class Phase(NamedTuple):
@@ -171,6 +173,70 @@ class Rotate:
             return drawn(now.step // self.every)
 
         return Bound({f"while {name} trains": every - own for name, own in zip(names, chosen, strict=True)}, at)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Phases that end when a validation metric stops getting better; the last one goes on to the end of training.
+
+    A phase ends after ``patience`` values in a row that are no better than the best so far, of earlier phases included.
+    So the phase is a function of the values seen, which a checkpoint of Lightning or the Trainer holds.
+
+    Args:
+        phases: What is frozen in each, as patterns or selections; two phases or more.
+        metric: Its name, as ``"eval_loss"`` in the Trainer, or what ``self.log`` was given in Lightning.
+        patience: Values without a better one after which a phase ends.
+        mode: Whether ``"min"`` or ``"max"`` is better.
+        min_delta: A value is better if it is better by more than this.
+
+    Raises:
+        BadRequest: There are fewer than two phases, or an argument is none.
+    """
+
+    phases: Sequence[Patterns]
+    metric: str
+    patience: int = 3
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.phases, str) or not isinstance(self.phases, Sequence) or len(self.phases) < 2:
+            raise BadRequest(
+                f"phases is {self.phases!r}: give what is frozen in each of two or more, as [['backbone'], []]"
+            )
+        for number, patterns in enumerate(self.phases):
+            if not isinstance(patterns, Selection) and not is_patterns(patterns):
+                raise BadRequest(f"phase {number} freezes {patterns!r}, which is no list of patterns")
+        if not isinstance(self.metric, str) or self.mode not in ("min", "max"):
+            raise BadRequest(f"metric is {self.metric!r} and mode {self.mode!r}: give a name, and 'min' or 'max'")
+        if not isinstance(self.patience, Integral) or isinstance(self.patience, bool) or self.patience < 1:
+            raise BadRequest(f"patience is {self.patience!r}: give a whole number from 1 on")
+        if not isinstance(self.min_delta, (int, float)) or not 0 <= self.min_delta < inf:
+            raise BadRequest(f"min_delta is {self.min_delta!r}: give a number from 0 on")
+
+    def place(self, seen: Iterable[float]) -> int:
+        """The phase, counted from 0, after these values of the metric."""
+        place, waited, best = 0, 0, inf
+        for value in seen:
+            loss = value if self.mode == "min" else -value
+            better = loss < best - self.min_delta
+            best, waited = (loss, 0) if better else (best, waited + 1)
+            if waited == self.patience and place < len(self.phases) - 1:
+                place, waited = place + 1, 0
+        return place
+
+    def on(self, module: nn.Module, length: Length) -> Bound:
+        """The rule for a network, whatever the length of training.
+
+        Raises:
+            BadRequest: A pattern matches nothing.
+        """
+        sets = [selected(module, patterns, f"phase {number}") for number, patterns in enumerate(self.phases)]
+        phases = in_turn(sets)
+        return Bound(
+            {f"in phase {number}": chosen for number, chosen in enumerate(sets)},
+            lambda now: phases[self.place(now.seen)],
+        )
 
 
 def in_turn(sets: Sequence[Selection]) -> list[Phase]:

@@ -13,12 +13,12 @@ from math import inf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from letitgo.callbacks.rules import Bound, Length, Now, Patterns, Rotate, Since, When
+from letitgo.callbacks.rules import Bound, Length, Now, Patterns, Plateau, Rotate, Since, When
 from letitgo.errors import BadRequest
 from letitgo.weights import Selection, Statistics, freeze, frozen, parameter_names, thaw
 from letitgo.weights.freeze import scale_rate
 
-Rule = Mapping[When, Patterns] | Rotate
+Rule = Mapping[When, Patterns] | Rotate | Plateau
 
 
 class Schedule:
@@ -31,8 +31,8 @@ class Schedule:
         rule: When → what is frozen from then until the next time named. A whole number is an epoch, counted from 0;
             ``"500it"`` is after 500 optimiser steps; a number between 0 and 1 a share of all steps, rounded to a step.
             What is frozen are patterns for :func:`letitgo.select`, or a selection. Exactly that is frozen; an empty
-            list thaws all that the schedule froze. Or :class:`Rotate`. What asks for no gradient before training begins
-            is not the schedule's, and stays so.
+            list thaws all that the schedule froze. Or :class:`Rotate`, or :class:`Plateau`. What asks for no gradient
+            before training begins is not the schedule's, and stays so.
         statistics: As in :func:`letitgo.freeze`.
         thawed_lr: What was frozen earlier in the schedule and trains now does so with its learning rate times this.
 
@@ -45,14 +45,21 @@ class Schedule:
             raise BadRequest(f"thawed_lr is {thawed_lr!r}: give a factor above 0 for the learning rate, as in 0.1")
         if thawed_lr != 1 and isinstance(rule, Rotate):
             raise BadRequest("a rotation thaws all its blocks in turn: leave out thawed_lr, and set the optimiser's lr")
-        self._rule = rule if isinstance(rule, Rotate) else Since(rule)
+        self._rule = rule if isinstance(rule, (Rotate, Plateau)) else Since(rule)
         self._statistics: Statistics = statistics
         self._thawed_lr = thawed_lr
         self._optimizers: list[Optimizer] = []
+        self.seen: list[float] = []
+        """The values so far of the metric of :class:`Plateau`, to be appended to; a loop stores them to resume."""
         self._module: nn.Module | None = None
         self._bound: Bound | None = None
         self._length = Length(None, None)
         self._held: Selection | None = None
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the metric that the rule needs, if any."""
+        return self._rule.metric if isinstance(self._rule, Plateau) else None
 
     def begin(
         self,
@@ -98,7 +105,7 @@ class Schedule:
             raise BadRequest("the schedule was not begun: call begin(module, optimizers) first")
         if epoch is None and step is not None and self._length.epoch:
             epoch = step // self._length.epoch
-        now = self._bound.at(Now(epoch, step))
+        now = self._bound.at(Now(epoch, step, self.seen))
         if now.frozen != self._held:
             if self._held is not None:
                 thaw(self._module, self._held)

@@ -33,7 +33,8 @@ class FreezeSchedule(TrainerCallback):
 
     Args:
         rule: When → what is frozen from then on, as in ``{0: ["bert"], "500it": ["bert.embeddings"], 0.5: []}``; or
-            :class:`letitgo.callbacks.Rotate`. Steps are counted as ``state.global_step`` is.
+            :class:`letitgo.callbacks.Rotate` or :class:`letitgo.callbacks.Plateau`. Steps are counted as
+            ``state.global_step`` is.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
         thawed_lr: A factor for the learning rate of what was frozen earlier in the schedule and trains now.
 
@@ -66,6 +67,7 @@ class FreezeSchedule(TrainerCallback):
         per_epoch = ceil(len(train_dataloader) / args.gradient_accumulation_steps) if known else None
         self._schedule.begin(model, [optimizer], per_epoch, state.max_steps)
         self._epoch = int(state.epoch or 0) - 1
+        self._look_back(state)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -77,10 +79,27 @@ class FreezeSchedule(TrainerCallback):
     ) -> None:
         self._schedule.enter(self._epoch, state.global_step)
 
+    def on_evaluate(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if (metric := self._schedule.metric) and metric not in metrics:
+            raise BadRequest(f"there is no metric {metric}: the evaluation gave {', '.join(metrics)}")
+        self._look_back(state)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._schedule.end()
+
+    def _look_back(self, state: TrainerState) -> None:
+        """What was seen of the metric is what the Trainer logged, which its checkpoints hold."""
+        if metric := self._schedule.metric:
+            self._schedule.seen = [logged[metric] for logged in state.log_history if metric in logged]
 
 
 class ChangedWeights(TrainerCallback):
