@@ -48,6 +48,24 @@ class NormNet(nn.Module):
         return self.head(torch.relu(self.norm2(self.fc2(hidden))))
 
 
+class Widened(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.tanh(self.linear(inputs))
+
+
+def own_blocks(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    width = int(np.prod(input_shape))
+    return nn.Sequential(nn.Flatten(), *(Widened(width) for _ in range(3)), nn.Linear(width, num_classes))
+
+
+def backboned(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return nn.Sequential(NormNet(input_shape, 12), nn.ReLU(), nn.Linear(12, num_classes))
+
+
 def block_net() -> nn.Module:
     def block() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))

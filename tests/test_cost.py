@@ -259,6 +259,17 @@ def test_the_rest_stays_as_it_is():
     assert told.thawed.prefix == FLOPS[0]
 
 
+class Dropped(nn.Module):
+    """Drops inputs before anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(20, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(nn.functional.dropout(x, 0.5, self.training)))
+
+
 class Several(nn.Module):
     """Takes and returns more than one tensor, in one way or another."""
 
@@ -358,7 +369,8 @@ def test_why_names_what_is_crossed_and_what_is_not():
     )
     assert why(module, "*").startswith("Nothing trains then: there is no backward pass, which saves")
     assert "goes through fc1, fc2 and 2 more all the same" in why(module, "*.bias")
-    assert "an nn.Sequential only" in why(NormNet((20,), 3), "fc1")
+    assert "The outputs of fc1 can be computed once, which leaves" in why(NormNet((20,), 3), "fc1", "norm1")
+    assert "No cache: the network draws random numbers." in why(Dropped(), "first")
     empty = cost(module, torch.randn(2, 20), everything(module) - everything(module))
     assert (empty.share, empty.why) == (1.0, "Nothing is frozen, so nothing is saved.")
     norm = nn.Sequential(nn.BatchNorm1d(20))

@@ -112,7 +112,8 @@ def test_a_network_that_looks_at_numbers_is_built_for_real(capsys, tmp_path, mon
     )
     monkeypatch.syspath_prepend(tmp_path)
     told = told_of(capsys, "looking:make", "--input", "5x4", "--freeze", "bias")
-    assert told["cost"]["frozen"] == {"forward": 16, "backward": 16, "prefix": 0, "uncounted": [], "prefix_bytes": 0}
+    counts = {"forward": 16, "backward": 16, "prefix": 0, "uncounted": [], "prefix_bytes": 0}
+    assert told["cost"]["frozen"] == {**counts, "cut": "", "uncached": ""}
     told = told_of(capsys, "looking:Looks", "--model-args", '{"in_features": 4, "out_features": 2}', "--input", "5x4")
     assert told["cost"]["thawed"]["backward"] == 16
 

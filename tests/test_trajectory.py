@@ -27,6 +27,7 @@ from letitgo.recipes.splits import noisy
 from letitgo.store import Store, open_store
 from letitgo.value import dump
 from letitgo.weights import frozen_prefix, initial_state, load_state, named_trainable, seeded, trainable
+from letitgo.weights.cut import Cut, find_prefix
 
 RECIPES = {
     "sgd": {},
@@ -304,7 +305,7 @@ def test_a_frozen_prefix_is_run_at_each_step_where_inputs_vary(store, monkeypatc
     still = freezing(run_of("sgd"), "fc1")
     assert run.cost() - still.cost() == (run.recipe.epochs - 1) * 1438 * 2 * 64 * 16
     carry_out(run, store, [STEPS])
-    monkeypatch.setattr(letitgo.training.loop, "frozen_prefix", lambda module: None)
+    monkeypatch.setattr(letitgo.training.loop, "find_prefix", lambda *_: (None, None, ""))
     without = Store(tmp_path / "without")
     carry_out(run, without, [STEPS])
     assert bits(run.final.load(store)) == bits(run.final.load(without))
@@ -363,6 +364,80 @@ def test_the_prefix_of_a_residual_network_ends_within_a_stage(store, monkeypatch
     torch.testing.assert_close(parts[1].eval()(parts[0](inputs)), module.eval()(inputs), rtol=0, atol=0)
 
     carry_out(run, store, [recipe.steps])
+    monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
+    without = Store(tmp_path / "without")
+    carry_out(run, without, [recipe.steps])
+    assert bits(run.final.load(store)) == bits(run.final.load(without))
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+CUTS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
+    "vit": (
+        {"model": "transformers:vit", "model_args": {**SMALL, "patch_size": 4}},
+        ("vit.embeddings", "vit.layers.0", "vit.layers.1"),
+        "vit.layers.1",
+    ),
+    "own class": ({"model": "helpers:NormNet"}, ("fc1", "norm1"), "norm1"),
+    "own blocks in a sequence": ({"model": "helpers:own_blocks"}, ("1", "2"), "2"),
+    "a backbone of its own class, some of it frozen": ({"model": "helpers:backboned"}, ("0.fc1", "0.norm1"), "0.norm1"),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_network_of_any_class_is_cut_and_trains_to_the_same_bits(name, store, monkeypatch, tmp_path):
+    fields, frozen, cut = CUTS[name]
+    recipe = small_recipe(widths=None, **fields)
+    trains = tuple(n for n in baseline(recipe).trains if not n.startswith(tuple(f"{part}." for part in frozen)))
+    run = Run(Initial(recipe.network, 0), trains, recipe, statistics="frozen")
+    module = run.start.module(store)
+    run.prepare(module)
+    assert (found := find_prefix(module.train(), recipe.dataset.split("train").batch(slice(0, 4)))[1]) is not None
+    assert found.name == cut
+    counted = step_cost(run.recipe.network, run.moves, "frozen", run.recipe.dataset.plain)
+    assert (counted.cut, counted.prefix_bytes) == (cut, found.bytes)
+    assert run.cost() == recipe.epochs * 1438 * counted.step + 1438 * counted.prefix
+
+    rests = []
+    rest = letitgo.training.loop._rest
+    monkeypatch.setattr(letitgo.training.loop, "_rest", lambda *args: rests.append(1) or rest(*args))
+    carry_out(run, store, [STEPS])
+    assert len(rests) == STEPS
+    monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
+    without = Store(tmp_path / "without")
+    carry_out(run, without, [STEPS])
+    assert len(rests) == STEPS
+    assert point(run.final, store) == point(run.final, without)
+
+
+def test_a_cut_that_does_not_give_the_same_bits_is_not_used(store, monkeypatch):
+    recipe = small_recipe(widths=None, **CUTS["own class"][0])
+    trains = tuple(n for n in baseline(recipe).trains if not n.startswith(("fc1.", "norm1.")))
+    run = Run(Initial(recipe.network, 0), trains, recipe, statistics="frozen")
+    capture = Cut.capture
+    monkeypatch.setattr(Cut, "capture", lambda cut, inputs: capture(cut, inputs) + (4 < len(inputs) < 64) * 1e-3)
+    monkeypatch.setattr(letitgo.training.loop, "_rest", lambda *_: pytest.fail("the cut is used"))
+    carry_out(run, store, [STEPS])
+
+
+def test_inputs_are_handed_on_where_the_rest_needs_them(store, monkeypatch, tmp_path):
+    rows = "".join(f"{'a b c d e'[: 2 * (i % 5) + 1]} w{i % 7},{'no' if i % 2 else 'yes'}\n" for i in range(60))
+    (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
+    args = {**SMALL, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    recipe = Recipe(
+        model="transformers:bert", model_args=args, data=str(tmp_path / "texts.csv"), epochs=2, batch_size=16
+    )
+    frozen = ("bert.embeddings.", "bert.encoder.layer.0.")
+    run = Run(Initial(recipe.network, 0), tuple(n for n in baseline(recipe).trains if not n.startswith(frozen)), recipe)
+    pairs = []
+    rest = letitgo.training.loop._rest
+
+    def noted(cut: Cut, inputs: Any) -> Any:
+        pairs.append(isinstance(inputs, tuple))
+        return rest(cut, inputs)
+
+    monkeypatch.setattr(letitgo.training.loop, "_rest", noted)
+    carry_out(run, store, [recipe.steps])
+    assert pairs == [True] * recipe.steps  # the padding is masked by the inputs
     monkeypatch.setattr(letitgo.training.loop, "PREFIX_BYTES", 0)
     without = Store(tmp_path / "without")
     carry_out(run, without, [recipe.steps])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Batches:
         labels = noisy(split.labels, recipe.dataset.classes, recipe.label_noise, recipe.seed)
         self._split = replace(split, labels=labels).to(device)
         self._augment = Augment(recipe, len(self._split))
-        self._inputs: Callable[[Tensor], Tensor] = self._split.batch if recipe.augment == "none" else self._augmented
+        self._inputs: Callable[[Tensor], Any] = self._split.batch if recipe.augment == "none" else self._augmented
         self._epoch, self._order = -1, torch.empty(0)
 
     @property
@@ -78,10 +79,14 @@ class Batches:
         """Whether an example's input differs from one epoch to the next: what a frozen prefix gives is no constant."""
         return self.recipe.augment != "none"
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
+    def at(self, step: int) -> tuple[Any, Tensor]:
         """Inputs and labels of a step; the last batch of an epoch may be smaller."""
         rows = self.rows(step)
         return self._inputs(rows), self._split.labels.index_select(0, rows)
+
+    def few(self) -> Tensor | None:
+        """Inputs of a few training examples; None where there are not two."""
+        return self._split.batch(slice(0, 4)) if len(self._split) > 1 else None
 
     def rows(self, step: int) -> Tensor:
         """Numbers of the training examples of a step, on the device."""
@@ -103,12 +108,13 @@ class Batches:
         """The seed of what is random within a step, such as dropout: a function of (seed, step)."""
         return derive(self.recipe.seed, "step", step)
 
-    def after(self, prefix: Callable[[Tensor], Tensor], limit: int) -> Batches | None:
+    def after(self, prefix: Callable[[Tensor], Tensor], limit: int, beside: bool = False) -> Batches | None:
         """The same batches with a function's outputs for inputs, computed once, in batches of the recipe's size.
 
         Args:
             prefix: Deterministic, and a function of each example alone.
             limit: Bytes that the outputs may take.
+            beside: Whether inputs are pairs then, of outputs and what the inputs were.
 
         Returns:
             None where the outputs would take more.
@@ -123,5 +129,8 @@ class Batches:
                 rows = slice(begin, begin + size)
                 outputs[rows] = prefix(split.batch(rows))
         found = copy(self)
+        before = self._inputs
         found._inputs = lambda rows: outputs.index_select(0, rows)
+        if beside:
+            found._inputs = lambda rows: (outputs.index_select(0, rows), before(rows))
         return found

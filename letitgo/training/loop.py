@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from letitgo.errors import WorkFailed
+from letitgo.errors import BadRequest, WorkFailed
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.training.place import CPU, Place
 from letitgo.training.step import take_step
-from letitgo.weights import PREFIX_BYTES, frozen_prefix, trainable
+from letitgo.weights import PREFIX_BYTES, trainable
+from letitgo.weights.cut import Cut, find_prefix
 from letitgo.weights.state import seed_generators
 
 
@@ -109,10 +111,34 @@ def _check_still(module: nn.Module, still: dict[str, Tensor], recipe: Recipe) ->
             )
 
 
-def _without_prefix(module: nn.Module, batches: Batches) -> tuple[nn.Module, Batches]:
+def _without_prefix(module: nn.Module, batches: Batches) -> tuple[Callable[[Any], Any], Batches]:
     """What remains to be run at each step, and its batches: the outputs of a frozen prefix are computed once."""
-    if batches.varies or (parts := frozen_prefix(module)) is None:
+    if batches.varies or (few := batches.few()) is None:
         return module, batches
-    prefix, rest = parts
-    made = batches.after(prefix, PREFIX_BYTES)
-    return (module, batches) if made is None else (rest, made)
+    try:
+        parts, cut, _ = find_prefix(module, few)
+    except BadRequest:  # what is wrong with it is told where it is trained on
+        return module, batches
+    if cut is not None:
+        with cut.installed():
+            made = batches.after(cut.capture, PREFIX_BYTES, beside=bool(cut.needed))
+            same = made is not None and _same(cut, batches, made)
+        return (partial(_rest, cut), made) if made is not None and same else (module, batches)
+    made = None if parts is None else batches.after(parts[0], PREFIX_BYTES)
+    return (module, batches) if parts is None or made is None else (parts[1], made)
+
+
+def _same(cut: Cut, batches: Batches, made: Batches) -> bool:
+    """Whether the first and the last batch of an epoch, which may be smaller, give the bits that were kept."""
+    for step in (0, batches.recipe.steps_per_epoch - 1):
+        kept = made.at(step)[0]
+        if not torch.equal(cut.capture(batches.at(step)[0]), kept[0] if isinstance(kept, tuple) else kept):
+            return False
+    return True
+
+
+def _rest(cut: Cut, inputs: Tensor | tuple[Tensor, Tensor]) -> Any:
+    """The network from the cut on: of what was kept, and of the inputs beside it where they are needed."""
+    kept, *more = inputs if isinstance(inputs, tuple) else (inputs,)
+    with cut.installed():
+        return cut.rest(kept, dict(zip(cut.needed, more, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +13,7 @@ from letitgo.recipes.tasks import Task
 
 
 def take_step(
-    module: nn.Module,
+    module: Callable[[Any], Any],
     optimizer: torch.optim.Optimizer,
     task: Task,
     inputs: Tensor,

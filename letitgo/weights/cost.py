@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from letitgo.errors import BadRequest
+from letitgo.weights.cut import find_prefix
 from letitgo.weights.freeze import Chosen, Statistics, frozen
 from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
-from letitgo.weights.prefix import PREFIX_BYTES, frozen_prefix
+from letitgo.weights.prefix import PREFIX_BYTES
 from letitgo.weights.select import Selection, chosen_of
 from letitgo.weights.state import undisturbed
 
@@ -42,6 +43,8 @@ class StepCost:
         backward: The backward pass as far as something trains.
         prefix: The part of ``forward`` that lies in a frozen prefix and can be computed once.
         prefix_bytes: Size of what the prefix gives for one example.
+        cut: The module whose outputs would be kept, where the network is no plain ``nn.Sequential``.
+        uncached: What ends the part that can be computed once, other than that something trains.
         uncounted: Operators from outside PyTorch that no formula is known for, and that are therefore not counted.
     """
 
@@ -50,6 +53,8 @@ class StepCost:
     prefix: int
     uncounted: tuple[str, ...] = ()
     prefix_bytes: int = 0
+    cut: str = ""
+    uncached: str = field(default="", compare=False)
 
     @property
     def whole(self) -> int:
@@ -240,7 +245,6 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
     examples = sizes[0] if sizes else 1
     if not examples:
         raise BadRequest("the example is empty: its first dimension counts examples and has to be at least 1")
-    split = frozen_prefix(module)
     with _Counter() as forward:
         outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
     if not any(output.is_floating_point() or output.is_complex() for output in outputs):
@@ -252,12 +256,30 @@ def _counted(module: nn.Module, example: Example) -> StepCost:
         if ends and weights:
             # Unlike backward(), this leaves the gradients that parameters hold, and what hangs on them, alone.
             torch.autograd.grad(ends, weights, [torch.ones_like(end) for end in ends], allow_unused=True)
-    with _Counter() as prefix, torch.no_grad():
-        kept = _call(split[0], inputs) if split else None
-    unknown = sorted(forward.uncounted | backward.uncounted | prefix.uncounted)
-    ahead, back, once = (counter.get_total_flops() // examples for counter in (forward, backward, prefix))
-    size = kept.nbytes // examples if isinstance(kept, Tensor) else 0
-    return StepCost(ahead, back, once, tuple(unknown), size)
+    unknown = sorted(forward.uncounted | backward.uncounted)
+    ahead, back = (counter.get_total_flops() // examples for counter in (forward, backward))
+    return replace(_prefix(module, inputs, ahead, examples), forward=ahead, backward=back, uncounted=tuple(unknown))
+
+
+def _prefix(module: nn.Module, inputs: Any, forward: int, examples: int) -> StepCost:
+    """What can be computed once, in a cost without anything else."""
+    kwargs = inputs if isinstance(inputs, dict) else {}
+    args = () if kwargs else inputs if isinstance(inputs, tuple) else (inputs,)
+    parts, cut, stop = find_prefix(module, *args, **kwargs)
+    if parts is not None:
+        with _Counter() as counter, torch.no_grad():
+            kept = _call(parts[0], inputs)
+        return StepCost(0, 0, counter.get_total_flops() // examples, prefix_bytes=kept.nbytes // examples)
+    stop = "" if stop.endswith(" trains") else stop
+    if cut is None:
+        return StepCost(0, 0, 0, uncached=stop)
+    leaves = tree_leaves((args, kwargs))
+    device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    with cut.installed(), _Counter() as counter:
+        kept = torch.zeros(examples, *cut.shape, dtype=cut.dtype, device=device)
+        cut.rest(kept, {place: leaves[place] for place in cut.needed})
+    once = forward - counter.get_total_flops() // examples
+    return StepCost(0, 0, once, prefix_bytes=cut.bytes, cut=cut.name, uncached=stop)
 
 
 def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) -> Any:
@@ -349,7 +371,7 @@ def _why(
         return (
             f"{first} still trains, so the backward pass goes through {_some(through)} all the same, but it ends "
             f"at {first} and never reaches {_some(beyond)}: this saves {saved}."
-        )
+        ) + (f" {_once(module, thawed, cold)}" if cold.prefix else "")
     reached = (
         f"Nothing that trains lies before {_some(beyond)}, so the backward pass never gets there: this saves {saved}."
     )
@@ -359,12 +381,13 @@ def _why(
 def _once(module: nn.Module, thawed: StepCost, cold: StepCost) -> str:
     if cold.prefix:
         left = f"{100 * _share(cold.step, thawed.step):.1f} %"
+        what = cold.cut or "the frozen prefix"
         return (
-            f"The outputs of the frozen prefix can be computed once, which leaves {left} of a step; studies do so for "
+            f"The outputs of {what} can be computed once, which leaves {left} of a step; studies do so for "
             f"up to {PREFIX_BYTES // max(cold.prefix_bytes, 1):,} examples."
         )
     if type(module) is not nn.Sequential:
-        return "No cache: where its outputs could be computed once is known of an nn.Sequential only."
+        return f"No cache: {cold.uncached or 'what it gives is not all that flows on'}."
     return (
         "No cache: its outputs change from step to step, by dropout, statistics of the batch, hooks or a module that "
         "is not of torch.nn."

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from letitgo.errors import BadRequest, WorkFailed, named
-from letitgo.weights.prefix import hooked
+from letitgo.weights.prefix import ends_where_it_trains, frozen_prefix, hooked, trains_whole
 from letitgo.weights.state import undisturbed
 
 Mode = Literal["", "replay", "capture"]
@@ -348,6 +348,15 @@ class Cut:
             part.forward = partial(_forward, part, self._replay, own)  # type: ignore[method-assign]
             self._parts.append(part)
 
+    @contextmanager
+    def installed(self) -> Iterator[Cut]:
+        """The network with the cut installed; then it is as it was."""
+        self.install()
+        try:
+            yield self
+        finally:
+            self.remove()
+
     def remove(self) -> None:
         """Give the modules their forward pass back."""
         for part in self._parts:
@@ -450,7 +459,7 @@ class Cut:
                 kept = self.capture(*args, **kwargs)
             self._replay.value = float("nan")
             with undisturbed(self._module, "cut"):
-                found = _tensors(self.rest(kept, {i: leaves[i] for i in self.needed}))
+                found = _tensors(self.rest(kept.contiguous(), {i: leaves[i] for i in self.needed}))
         finally:
             self._replay.value = None
             self.remove()
@@ -515,3 +524,28 @@ def find_cut(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Cut | None, 
         if fits and (tensors[0].is_meta or cut._proved(leaves)):
             return cut, watch
     return None, watch
+
+
+def find_prefix(
+    module: nn.Module, *args: Any, **kwargs: Any
+) -> tuple[tuple[nn.Sequential, nn.Sequential] | None, Cut | None, str]:
+    """Find what can be computed once: of a chain of known links by their classes, of other networks by a cut.
+
+    Args:
+        module: In the modes it trains in. It is left as it was.
+        args: As for :func:`find_cut`.
+        kwargs: The same by keyword.
+
+    Returns:
+        The prefix and the rest of a chain, or the cut that goes further than that; both None where there is neither.
+        And what ended the search for a cut, if there was one.
+    """
+    parts = frozen_prefix(module)
+    if ends_where_it_trains(module) or trains_whole(module):
+        return parts, None, ""
+    cut, watch = find_cut(module, *args, **kwargs)
+    if cut is not None and parts is not None:
+        known = {id(tensor) for tensor in (*parts[0].parameters(), *parts[0].buffers())}
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        cut = None if all(id(tensors[name]) in known for name in cut.used) else cut
+    return (parts if cut is None else None), cut, watch.stop

@@ -48,6 +48,19 @@ def frozen_prefix(module: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | No
     return nn.Sequential(*links[:length]), nn.Sequential(*links[length:])
 
 
+def ends_where_it_trains(module: nn.Module) -> bool:
+    """Whether the first link of a chain that is not known to be constant trains as a whole: no prefix goes further."""
+    links = chain(module)
+    link = next((link for link in links if not _constant(link)), None)
+    return link is None or (len(links) > 1 and trains_whole(link))
+
+
+def trains_whole(module: nn.Module) -> bool:
+    """Whether a module has parameters, and all of them train."""
+    flags = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(flags) and all(flags)
+
+
 def _constant(module: nn.Module) -> bool:
     if any(parameter.requires_grad for parameter in module.parameters()):
         return False
