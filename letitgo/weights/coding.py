@@ -1,8 +1,11 @@
 """What turns one tensor into another, bit for bit, in few bytes.
 
-A code says what is kept of the new tensor: all of it (``whole``), or the rows along the first dimension or single
-values that changed. Which ones they are is told by an index: packed bits (``rows.mask``, ``values.mask``), or the
-numbers of unchanged ones before each (``rows.gaps``, ``values.gaps``).
+A code says what is kept of the new tensor: all of it (``whole``); the rows along the first dimension or single values
+that changed; or, where most changed a little, the bits that differ (``xor``). An index names rows or values: packed bits
+(``rows.mask``, ``values.mask``), or the numbers of unchanged ones before each (``rows.gaps``, ``values.gaps``).
+
+``xor`` is the exclusive or with the old tensor, its bytes sorted by their place in an element, compressed as one zstd
+frame. After a small change signs and exponents agree, so those bytes are mostly zero.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-Code = Literal["whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps"]
+Code = Literal["whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps", "xor"]
 _INDEX = 100  # bytes that an index takes in the header of a file, whatever its length
+_LEVEL = 3  # of zstd: higher ones take several times as long for a few per cent
 
 
 class Coded(NamedTuple):
@@ -22,8 +27,8 @@ class Coded(NamedTuple):
 
     Attributes:
         code: A :data:`Code`.
-        values: All of the new tensor, its changed rows (k, ...) or its changed values (k,).
-        where: Which they are, a vector of unsigned integers; None where ``values`` is all.
+        values: All of the new tensor, its changed rows (k, ...), its changed values (k,), or compressed bytes (k,).
+        where: Which rows or values they are, a vector of unsigned integers; None elsewhere.
     """
 
     code: str
@@ -47,7 +52,8 @@ def encode(new: Tensor, old: Tensor) -> Coded | None:
         Tensors of its own, on the CPU.
     """
     words = _words(new)
-    values = words != _words(old)
+    difference = words ^ _words(old)
+    values = difference != 0
     count = int(np.count_nonzero(values))
     if not count:
         return None
@@ -59,7 +65,11 @@ def encode(new: Tensor, old: Tensor) -> Coded | None:
     # Whatever their index, values take a bit for each there is or a byte for each that changed.
     if count * words.itemsize + min(len(values) // 8, count) < min(map(_size, options)):
         options.append(_taken("values", values, words))
+    if 2 * count > len(values):
+        options.append(("xor", _compressed(difference), np.empty(0, np.uint8)))
     code, taken, index = min(options, key=_size)
+    if code == "xor":
+        return Coded(code, torch.from_numpy(taken))
     if code == "whole":
         return Coded(code, _tensor(taken.copy(), new).reshape(new.shape))
     shape = (-1, *new.shape[1:]) if code.startswith("rows") else (-1,)
@@ -69,6 +79,10 @@ def encode(new: Tensor, old: Tensor) -> Coded | None:
 def fits(coded: Coded, target: Tensor) -> bool:
     """Whether the shapes of what is coded can be those of a change to ``target``."""
     code, values, where = coded
+    if code == "xor":
+        return values.dtype == torch.uint8 and values.ndim == 1
+    if values.dtype != target.dtype:
+        return False
     if code == "whole":
         return values.shape == target.shape
     if where is None or where.ndim != 1 or where.dtype not in (torch.uint8, torch.uint16):
@@ -86,9 +100,11 @@ def decode(coded: Coded, old: Tensor) -> Tensor:
         old: What it was encoded against.
 
     Raises:
-        ValueError: The index does not name as many rows or values as there are.
+        ValueError: The index does not name as many rows or values as there are, or compressed bytes are damaged.
     """
     code, values, where = coded
+    if code == "xor":
+        return _tensor(_words(old) ^ _decompressed(values, old), old).reshape(old.shape)
     if where is None:
         return values
     units = len(old) if code.startswith("rows") else old.numel()
@@ -146,6 +162,21 @@ def _gaps(positions: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
     gaps = np.full(len(skips) + int(full.sum()), most, dtype)
     gaps[np.cumsum(full + 1) - 1] = rest
     return gaps
+
+
+def _compressed(words: np.ndarray) -> np.ndarray:
+    planes = np.ascontiguousarray(words.view(np.uint8).reshape(len(words), -1).T)
+    return np.frombuffer(pa.Codec("zstd", compression_level=_LEVEL).compress(planes), np.uint8).copy()
+
+
+def _decompressed(values: Tensor, like: Tensor) -> np.ndarray:
+    """No more memory is taken than ``like`` has, whatever the bytes say."""
+    try:
+        planes = pa.Codec("zstd").decompress(values.numpy(), decompressed_size=like.numel() * like.element_size())
+    except OSError as error:
+        raise ValueError(f"its bytes cannot be decompressed ({error})") from error
+    found = np.frombuffer(planes, np.uint8).reshape(like.element_size(), -1)
+    return np.ascontiguousarray(found.T).view(f"u{like.element_size()}").reshape(-1)
 
 
 def _taken(unit: str, chosen: np.ndarray, words: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:

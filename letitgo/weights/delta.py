@@ -135,7 +135,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
         try:
             patches[name] = coded.values if name in new else decode(coded, old[name])
         except ValueError as error:
-            raise damaged(path, f"the index of {name!r} is wrong: {error}") from error
+            raise damaged(path, f"{name!r} cannot be decoded: {error}") from error
     load_state(model, {**old, **patches})
 
 
@@ -219,12 +219,12 @@ def _changes(path: Any, about: _Change, stored: State, own: State) -> dict[str, 
     for name, code in about.changed.items():
         if name not in own:
             raise BadRequest(f"{path} is of another network: {name!r} is not in the model; {nearest(name, list(own))}")
-        parts = [name] if code == "whole" else [name, _index_name(name, code)]
+        parts = [name, _index_name(name, code)] if "." in code else [name]
         for part in parts:
             if part not in left:
                 raise damaged(path, f"{part!r} is listed but not stored")
         coded, target = Coded(code, *(left.pop(part) for part in parts)), own[name]
-        if coded.values.dtype != target.dtype:
+        if code != "xor" and coded.values.dtype != target.dtype:
             raise BadRequest(
                 f"{name!r} is {dtype(coded.values)} in {path} and {dtype(target)} in the model: convert the model"
             )
