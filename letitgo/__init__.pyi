@@ -32,6 +32,7 @@ from letitgo.studies.train.study import Train as Train
 from letitgo.training import Place as Place
 from letitgo.version import __version__ as __version__
 from letitgo.weights import Alignment as Alignment
+from letitgo.weights import Bisection as Bisection
 from letitgo.weights import CachedFeatures as CachedFeatures
 from letitgo.weights import Cost as Cost
 from letitgo.weights import FixedClassifier as FixedClassifier
@@ -43,9 +44,11 @@ from letitgo.weights import Status as Status
 from letitgo.weights import Subspace as Subspace
 from letitgo.weights import alignment as alignment
 from letitgo.weights import biases as biases
+from letitgo.weights import bisect as bisect
 from letitgo.weights import cache_features as cache_features
 from letitgo.weights import copied as copied
 from letitgo.weights import cost as cost
+from letitgo.weights import diff as diff
 from letitgo.weights import distance as distance
 from letitgo.weights import entries as entries
 from letitgo.weights import everything as everything

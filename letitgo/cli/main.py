@@ -38,6 +38,8 @@ app.command(study_app("deep-linear", QUESTIONS, "letitgo.deep_linear"))
 _COMMANDS = {
     "reproduce": (QUESTIONS, "Compare a paper's claims with measurements."),
     "inspect": (NETWORK, "Show what trains in a network, and what it costs."),
+    "bisect": (NETWORK, "Find the layers whose changes carry the gain of a fine-tune."),
+    "diff": (NETWORK, "Show which layers differ between two files of weights."),
     "runs": (STORE, "List what the store holds."),
     "show": (STORE, "Show one result and its provenance."),
     "clean": (STORE, "List what no study needs any more; remove it on request."),

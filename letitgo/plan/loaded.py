@@ -40,7 +40,10 @@ class Loaded(State):
         return self.of
 
     def load(self, store: Store) -> weights.State:
-        """The tensors, in the network's own precision, second names of tied ones left out.
+        return self.tensors()
+
+    def tensors(self) -> weights.State:
+        """In the network's own precision, second names of tied ones left out.
 
         Raises:
             WorkFailed: The file is not there any more, or is another.

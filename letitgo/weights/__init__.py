@@ -8,6 +8,8 @@ from letitgo.weights.alignment import alignment as alignment
 from letitgo.weights.alignment import imbalance as imbalance
 from letitgo.weights.alignment import invariant_drift as invariant_drift
 from letitgo.weights.alignment import lemma_2 as lemma_2
+from letitgo.weights.bisection import Bisection as Bisection
+from letitgo.weights.bisection import bisect as bisect
 from letitgo.weights.checkpoint import read_weights as read_weights
 from letitgo.weights.checkpoint import weight_files as weight_files
 from letitgo.weights.classifier import FixedClassifier as FixedClassifier
@@ -23,6 +25,7 @@ from letitgo.weights.cost import cost as cost
 from letitgo.weights.cost import step_cost as step_cost
 from letitgo.weights.delta import load as load
 from letitgo.weights.delta import save as save
+from letitgo.weights.difference import diff as diff
 from letitgo.weights.features import CachedFeatures as CachedFeatures
 from letitgo.weights.features import cache_features as cache_features
 from letitgo.weights.freeze import Dropout as Dropout

@@ -1,8 +1,8 @@
 """What turns one tensor into another, bit for bit, in few bytes.
 
 A code says what is kept of the new tensor: all of it (``whole``); the rows along the first dimension or single values
-that changed; or, where most changed a little, the bits that differ (``xor``). An index names rows or values: packed bits
-(``rows.mask``, ``values.mask``), or the numbers of unchanged ones before each (``rows.gaps``, ``values.gaps``).
+that changed; or, where most changed a little, the bits that differ (``xor``). An index names rows or values, by packed
+bits (``rows.mask``, ``values.mask``) or the numbers of unchanged ones before each (``rows.gaps``, ``values.gaps``).
 
 ``xor`` is the exclusive or with the old tensor, its bytes sorted by their place in an element, compressed as one zstd
 frame. After a small change signs and exponents agree, so those bytes are mostly zero.

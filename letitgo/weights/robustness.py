@@ -92,7 +92,7 @@ def robustness(
     _check(donor, draws, init, statistics, batches)
     tensors = _tensors(model)
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
-    restore = _remembered(model)
+    restore = remembered(model)
 
     def drawn(unit: str, draw: int) -> tuple[State, list[str]]:
         fresh, undrawn = dict[str, Tensor](), list[str]()
@@ -123,7 +123,7 @@ def robustness(
         if source and batches is not None:
             with drawing_from(seed, "statistics"):
                 re_estimate(model, batches)
-        score = _number(evaluate(model))
+        score = number(evaluate(model))
         restore()
         return {
             "layer": layer,
@@ -267,7 +267,7 @@ def _holds_nan(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _remembered(model: nn.Module) -> Callable[[], None]:
+def remembered(model: nn.Module) -> Callable[[], None]:
     """What puts the model back, to the bit and with the same objects, into the state it is in now."""
     modules = [
         (module, module.training, [(slots, dict(slots)) for slots in _slots(module)]) for module in model.modules()
@@ -300,7 +300,12 @@ def _slots(module: nn.Module) -> tuple[dict[str, Any], ...]:
     return module._parameters, module._buffers, module._modules
 
 
-def _number(score: Any) -> float:
+def number(score: Any) -> float:
+    """What ``evaluate`` gave, as a number.
+
+    Raises:
+        BadRequest: It is none.
+    """
     if isinstance(score, Tensor) and score.numel() == 1:
         score = score.item()
     if not isinstance(score, Real):
