@@ -173,6 +173,38 @@ def test_an_optimiser_that_fills_in_gradients_does_not_move_what_is_frozen(rule)
     assert len(optimizer.param_groups[0]["params"]) == 4
 
 
+class Decaying(torch.optim.SGD):
+    """Steps as its parent does, then decays all that it has."""
+
+    broken = False
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step()
+        if self.broken:
+            raise RuntimeError("broken")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(0.9)
+
+
+def test_what_an_optimiser_does_after_its_parents_step_does_not_move_what_is_frozen():
+    torch.optim.SGD(network().parameters())  # from now on the parent's step runs the hooks too
+    net = network()
+    optimizer = Decaying(net.parameters(), lr=0.1)
+    freeze(net, "0")
+    before = copy.deepcopy(net)
+    step(net, optimizer)
+    optimizer.broken = True
+    with pytest.raises(RuntimeError, match="broken"):
+        step(net, optimizer)
+    optimizer.broken = False
+    step(net, optimizer)
+    assert net[0].weight.equal(before[0].weight)
+    assert not net[2].weight.equal(before[2].weight)
+    assert len(optimizer.param_groups[0]["params"]) == 4
+
+
 def test_an_optimiser_with_a_list_of_its_own_is_named():
     net = network()
     optimizer = torch.optim.LBFGS(net.parameters(), max_iter=2)

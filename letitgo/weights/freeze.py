@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -277,6 +279,8 @@ _Group = dict[str, Any]
 
 
 class _Rearranged(NamedTuple):
+    by: FrameType | None
+    """The call of ``step`` that this was done for. A class and its parent may both run the hooks, one in the other."""
     groups: list[tuple[_Group, list[nn.Parameter]]]
     still: list[tuple[nn.Parameter, int]]
     """What is left out of the step, and its versions."""
@@ -294,13 +298,16 @@ def scale_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Paramet
 
 
 def _leave_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    call = sys._getframe(1)
+    if (done := vars(optimizer).get(_LEFT_OUT)) is not None and _runs(done.by, call):
+        return
     _put_back(optimizer)  # a step that raised did not get there
     groups = [(group, group["params"]) for group in optimizer.param_groups]
     still = [p for _, params in groups for p in params if not p.requires_grad and p.grad is None]
     factor, scaled = vars(optimizer).get(_RATE, (1.0, frozenset()))
     if not still and not scaled:
         return
-    done = vars(optimizer)[_LEFT_OUT] = _Rearranged(groups, [(p, p._version) for p in still], [])
+    done = vars(optimizer)[_LEFT_OUT] = _Rearranged(call, groups, [(p, p._version) for p in still], [])
     left_out = set(map(id, still))
     for group, params in groups:
         moving = [parameter for parameter in params if id(parameter) not in left_out]
@@ -310,7 +317,16 @@ def _leave_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
     optimizer.param_groups.extend(own for _, own in done.split)
 
 
+def _runs(call: FrameType | None, inner: FrameType | None) -> bool:
+    """Whether one call, which began before another, has not ended."""
+    while inner is not None and inner is not call:
+        inner = inner.f_back
+    return inner is not None
+
+
 def _take_back(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    if (begun := vars(optimizer).get(_LEFT_OUT)) is not None and begun.by is not sys._getframe(1):
+        return  # the parent's step, inside of the step that this was done for
     done = _put_back(optimizer)
     if any(parameter._version != version for parameter, version in done.still):
         raise WorkFailed(
@@ -327,7 +343,7 @@ def _take_back(optimizer: torch.optim.Optimizer, *_: object) -> None:
 
 
 def _put_back(optimizer: torch.optim.Optimizer) -> _Rearranged:
-    done = vars(optimizer).pop(_LEFT_OUT, None) or _Rearranged([], [], [])
+    done = vars(optimizer).pop(_LEFT_OUT, None) or _Rearranged(None, [], [], [])
     if done.split:
         del optimizer.param_groups[len(done.groups) :]
     for group, params in done.groups:
