@@ -1,5 +1,8 @@
 """``letitgo bisect``."""
 
+# RecipeOptions is a class made at run time.
+# pyright: reportInvalidTypeForm=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
