@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.weights.layers import bare, plain
+from letitgo.weights.sharded import refuse_sharded
 from letitgo.whole import replaced
 
 MARK = (1, 1, 1, 1, 1, 32)
@@ -39,6 +41,7 @@ class Changed:
 
     def begin(self, module: nn.Module) -> None:
         """Take the module as it is for what training begins with, unless a checkpoint was loaded into it since."""
+        refuse_sharded(module, "ChangedWeights")
         if self._base is None:
             self._base = digests(module.state_dict())
 
@@ -82,6 +85,7 @@ def load_changed(module: nn.Module, checkpoint: str | Path) -> None:
         BadRequest: There is no such checkpoint, or the network is not what training started from.
         WorkFailed: It cannot be read.
     """
+    refuse_sharded(module, "load_changed")
     path = Path(checkpoint)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -94,6 +98,8 @@ def load_changed(module: nn.Module, checkpoint: str | Path) -> None:
             state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:
         raise WorkFailed(f"the checkpoint {file} cannot be read: {error}") from error
+    own = {plain(module, name): name for name in module.state_dict()}
+    state = {own.get(without, name): state[name] for name, without in zip(state, bare(state), strict=True)}
     put_back(module, state)
     _repeat_ties(module, state)
     try:

@@ -17,6 +17,7 @@ from letitgo.callbacks.rules import Bound, Length, Now, Patterns, Plateau, Rotat
 from letitgo.errors import BadRequest
 from letitgo.weights import Selection, Statistics, freeze, frozen, parameter_names, thaw
 from letitgo.weights.freeze import scale_rate
+from letitgo.weights.sharded import refuse_fixed
 
 Rule = Mapping[When, Patterns] | Rotate | Plateau
 
@@ -78,10 +79,12 @@ class Schedule:
 
         Raises:
             BadRequest: A pattern matches nothing, nothing would be left to train, a parameter that is to train at some
-                time was frozen before or is in no optimiser, an optimiser cannot hold weights still, or a length that
-                is needed is missing.
+                time was frozen before or is in no optimiser, an optimiser cannot hold weights still, a length that is
+                needed is missing, or the network is one of FSDP1 or DeepSpeed.
         """
         self.end()
+        optimizers = list(optimizers)
+        refuse_fixed(module, optimizers)
         length = Length(steps_per_epoch, steps)
         bound = self._rule.on(module, length)
         inner: list[Optimizer] = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]

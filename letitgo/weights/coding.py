@@ -17,6 +17,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from letitgo.weights.sharded import whole
+
 Code = Literal["whole", "rows.mask", "rows.gaps", "values.mask", "values.gaps", "xor"]
 _INDEX = 100  # bytes that an index takes in the header of a file, whatever its length
 _LEVEL = 3  # of zstd: higher ones take several times as long for a few per cent
@@ -37,8 +39,8 @@ class Coded(NamedTuple):
 
 
 def raw(tensor: Tensor) -> np.ndarray:
-    """A tensor's bytes in the order of its elements; a view where they lie so in memory."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    """A tensor's bytes in the order of its elements, gathered if spread; a view where they lie so in memory."""
+    return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def encode(new: Tensor, old: Tensor) -> Coded | None:

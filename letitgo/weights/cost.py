@@ -22,6 +22,7 @@ from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
 from letitgo.weights.prefix import PREFIX_BYTES
 from letitgo.weights.select import Selection, chosen_of
+from letitgo.weights.sharded import whole_on_meta
 from letitgo.weights.state import undisturbed
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -116,7 +117,7 @@ def step_cost(module: nn.Module, inputs: Example) -> StepCost:
         BadRequest: The network does not take the inputs, or returns nothing to train on.
     """
     parameter_names(module)  # refuses what is lazy
-    with undisturbed(module, "cost"):
+    with whole_on_meta(module), undisturbed(module, "cost"):
         return _counted(module, inputs)
 
 
@@ -202,6 +203,7 @@ def cost(
 
     Args:
         module: The network. It is left as it was, to the bit: flags, gradients, modes, statistics and random state.
+            One that FSDP2 sharded is counted as a whole, as if one process did it all, on the ``meta`` device.
         example_input: Some examples, each tensor of shape (N, ...), on the module's device; two or more where the
             network normalizes over them. A mapping is taken as inputs by keyword. A network on the ``meta`` device is
             counted without being computed.
@@ -217,7 +219,7 @@ def cost(
     if isinstance(example_input, (Selection, str)):
         raise BadRequest("example_input is a selection: the order is cost(module, example_input, selection)")
     selection = chosen_of(module, selection)
-    with undisturbed(module, "cost"):
+    with whole_on_meta(module), undisturbed(module, "cost"):
         if not module.training:
             module.train()
         with frozen(module, selection, statistics), _calls(module) as calls:
@@ -241,6 +243,8 @@ def cost(
 def _counted(module: nn.Module, example: Example) -> StepCost:
     inputs: Any = dict(example) if isinstance(example, Mapping) else example
     inputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)  # they do not train
+    if any(parameter.is_meta for parameter in module.parameters()):
+        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
     sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
     examples = sizes[0] if sizes else 1
     if not examples:

@@ -23,6 +23,7 @@ from letitgo.weights.checkpoint import read_weights
 from letitgo.weights.coding import Code, Coded, decode, encode, fits
 from letitgo.weights.layers import bare, plain
 from letitgo.weights.sealed import About, damaged, digests, dtype, own_versions, read, write
+from letitgo.weights.sharded import is_sharded, local, on_first_process, refuse_fixed, whole
 from letitgo.weights.state import State, initial_state, load_state, own_tensors
 
 Factory = Callable[[], nn.Module]
@@ -59,7 +60,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
     """Write what differs from a base: parameters and persistent buffers, a tied tensor once.
 
     Args:
-        model: On any device.
+        model: On any device. Where FSDP2 sharded it, every process calls this, and the first one writes the file.
         path: The file, replaced as a whole once it is written.
         base: What the reader will have: a module, a state dict, a file of weights (safetensors, ``.pt``, ``.pth``,
             ``.bin``), or a pair (factory, seed) that stands for ``initial_state(factory, seed)``. Tensors that it lacks
@@ -83,7 +84,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
     changed: dict[str, str] = {}
     stored: State = {}
     for name, tensor in own.items():
-        coded = encode(tensor, old[name]) if name in old else Coded("whole", tensor.detach().cpu().contiguous().clone())
+        now = whole(tensor).detach()
+        coded = encode(now, old[name]) if name in old else Coded("whole", now.cpu().contiguous().clone())
         if coded:
             changed[name] = coded.code
             stored[name] = coded.values
@@ -94,7 +96,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], base: Base) -> None:
         "changed": changed,
         "new": [name for name in own if name not in old],
     }
-    write(path, "letitgo", about, stored)
+    if any(map(is_sharded, own.values())):
+        on_first_process(lambda: write(path, "letitgo", about, stored))
+    else:
+        write(path, "letitgo", about, stored)
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | None = None) -> None:
@@ -104,7 +109,8 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
     allocated is bounded by its size and the model's.
 
     Args:
-        model: Of the same names, shapes and dtypes as the one saved; on any device.
+        model: Of the same names, shapes and dtypes as the one saved; on any device. Where FSDP2 sharded it, every
+            process calls this.
         path: What :func:`save` wrote.
         base: What it was saved against: nothing where the model has those weights now; else as in :func:`save`, or the
             factory alone, which is called with the seed that stands in the file.
@@ -149,7 +155,8 @@ def check_delta(path: str | os.PathLike[str]) -> None:
 
 
 def plain_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
-    """:func:`own_tensors`, refused where safetensors cannot hold one."""
+    """:func:`own_tensors`, refused where safetensors cannot hold one or FSDP1 or DeepSpeed has laid them out anew."""
+    refuse_fixed(model)
     own, firsts = own_tensors(model)
     for name, tensor in own.items():
         _check_plain(name, tensor)
@@ -199,7 +206,7 @@ def _check_plain(name: str, tensor: Tensor) -> None:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.device == b.device
+    return local(a).data_ptr() == local(b).data_ptr() and a.device == b.device
 
 
 def summary(tensors: State) -> dict[str, str]:

@@ -16,8 +16,10 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.weights.compiled import drop_stale_graphs
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.select import Selection, chosen_of
+from letitgo.weights.sharded import flags_changed, local, refuse_fixed, reshard, whole
 
 Statistics = Literal["follow", "frozen"]
 Dropout = Literal["follow", "off"]
@@ -51,9 +53,12 @@ def freeze(
         dropout: ``"off"``: all other modules that are wholly frozen stay in evaluation mode too, which turns off their
             dropout, that inside of attention and recurrent layers included.
 
+    Under FSDP2 give the network that was sharded, in all processes. A group of parameters may be frozen in part.
+
     Raises:
         BadRequest: The selection is none, or of another network; or something in it would move all the same: it shares
-            its memory with what trains, or an embedding's ``max_norm`` changes it.
+            its memory with what trains, or an embedding's ``max_norm`` changes it; or the network is one of FSDP1 or
+            DeepSpeed, which fix what trains.
     """
     selection = _check(module, selection)
     for name, given, kind in (("statistics", statistics, Statistics), ("dropout", dropout, Dropout)):
@@ -66,6 +71,7 @@ def freeze(
         record.setdefault(own_name, parameter.requires_grad)
         parameter.requires_grad_(False)
         parameter.grad = None
+    flags_changed(module)
     mode = module.training
     for part in still(module, selection, statistics, dropout).values():
         if not _is_held(part):
@@ -89,6 +95,8 @@ def thaw(module: nn.Module, selection: Chosen | None = None) -> None:
             parameter = module.get_parameter(name)
             parameter.requires_grad_(before and trains(parameter))
             _forget(module, name)
+    flags_changed(module)
+    drop_stale_graphs()
     thawed = {id(module.get_parameter(name)) for name in selection}
     for name, part in module.named_modules():
         if _is_held(part) and thawed.intersection(map(id, _extent(module, name).parameters())):
@@ -133,10 +141,13 @@ def frozen_until(module: nn.Module, selection: Chosen, statistics: Statistics, d
     freeze(module, selection, statistics, dropout)
 
     def restore() -> None:
+        reshard(module)
         for name, (flag, recorded) in before.items():
             module.get_parameter(name).requires_grad_(flag)
             if recorded is None:
                 _forget(module, name)
+        flags_changed(module)
+        drop_stale_graphs()
         for part, own, held in parts:
             vars(part).pop("train", None)
             part.training = module.training if own is None else own
@@ -149,6 +160,8 @@ def frozen_until(module: nn.Module, selection: Chosen, statistics: Statistics, d
 def _check(module: nn.Module, selection: Chosen) -> Selection:
     if hasattr(vars(module).get(HELD), "release"):
         raise BadRequest("the module is held, which says what is frozen: release() it first")
+    refuse_fixed(module)
+    reshard(module)
     return chosen_of(module, selection)
 
 
@@ -176,11 +189,12 @@ def _refuse_restless(module: nn.Module, selection: Selection) -> None:
     chosen = {id(module.get_parameter(name)): name for name in selection}
     for part in module.modules():
         if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None:
-            name, weight = chosen.get(id(part.weight)), part.weight.detach().clone()
+            now = whole(part.weight.detach())
+            name, weight = chosen.get(id(part.weight)), now.clone()
             torch.embedding_renorm_(
                 weight, torch.arange(len(weight), device=weight.device), part.max_norm, part.norm_type
             )
-            if name and not torch.equal(weight, part.weight):
+            if name and not torch.equal(weight, now):
                 raise BadRequest(
                     f"{name} cannot be frozen: its max_norm shortens rows in the forward pass. Shorten them and set "
                     "max_norm to None"
@@ -202,12 +216,15 @@ def _refuse_restless(module: nn.Module, selection: Selection) -> None:
 
 def _place(parameter: nn.Parameter) -> tuple[int, int, int] | None:
     """The memory a parameter lies on, its first byte there and the one after its last; None where there is none."""
-    if is_lazy(parameter) or parameter.layout != torch.strided or not parameter.numel() or parameter.is_meta:
+    if is_lazy(parameter):
         return None
-    spread = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True)) + 1
-    begin = int(parameter.storage_offset())
-    width = parameter.element_size()
-    return parameter.untyped_storage().data_ptr(), begin * width, (begin + spread) * width
+    shard = local(parameter)
+    if shard.layout != torch.strided or not shard.numel() or shard.is_meta:
+        return None
+    spread = sum((size - 1) * step for size, step in zip(shard.shape, shard.stride(), strict=True)) + 1
+    begin = int(shard.storage_offset())
+    width = shard.element_size()
+    return shard.untyped_storage().data_ptr(), begin * width, (begin + spread) * width
 
 
 def still(

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from letitgo.errors import BadRequest, WorkFailed
+from letitgo.weights.compiled import drop_stale_graphs
 from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen_until
 from letitgo.weights.gradients import StandIn, give_way, has_gradient
 from letitgo.weights.layers import parameter_names, trains
-from letitgo.weights.part import Part
+from letitgo.weights.part import Part, part_of
 from letitgo.weights.select import Selection
-from letitgo.weights.subspace import Projected, Subspace
+from letitgo.weights.sharded import flags_changed, refuse_sharded, reshard
+from letitgo.weights.subspace import Projected, Subspace, subspace_of
 
 
 def hold(
@@ -50,15 +52,19 @@ def hold(
         What lets go again, by ``release()`` or as a context manager.
 
     Raises:
-        BadRequest: The module is held already, or the part is none or of another network.
+        BadRequest: The module is held already, or the part is none or of another network, or holds single entries or
+            a subspace of a network that is spread over processes.
     """
     if not isinstance(part, (Part, Selection, Subspace)):
         raise BadRequest(f"{part!r} is no part: choose with select, fraction, entries or subspace")
-    part = Part(part, {}) if isinstance(part, Selection) else part
-    if (part.excluded if isinstance(part, Subspace) else part.whole).of != parameter_names(module):
-        raise BadRequest("the part is of another network: choose one of this network")
+    try:
+        part = subspace_of(module, part) if isinstance(part, Subspace) else part_of(module, part)
+    except BadRequest:
+        raise BadRequest("the part is of another network: choose one of this network") from None
     if held_of(module):
         raise BadRequest("the module is held already: release() it first")
+    if isinstance(part, Subspace) or part.entries:
+        refuse_sharded(module, "a subspace" if isinstance(part, Subspace) else "a part of single entries")
     return Held(module, part, statistics, dropout)
 
 
@@ -76,6 +82,7 @@ def named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
     The coordinates of a subspace are called ``"subspace.z"``, its learned scales ``"subspace.scales"``.
     """
+    reshard(module)
     stand_ins: dict[int, nn.Parameter | None] = {}
     for prefix, held in helds(module).items():
         stand_ins |= {id(moving.parameter): moving.values for moving in held.moving.values()}
@@ -122,6 +129,8 @@ class Held:
         self._thaw = frozen_until(module, rest, statistics, dropout)
         for name in self._flags:
             module.get_parameter(name).requires_grad_(True)
+        flags_changed(module)
+        drop_stale_graphs()
         self.moving = {n: Moving(n, module.get_parameter(n), mask) for n, mask in partly.items() if n in moves}
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
         vars(module)[HELD] = self
@@ -166,6 +175,8 @@ class Held:
         self._thaw()
         for name, flag in self._flags.items():
             self._module.get_parameter(name).requires_grad_(flag)
+        flags_changed(self._module)
+        drop_stale_graphs()
 
     def __enter__(self) -> Held:
         return self

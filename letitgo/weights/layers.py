@@ -52,6 +52,18 @@ def bare(names: Iterable[str]) -> list[str]:
     return [name.removeprefix("module.") for name in kept] if all(n.startswith("module.") for n in kept) else kept
 
 
+def named_in(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Names of parameters and buffers, with wrappers or without → the module's own. What is none of its stays as it is.
+
+    So what was named before a network was wrapped fits it afterwards, and the other way round.
+    """
+    given = tuple(names)
+    tensors = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    inside = {plain(module, name): name for pairs in tensors for name, _ in pairs}
+    known = {**inside, **{name: name for name in inside.values()}}
+    return {name: known.get(name, inside.get(without, name)) for name, without in zip(given, bare(given), strict=True)}
+
+
 def trains(parameter: nn.Parameter) -> bool:
     """Whether a parameter can train: whole numbers and truth values cannot."""
     return parameter.is_floating_point() or parameter.is_complex()

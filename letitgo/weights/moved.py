@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from letitgo.weights.delta import Base, beside
 from letitgo.weights.hold import helds, named_trainable
 from letitgo.weights.layers import plain
+from letitgo.weights.sharded import whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
     trains = {plain(model, name) for name, _ in named_trainable(model)}
     found = []
     for name, tensor in before.items():
-        now, then = own[name].detach().cpu(), tensor.detach().cpu()
+        now, then = (whole(each.detach()).cpu() for each in (own[name], tensor))
         differs = _differing(now, then)
         if not isinstance(own[name], nn.Parameter):
             found.append(Movement(name, "buffer", bool(differs.any())))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import is_container, layers, no_parameter, owner, parameter_names, ties
+from letitgo.weights.layers import is_container, layers, named_in, no_parameter, owner, parameter_names, plain, ties
 from letitgo.weights.roles import roles
-from letitgo.weights.select import Selection
+from letitgo.weights.select import Selection, chosen_of
+from letitgo.weights.sharded import laid_out, local, reshard
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,9 @@ def entries(module: nn.Module, masks: Mapping[str, Tensor]) -> Part:
     """
     names = parameter_names(module)
     found = {}
-    for name, mask in masks.items():
+    own = named_in(module, masks)
+    for given, mask in masks.items():
+        name = own[given]
         if name not in names:
             raise BadRequest(f"{name!r} is no parameter: {no_parameter(name, names)}")
         shape = module.get_parameter(name).shape
@@ -98,6 +101,7 @@ def fraction(
         raise BadRequest(f"the share is {share}: give a number above 0 and at most 1")
     if of not in ("filters", "weights"):
         raise BadRequest(f"of is {of!r}: it can be 'filters' or 'weights'")
+    within = None if within is None else chosen_of(module, within)
     owned: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name in parameter_names(module):
         owning = owner(module, name)
@@ -106,7 +110,7 @@ def fraction(
     chosen: dict[str, Tensor] = {}
     known = roles(module)
     for owning, tensors in owned.items():
-        generator = torch.Generator().manual_seed(derive(seed, "fraction", owning))
+        generator = torch.Generator().manual_seed(derive(seed, "fraction", plain(module, owning)))
         picked: dict[int, Tensor] = {}  # number of filters → the ones chosen, so that a bias goes with its weight
         for name, tensor in sorted(tensors, key=lambda item: -item[1].ndim):
             if of == "weights" and known[name].weight:
@@ -179,12 +183,24 @@ def head(module: nn.Module) -> str:
     return next(layer for layer, own in layers(module).items() if last in own)
 
 
+def part_of(module: nn.Module, part: Part | Selection) -> Part:
+    """A part under the names that a network has now, wrapped or not.
+
+    Raises:
+        BadRequest: It is of another network.
+    """
+    part = part if isinstance(part, Part) else Part(part, {})
+    own = named_in(module, part.entries)
+    return Part(chosen_of(module, part.whole), {own[name]: mask for name, mask in part.entries.items()})
+
+
 @torch.no_grad()
 def zero_out(module: nn.Module, part: Part | Selection) -> None:
     """Set the weights of a part to zero in place: ``zero_out(module, ~kept)`` prunes all that ``kept`` leaves out."""
-    part = part if isinstance(part, Part) else Part(part, {})
+    part = part_of(module, part)
+    reshard(module)
     for name in part.whole:
         module.get_parameter(name).zero_()
     for name, mask in part.entries.items():
         parameter = module.get_parameter(name)
-        parameter.masked_fill_(mask.to(parameter.device), 0)
+        local(parameter).masked_fill_(local(laid_out(mask.to(parameter.device), parameter)), 0)

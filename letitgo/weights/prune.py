@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
 from letitgo.value import derive
-from letitgo.weights.layers import no_parameter, parameter_names
+from letitgo.weights.layers import named_in, no_parameter, parameter_names
 from letitgo.weights.roles import roles
 from letitgo.weights.select import Selection
+from letitgo.weights.sharded import reshard, whole
 
 Masks = dict[str, Tensor]
 """Parameter name → boolean mask of its shape, on the CPU; true where a weight is kept."""
 
 Scope = Literal["layer", "global"]
+
+T = TypeVar("T")
 
 
 def prunable(module: nn.Module) -> Selection:
@@ -61,16 +64,18 @@ def magnitude_masks(
     """
     if scope not in ("layer", "global"):
         raise BadRequest(f"scope is {scope!r}: it can be 'layer' or 'global'")
-    rates = dict(rate) if isinstance(rate, Mapping) else dict.fromkeys(prunable(module), rate)
+    rates = _renamed(module, rate) if isinstance(rate, Mapping) else dict.fromkeys(prunable(module), rate)
     names = parameter_names(module)
     for name, share in rates.items():
         if name not in names:
             raise BadRequest(f"{name!r} is no parameter: {no_parameter(name, names)}")
         if not 0 <= share < 1:
             raise BadRequest(f"the rate of {name} is {share}: give at least 0 and less than 1")
-    weights = {name: module.get_parameter(name).detach().cpu() for name in rates}
+    reshard(module)
+    weights = {name: whole(module.get_parameter(name).detach()).cpu() for name in rates}
     there = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
     if within is not None:
+        within = _renamed(module, within)
         _check_within(there, within)
         there = {name: within[name].bool().cpu() for name in there}
     if scope == "layer":
@@ -142,6 +147,11 @@ def unpack_bits(data: bytes, shape: tuple[int, ...]) -> Tensor:
     if len(bits) != -(-count // 8) * 8:
         raise ValueError(f"{len(data)} bytes are no mask of shape {shape}")
     return torch.from_numpy(bits[:count].astype(bool)).view(shape)
+
+
+def _renamed(module: nn.Module, items: Mapping[str, T]) -> dict[str, T]:
+    own = named_in(module, items)
+    return {own[name]: item for name, item in items.items()}
 
 
 def _without_smallest(magnitudes: Tensor, there: Tensor, share: float) -> Tensor:

@@ -16,8 +16,9 @@ from letitgo.errors import BadRequest, nearest
 from letitgo.value import derive
 from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
-from letitgo.weights.layers import owner, parameter_names
-from letitgo.weights.select import Selection, select
+from letitgo.weights.layers import named_in, owner
+from letitgo.weights.select import Selection, chosen_of, select
+from letitgo.weights.sharded import refuse_sharded
 from letitgo.weights.state import State, check_draws, drawing_from, initial_state, seeded
 from letitgo.weights.statistics import re_estimate
 from letitgo.weights.units import By, with_norms
@@ -83,13 +84,15 @@ def robustness(
     buffers. Its module's ``reset_parameters`` does not reach it: it is refused unless ``init`` assigns to it.
 
     Raises:
-        BadRequest: The donor does not fit or shares its tensors with the model; neither ``reset_parameters`` nor
-            ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no number.
+        BadRequest: The model is spread over processes; the donor does not fit or shares its tensors with the model;
+            neither ``reset_parameters`` nor ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no
+            number.
     """
+    refuse_sharded(model, "robustness")
     owned = _chosen(model, layers, by)
     units = units_of(model, owned, by, [blocks] if isinstance(blocks, str) else blocks)
     chosen = {unit: tuple(name for layer in own for name in owned[layer]) for unit, own in units.items()}
-    _check(donor, draws, init, statistics, batches)
+    donor = _checked(model, donor, draws, init, statistics, batches)
     tensors = _tensors(model)
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
     restore = remembered(model)
@@ -109,9 +112,9 @@ def robustness(
             for layer in chosen:
                 yield layer, "reinitialised", None, donor
         for draw in range(draws):
-            whole = initial_state(donor, derive(seed, "rerandomised", draw)) if callable(donor) else None
+            whole = initial_state(donor, derive(seed, "rerandomised", draw)) if callable(donor) else {}
             for layer in chosen:
-                yield layer, "rerandomised", draw, whole or drawn(layer, draw)[0]
+                yield layer, "rerandomised", draw, _renamed(model, whole) or drawn(layer, draw)[0]
 
     def measured(layer: str, intervention: str, draw: int | None, source: Mapping[str, Tensor]) -> dict[str, Any]:
         names = chosen[layer] if source else ()
@@ -139,7 +142,7 @@ def robustness(
         if isinstance(donor, Mapping):
             _check_fit(donor, tensors, moved)
         if callable(donor):
-            _check_fit(_built(donor, seed), tensors, moved)
+            _check_fit(_renamed(model, _built(donor, seed)), tensors, moved)
             check_draws(donor, "the factory given as donor")
         elif draws:
             _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
@@ -165,8 +168,7 @@ def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None, by
     if not isinstance(layers, Selection):
         layers = select(model, *([layers] if isinstance(layers, str) else layers or ()))
         layers = layers if by == "module" else with_norms(model, layers)
-    if layers.of != parameter_names(model):
-        raise BadRequest("the selection is of another network: choose with select(model, ...)")
+    layers = chosen_of(model, layers)
     owned = {layer: tuple(name for name in names if name in layers) for layer, names in layers_of(model).items()}
     chosen = {layer: names for layer, names in owned.items() if names}
     if not chosen:
@@ -180,7 +182,10 @@ def _with_parametrization(model: nn.Module, names: tuple[str, ...]) -> list[str]
     return [*names, *(name for name, _ in model.named_buffers() if name.startswith(within))]
 
 
-def _check(donor: Any, draws: int, init: Any, statistics: str, batches: Iterable[Any] | None) -> None:
+def _checked(
+    model: nn.Module, donor: Any, draws: int, init: Any, statistics: str, batches: Iterable[Any] | None
+) -> Any:
+    """The donor, a state under the model's own names."""
     if isinstance(donor, nn.Module):
         raise BadRequest("donor is a network: give its weights, donor.state_dict(), or the factory that builds it")
     if donor is not None and not isinstance(donor, Mapping) and not callable(donor):
@@ -205,6 +210,13 @@ def _check(donor: Any, draws: int, init: Any, statistics: str, batches: Iterable
             raise BadRequest("batches is empty: no statistics can be estimated")
         if isinstance(first, (tuple, list)):
             raise BadRequest("batches gives tuples: give the inputs alone, as in [inputs for inputs, labels in loader]")
+    return _renamed(model, donor) if isinstance(donor, Mapping) else donor
+
+
+def _renamed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state under the model's own names."""
+    own = named_in(model, state)
+    return {own[name]: tensor for name, tensor in state.items()}
 
 
 def _built(factory: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:

@@ -192,7 +192,7 @@ def chosen_of(module: nn.Module, choice: Selection | str | Sequence[str]) -> Sel
     names = parameter_names(module)
     if choice.of == names:
         return choice
-    if bare(choice.of) != bare(names):
+    if bare(choice.of) not in (bare(names), [plain(module, name) for name in names]):
         raise BadRequest("the selection is of another network: choose with select(module, ...)")
     own = zip(choice.of, names, strict=True)
     return Selection(tuple(name for theirs, name in own if theirs in choice), names)

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from letitgo.errors import BadRequest
 from letitgo.value import derive
 from letitgo.weights.layers import parameter_names, plain
+from letitgo.weights.sharded import laid_out, whole
 
 State = dict[str, Tensor]
 """Parameters, persistent buffers and extra state by name. A tied tensor is one object under several names, or there
@@ -115,7 +116,7 @@ def write_state(module: nn.Module, state: State) -> None:
         if name.endswith(_EXTRA):
             parts[name.rpartition(".")[0]].set_extra_state(tensor.clone())
         else:
-            own[name].copy_(tensor)
+            own[name].copy_(laid_out(tensor, own[name]))
 
 
 @contextmanager
@@ -270,6 +271,7 @@ class _Draws(TorchDispatchMode):
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    a, b = whole(a), whole(b)
     return a.is_meta or torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 

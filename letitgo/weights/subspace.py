@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -15,7 +15,8 @@ from letitgo.weights.gradients import StandIn, give_way, has_gradient
 from letitgo.weights.hadamard import full_precision
 from letitgo.weights.layers import layers, parameter_names
 from letitgo.weights.projections import Kind, check_kind, draw
-from letitgo.weights.select import Selection
+from letitgo.weights.select import Selection, chosen_of
+from letitgo.weights.sharded import refuse_sharded
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def subspace(
             that trains or holds real numbers.
     """
     names = parameter_names(module)
-    exclude = Selection((), names) if exclude is None else exclude
-    if not isinstance(exclude, Selection) or exclude.of != names:
-        raise BadRequest("exclude is no selection of this network: choose with select(module, ...)")
+    exclude = Selection((), names) if exclude is None else chosen_of(module, exclude)
     trains = {name for name in names if module.get_parameter(name).requires_grad}
     projected = Selection(tuple(name for name in names if name in trains and name not in exclude), names)
     part = Subspace(int(d) if isinstance(d, Integral) else d, kind, seed, projected, exclude, said)
@@ -72,8 +71,18 @@ def subspace(
     return part
 
 
+def subspace_of(module: nn.Module, part: Subspace) -> Subspace:
+    """A subspace under the names that a network has now, wrapped or not.
+
+    Raises:
+        BadRequest: It is of another network.
+    """
+    return replace(part, projected=chosen_of(module, part.projected), excluded=chosen_of(module, part.excluded))
+
+
 def check(module: nn.Module, part: Subspace) -> int:
     """Refuse a subspace that the network has not; returns how many of its d numbers are scales."""
+    refuse_sharded(module, "a subspace")
     if not part.projected:
         raise BadRequest("no weights that train are left to project: thaw some, or exclude fewer")
     parameters = {name: module.get_parameter(name) for name in part.projected}

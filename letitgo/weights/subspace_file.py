@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from letitgo.errors import BadRequest
 from letitgo.weights.delta import Summary, check_base, plain_tensors, summary
 from letitgo.weights.hold import Held, held_of, hold
-from letitgo.weights.layers import parameter_names
+from letitgo.weights.layers import named_in, parameter_names, plain
 from letitgo.weights.projections import Kind
 from letitgo.weights.sealed import About, damaged, dtype, read, write
 from letitgo.weights.select import Selection
@@ -68,8 +68,8 @@ def save_subspace(module: nn.Module, path: str | os.PathLike[str]) -> None:
     part = projected.part
     about = {
         "subspace": {"d": part.d, "kind": part.kind, "seed": part.seed, "said": part.said},
-        "projected": list(part.projected),
-        "excluded": list(part.excluded),
+        "projected": [plain(module, name) for name in part.projected],
+        "excluded": [plain(module, name) for name in part.excluded],
         "projection": summary(projected.projection.drawn)["digest"],
         "base": summary(_base(module, part, projected)),
     }
@@ -91,10 +91,11 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
     """
     about, stored = read(path, "letitgo-subspace", _Said)
     names = parameter_names(module)
-    for name in (*about.projected, *about.excluded):
-        if name not in names:
+    own_names = named_in(module, (*about.projected, *about.excluded))
+    for name, place in own_names.items():
+        if place not in names:
             raise BadRequest(f"{path} is of another network: {name!r} is not in the module")
-    chosen = (set(about.projected), set(about.excluded))
+    chosen = [{own_names[name] for name in some} for some in (about.projected, about.excluded)]
     inside, outside = (Selection(tuple(name for name in names if name in some), names) for some in chosen)
     part = Subspace(**about.subspace.model_dump(), projected=inside, excluded=outside)
     scales = check(module, part)
@@ -127,10 +128,10 @@ def load_subspace(module: nn.Module, path: str | os.PathLike[str]) -> Held:
 
 
 def _base(module: nn.Module, part: Subspace, projected: Projected | None = None) -> State:
-    """What the reader has: θ₀ and the frozen parameters, by name."""
+    """What the reader has: θ₀ and the frozen parameters, by the names without wrappers."""
     origin = projected.origin if projected else {}
     return {
-        name: origin.get(name, parameter.detach())
+        plain(module, name): origin.get(name, parameter.detach())
         for name, parameter in module.named_parameters()
         if name not in part.excluded
     }
@@ -138,7 +139,7 @@ def _base(module: nn.Module, part: Subspace, projected: Projected | None = None)
 
 def _rest(module: nn.Module, part: Subspace) -> State:
     """What is stored whole: the parameters outside the subspace that train, and the buffers."""
-    parameters = set(parameter_names(module)) - set(part.excluded)
+    parameters = {plain(module, name) for name in parameter_names(module) if name not in part.excluded}
     return {name: tensor for name, tensor in plain_tensors(module)[0].items() if name not in parameters}
 
 

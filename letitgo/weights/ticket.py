@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.weights.layers import no_parameter, parameter_names
+from letitgo.weights.layers import named_in, no_parameter, parameter_names
 from letitgo.weights.part import Part, entries, zero_out
 from letitgo.weights.prune import Masks, unpack_bits
 from letitgo.weights.sealed import About, damaged, read, write
@@ -91,6 +91,8 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
     if shapes.keys() != stored.keys():
         raise damaged(path, "it does not hold the masks that it lists")
     if module is not None:
+        own = named_in(module, shapes)
+        shapes, stored = ({own[name]: each for name, each in items.items()} for items in (shapes, stored))
         _check(shapes, module, path)
     try:
         masks = {name: unpack_bits(_inflated(stored[name], shape), shape) for name, shape in shapes.items()}

@@ -1,0 +1,200 @@
+"""Networks whose parameters are spread over processes.
+
+Under FSDP2 (``torch.distributed.fsdp.fully_shard``) a parameter is a DTensor of which each process has a shard. What
+gathers or lays out here is a collective: every process calls it, in the same order. FSDP1 and DeepSpeed fix what trains
+when they wrap a network: there, freezing comes before wrapping, and changing it later is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from letitgo.errors import BadRequest
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over processes."""
+    return isinstance(tensor, _known("torch.distributed.tensor", "DTensor"))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor; a tensor that is not spread, as it is."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from all processes; one that is not spread, as it is."""
+    if not is_sharded(tensor):
+        return tensor
+    spread: Any = tensor.detach()
+    return spread.to(spread.device_mesh.device_type).full_tensor()  # shards may be kept on the CPU
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process has, spread as another one is."""
+    if not is_sharded(like):
+        return whole(tensor)
+    if is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(mesh.device_type), mesh, placements)
+
+
+def reshard(module: nn.Module) -> None:
+    """Put a network back to its shards.
+
+    After a forward pass without a backward pass the root of FSDP2 holds gathered copies, and a flag set on a copy is
+    lost with it.
+    """
+    for part in _fsdp_modules(module):
+        part.reshard()
+
+
+def flags_changed(module: nn.Module) -> None:
+    """Tell FSDP2 that other parameters ask for a gradient than before.
+
+    A group takes the dtypes of its gradients from what trains at the first forward pass (pytorch#186998), and keeps
+    gradients that were not reduced yet.
+
+    Raises:
+        BadRequest: Parameters of one group that train have different dtypes.
+    """
+    for group in _groups(module):
+        for parameter in group.fsdp_params:
+            if not parameter.sharded_param.requires_grad:
+                parameter.unsharded_accumulated_grad = None
+        try:
+            group._init_mp_dtypes()
+        except AssertionError as error:
+            raise BadRequest(
+                f"FSDP trains the parameters of a group in one dtype ({error}): convert the network before fully_shard"
+            ) from None
+
+
+def refuse_fixed(module: nn.Module, optimizers: Iterable[object] = ()) -> None:
+    """Refuse a network of FSDP1 or DeepSpeed.
+
+    Raises:
+        BadRequest: It is one.
+    """
+    parameters = list(module.parameters())
+    if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
+        raise BadRequest(
+            "FullyShardedDataParallel lays parameters flat and fixes what trains when it wraps: do this before "
+            "wrapping, or shard with fully_shard"
+        )
+    kinds = [type(module), *map(type, optimizers)]
+    by_deepspeed = any("deepspeed" in kind.__module__.split(".") for kind in kinds)
+    if by_deepspeed or any(hasattr(parameter, "ds_id") for parameter in parameters):
+        raise BadRequest(
+            "DeepSpeed fixes what trains in deepspeed.initialize, and under ZeRO-3 parameters have no shape: do this "
+            "before that call, or shard with fully_shard"
+        )
+
+
+def refuse_sharded(module: nn.Module, what: str) -> None:
+    """Refuse what is not carried out on shards.
+
+    Args:
+        module: The network.
+        what: Begins the sentence, as in ``"robustness"``.
+
+    Raises:
+        BadRequest: A parameter of the network is spread over processes.
+    """
+    refuse_fixed(module)
+    reshard(module)
+    for name, parameter in module.named_parameters():
+        if is_sharded(parameter):
+            raise BadRequest(f"{what} needs whole weights, and {name} is spread over processes: take one that is not")
+
+
+@contextmanager
+def whole_on_meta(module: nn.Module) -> Iterator[None]:
+    """Within, a sharded network is a whole one on the ``meta`` device, to be called without values and without others.
+
+    Raises:
+        BadRequest: The network is one of FSDP1 or DeepSpeed.
+    """
+    refuse_fixed(module)
+    reshard(module)
+    if not any(map(is_sharded, module.parameters())):
+        yield
+        return
+    parts = list(module.modules())
+    owned = [(part, dict(part._parameters)) for part in parts]
+    slots = [slot for part in parts for slot in (part._buffers, part._forward_pre_hooks, part._forward_hooks)]
+    before: list[dict[Any, Any]] = [dict(slot) for slot in slots]
+    metas = {
+        id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), p.requires_grad)
+        for p in module.parameters()
+    }
+    try:
+        for part, parameters in owned:
+            for name, parameter in parameters.items():
+                if parameter is not None:
+                    setattr(part, name, metas[id(parameter)])  # recurrent layers keep lists of their own
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = None if buffer is None else torch.empty_like(buffer, device="meta")
+            for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                for key in [key for key, hook in hooks.items() if _is_of_fsdp(hook)]:
+                    del hooks[key]
+        yield
+    finally:
+        for part, parameters in owned:
+            for name, parameter in parameters.items():
+                setattr(part, name, parameter)
+        for slot, contents in zip(slots, before, strict=True):
+            slot.clear()
+            slot.update(contents)
+
+
+def on_first_process(work: Callable[[], None]) -> None:
+    """Do something in the first process, while all wait; what it raises there is raised in all.
+
+    Raises:
+        BadRequest: The work raised it.
+    """
+    from torch import distributed
+
+    said: list[str | None] = ["the first process failed"]
+    try:
+        if distributed.get_rank() == 0:
+            work()
+            said = [None]
+    except BadRequest as error:
+        said = [str(error)]
+    finally:
+        distributed.broadcast_object_list(said)
+    if said[0] is not None:
+        raise BadRequest(said[0])
+
+
+def _known(package: str, name: str) -> Any:
+    """A class of a package that somebody imported, for ``isinstance``; importing it would take seconds."""
+    return getattr(sys.modules.get(package), name, ())
+
+
+def _fsdp_modules(module: nn.Module) -> list[Any]:
+    kind = _known("torch.distributed.fsdp", "FSDPModule")
+    return [part for part in module.modules() if isinstance(part, kind)] if kind else []
+
+
+def _groups(module: nn.Module) -> Iterator[Any]:
+    """The groups of parameters that FSDP2 gathers together, once it has looked at their dtypes."""
+    for part in _fsdp_modules(module):
+        state = part._get_fsdp_state()
+        if state._is_root is not None:
+            yield from filter(None, getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group])
+
+
+def _is_of_fsdp(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp")

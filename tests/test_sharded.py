@@ -1,0 +1,356 @@
+"""Networks that FSDP2 sharded, in one process and in two; networks of FSDP1 and DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import bits
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.nn.functional import mse_loss
+
+from letitgo import (
+    BadRequest,
+    biases,
+    copied,
+    cost,
+    entries,
+    freeze,
+    frozen,
+    hold,
+    load,
+    magnitude_masks,
+    moved,
+    robustness,
+    save,
+    select,
+    status,
+    step_cost,
+    subspace,
+    thaw,
+    train_only,
+    trainable,
+    zero_out,
+)
+from letitgo.callbacks import Schedule, load_changed
+from letitgo.callbacks.changed import Changed
+from letitgo.weights import load_state
+
+
+class Recurrent(nn.Module):
+    """Keeps its parameters in a list beside the usual ones, has a tied weight and statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.norm = nn.GRU(6, 8), nn.BatchNorm1d(8)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.first(self.norm(self.cells(inputs)[0].flatten(0, 1))).relu())
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def shard(module: nn.Module, policy: MixedPrecisionPolicy | None = None) -> nn.Module:
+    """By layers, what is left by the root."""
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    for part in [*(child for child in module.children() if list(child.parameters())), module]:
+        if part is not list(module.children())[-1]:
+            fully_shard(part, mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
+    return module
+
+
+def whole(module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return {name: (x.full_tensor() if hasattr(x, "full_tensor") else x).clone() for name, x in state.items()}
+
+
+def still(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """The layers that did not move by a bit."""
+    now = whole(module)
+    return {name.partition(".")[0] for name in now if torch.equal(now[name], before[name])}
+
+
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor) -> None:
+    optimizer.zero_grad()
+    outputs = module(inputs).float()
+    mse_loss(outputs, torch.ones_like(outputs)).backward()
+    optimizer.step()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["frozen before sharding", "frozen after"])
+def test_freeze_and_thaw(before):
+    module = net()
+    if before:
+        freeze(module, "0")
+    shard(module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    if not before:
+        freeze(module, "0")
+    start = whole(module)
+    step(module, optimizer, X)
+    step(module, optimizer, X)
+    assert still(module, start) == {"0"}
+    assert [row.status for row in status(module).rows] == ["frozen", "trainable", "trainable"]
+    thaw(module)
+    start = whole(module)
+    step(module, optimizer, X)
+    assert still(module, start) == set()
+
+
+def test_a_freeze_after_a_validation_is_not_lost():
+    """The root then holds gathered copies, on which a flag would do nothing."""
+    module = shard(net())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    step(module, optimizer, X)
+    for change, stays in ((freeze, {"4"}), (thaw, set())):
+        with torch.no_grad():
+            module(X)
+        change(module, "4")
+        start = whole(module)
+        step(module, optimizer, X)
+        assert still(module, start) == stays
+
+
+@pytest.mark.parametrize("first", [["0"], ["0", "2"]])
+def test_thawing_under_mixed_precision(first):
+    module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+    optimizer = torch.optim.SGD(trainable(module), lr=0.1)
+    with frozen(module, first):
+        step(module, optimizer, X)
+    start = whole(module)
+    step(module, optimizer, X)
+    assert still(module, start) == set()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in module.parameters())
+
+
+def test_dtypes_that_a_group_cannot_mix_are_refused():
+    module = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3).bfloat16())
+    freeze(module, "1")
+    fully_shard(module, mesh=init_device_mesh("cpu", (1,)), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    module(X)
+    with pytest.raises(BadRequest, match=r"FSDP trains the parameters of a group in one dtype .* before fully_shard"):
+        thaw(module)
+
+
+def test_gradients_that_wait_to_be_reduced_do_not_move_what_is_frozen():
+    module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module.set_requires_gradient_sync(False)
+    module(X).float().square().mean().backward()
+    freeze(module, "0")
+    module.set_requires_gradient_sync(True)
+    start = whole(module)
+    module(X).float().square().mean().backward()
+    optimizer.step()
+    assert still(module, start) == {"0"}
+
+
+def test_hold_takes_whole_tensors_and_refuses_less():
+    module = shard(net())
+    start = whole(module)
+    with hold(module, biases(module)) as held:
+        step(module, torch.optim.AdamW(held.parameters(), lr=0.1), X)
+    now = whole(module)
+    assert {name for name in now if torch.equal(now[name], start[name])} == {f"{i}.weight" for i in (0, 2, 4)}
+    some = entries(module, {"0.weight": torch.eye(8, 6)})
+    chosen = subspace(net(), 5)
+    for part in (some, chosen):
+        with pytest.raises(BadRequest, match=r"needs whole weights, and 0\.weight is spread over processes"):
+            hold(module, part)
+    with pytest.raises(BadRequest, match="a subspace needs whole weights"):
+        subspace(module, 5)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_masks_and_zeros():
+    module, plain = shard(net()), net()
+    masks = magnitude_masks(module, 0.5)
+    assert all(torch.equal(mask, magnitude_masks(plain, 0.5)[name]) for name, mask in masks.items())
+    for each in (module, plain):
+        zero_out(each, ~entries(each, masks))
+    assert bits(whole(module)) == bits(whole(plain))
+
+
+def test_a_saved_change_is_that_of_the_whole_network(tmp_path):
+    module, plain = shard(net()), net()
+    base = copied(module)
+    for each in (module, plain):
+        train_only(each, "2")
+        step(each, torch.optim.SGD(trainable(each), lr=0.1), X)
+    save(module, tmp_path / "sharded", base=base)
+    save(plain, tmp_path / "plain", base=net())
+    assert (tmp_path / "sharded").read_bytes() == (tmp_path / "plain").read_bytes()
+    for again in (net(), shard(net())):
+        load(again, tmp_path / "sharded")
+        assert bits(whole(again)) == bits(whole(module))
+    assert [movement.name for movement in moved(module, net()) if movement.moved] == ["2.weight", "2.bias"]
+    assert not any(movement.surprise for movement in moved(module, base))
+    other = shard(net(1))
+    with pytest.raises(BadRequest, match=r"they differ in '0\.bias', '0\.weight', '2\.bias' and 3 more"):
+        load(other, tmp_path / "sharded")
+    load_state(other, copied(module))
+    assert bits(whole(other)) == bits(whole(module))
+    with pytest.raises(BadRequest, match="the base is the model itself"):
+        save(module, tmp_path / "own", base=module)
+    with pytest.raises(BadRequest, match="cannot be written"):
+        save(module, tmp_path / "none" / "own", base=base)
+
+
+@pytest.mark.parametrize(("factory", "chosen"), [(net, "0"), (net, "2"), (Recurrent, "cells"), (Recurrent, "first")])
+def test_cost_is_that_of_the_whole_network(factory, chosen):
+    inputs = X if factory is net else X[None].transpose(0, 1)
+    module = factory()
+    on_meta = cost(factory().to("meta"), inputs, chosen)
+    shard(module)
+    before = bits(whole(module)), [id(p) for p in module.parameters()], trainable(module)
+    counted = cost(module, inputs, chosen)
+    assert counted.thawed.backward == on_meta.thawed.backward > counted.frozen.backward == on_meta.frozen.backward
+    assert (counted.gradient_bytes, counted.optimizer_bytes) == (on_meta.gradient_bytes, on_meta.optimizer_bytes)
+    assert step_cost(module, inputs).backward == counted.thawed.backward
+    assert before == (bits(whole(module)), [id(p) for p in module.parameters()], trainable(module))
+
+
+def test_the_network_trains_on_after_cost():
+    module = shard(net())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(2):
+        start = whole(module)
+        step(module, optimizer, X)
+        assert still(module, start) == set()
+        cost(module, X, "0")
+
+
+def test_what_is_not_carried_out_on_shards_is_refused(tmp_path):
+    module = shard(net())
+    with pytest.raises(BadRequest, match=r"robustness needs whole weights, and 0\.weight is spread"):
+        robustness(module, lambda model: pytest.fail("evaluated"), draws=1)
+    with pytest.raises(BadRequest, match="ChangedWeights needs whole weights"):
+        Changed().begin(module)
+    with pytest.raises(BadRequest, match="load_changed needs whole weights"):
+        load_changed(module, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")
+def test_fsdp1_and_deepspeed_are_refused_where_what_trains_would_change(tmp_path):
+    wrapped = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
+    zero_3, zero_2 = net(), net()
+    for parameter in zero_3.parameters():
+        parameter.ds_id = 0
+    engine = type("Engine", (nn.Sequential,), {"__module__": "deepspeed.runtime.engine"})(*zero_2)
+    schedule = Schedule({0: ["0"], 1: []})
+    for fixed, reason in ((wrapped, "FullyShardedDataParallel"), (zero_3, "DeepSpeed"), (engine, "DeepSpeed")):
+        for change in (
+            lambda fixed=fixed: thaw(fixed),
+            lambda fixed=fixed: freeze(fixed, select(fixed, "2")),
+            lambda fixed=fixed: hold(fixed, select(fixed, "2")),
+            lambda fixed=fixed: schedule.begin(fixed, []),
+            lambda fixed=fixed: cost(fixed, X, "2"),
+            lambda fixed=fixed: save(fixed, tmp_path / "file", base=net()),
+        ):
+            with pytest.raises(BadRequest, match=rf"{reason} .*fixes what trains .*shard with fully_shard"):
+                change()
+    optimizer = type("Optimizer", (torch.optim.SGD,), {"__module__": "accelerate.utils.deepspeed"})(net().parameters())
+    with pytest.raises(BadRequest, match="DeepSpeed fixes what trains"):
+        schedule.begin(net(), [optimizer])
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import distributed
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+from test_sharded import *
+
+module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+schedule = Schedule({0: ["0"], 1: [], 2: ["2", "4"]})
+schedule.begin(module, [optimizer])
+inputs, seen = X + rank, []
+for epoch in range(3):
+    schedule.enter(epoch)
+    before = whole(module)
+    step(module, optimizer, inputs)
+    step(module, optimizer, inputs)
+    seen.append(sorted(still(module, before)))
+    with torch.no_grad():
+        module(inputs)
+schedule.end()
+save(module, folder / "change", base=net())
+again = shard(net())
+load(again, folder / "change")
+try:
+    save(module, folder / "none" / "change", base=net())
+except BadRequest as error:
+    refused = str(error)
+
+fixed = net()
+freeze(fixed, "0")
+flat = FullyShardedDataParallel(fixed, use_orig_params=True, device_id=torch.device("cpu"))
+flat_optimizer = torch.optim.AdamW([p for p in flat.parameters() if p.requires_grad], lr=0.1)
+step(flat, flat_optimizer, inputs)
+step(flat, flat_optimizer, inputs)
+with FullyShardedDataParallel.summon_full_params(flat):
+    kept = [name for name, p in net().named_parameters() if torch.equal(p, fixed.get_parameter(name))]
+
+found = {
+    "kept by FSDP1": kept,
+    "still": seen, "module": {k: x.tolist() for k, x in whole(module).items()},
+    "again": {k: x.tolist() for k, x in whole(again).items()}, "refused": refused,
+    "moved": [m.name for m in moved(module, net()) if m.moved], "share": cost(module, inputs, "2").share,
+    "status": status(module).summary,
+}
+(folder / f"{rank}.json").write_text(json.dumps(found))
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_same_bits(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO)
+    launch = [sys.executable, "-W", "ignore", script]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    options = {"env": {**os.environ, "PYTHONPATH": path}, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*launch, str(rank), tmp_path], **options) for rank in range(2)]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), errors
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    assert one["kept by FSDP1"] == ["0.weight", "0.bias"]
+    assert one["still"] == [["0"], [], ["2", "4"]]
+    assert one["module"] == one["again"]
+    assert len(one["moved"]) == 6
+    assert "cannot be written" in one["refused"]
+    assert one["share"] == cost(net(), X, "2").share
+    assert one["status"] == status(net()).summary
+    plain = net()
+    load(plain, tmp_path / "change")
+    assert {name: x.tolist() for name, x in whole(plain).items()} == one["module"]
