@@ -92,7 +92,8 @@ def read_ticket(path: str | os.PathLike[str], module: nn.Module | None = None) -
         raise damaged(path, "it does not hold the masks that it lists")
     if module is not None:
         own = named_in(module, shapes)
-        shapes, stored = ({own[name]: each for name, each in items.items()} for items in (shapes, stored))
+        shapes = {own[name]: shape for name, shape in shapes.items()}
+        stored = {own[name]: packed for name, packed in stored.items()}
         _check(shapes, module, path)
     try:
         masks = {name: unpack_bits(_inflated(stored[name], shape), shape) for name, shape in shapes.items()}
