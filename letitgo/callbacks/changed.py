@@ -98,8 +98,9 @@ def load_changed(module: nn.Module, checkpoint: str | Path) -> None:
             state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:
         raise WorkFailed(f"the checkpoint {file} cannot be read: {error}") from error
-    own = {plain(module, name): name for name in module.state_dict()}
-    state = {own.get(without, name): state[name] for name, without in zip(state, bare(state), strict=True)}
+    own: dict[str, str] = {plain(module, name): name for name in module.state_dict()}
+    inside = zip(state, bare(state), strict=True)
+    state = {own.get(without, str(name)): state[name] for name, without in inside}
     put_back(module, state)
     _repeat_ties(module, state)
     try:
