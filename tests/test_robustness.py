@@ -448,7 +448,7 @@ RE = {"statistics": "re-estimate"}
         ({"donor": net()}, "donor is a network: give its weights"),
         ({"donor": 3}, "donor is a int: it can be a state"),
         ({"donor": {}}, "the donor has no '0.weight': there is none"),
-        ({"donor": {f"module.{name}": tensor for name, tensor in STATE.items()}}, "did you mean module.0.weight"),
+        ({"donor": {f"net.{name}": tensor for name, tensor in STATE.items()}}, "did you mean net.0.weight"),
         ({"donor": {**STATE, "2.bias": torch.ones(5)}}, r"'2.bias' has shape \(5,\), the model's has \(2,\)"),
         ({"donor": lambda: nn.Linear(3, 2)}, "the donor has no '0.weight'"),
         ({"donor": dict}, r"donor\(\) gives a dict: a factory returns"),

@@ -20,6 +20,7 @@ from torch.nn.functional import mse_loss
 from letitgo import (
     BadRequest,
     biases,
+    bisect,
     copied,
     cost,
     entries,
@@ -247,6 +248,8 @@ def test_what_is_not_carried_out_on_shards_is_refused(tmp_path):
     module = shard(net())
     with pytest.raises(BadRequest, match=r"robustness needs whole weights, and 0\.weight is spread"):
         robustness(module, lambda model: pytest.fail("evaluated"), draws=1)
+    with pytest.raises(BadRequest, match="bisect needs whole weights"):
+        bisect(module, lambda model: pytest.fail("evaluated"), net(), tolerance=0.1)
     with pytest.raises(BadRequest, match="ChangedWeights needs whole weights"):
         Changed().begin(module)
     with pytest.raises(BadRequest, match="load_changed needs whole weights"):

@@ -14,6 +14,7 @@ from letitgo.weights.delta import Base, beside
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import plain
 from letitgo.weights.robustness import number, remembered
+from letitgo.weights.sharded import refuse_sharded
 from letitgo.weights.state import State
 from letitgo.weights.units import By, units
 
@@ -77,11 +78,12 @@ def bisect(
         by: What a unit is, as in :func:`letitgo.robustness`. Its buffers, such as running statistics, go with it.
 
     Raises:
-        BadRequest: The base shares no tensor with the model, the tolerance is negative, or ``evaluate`` gives no
+        BadRequest: The model is sharded, the base shares no tensor with it, the tolerance is negative, or ``evaluate`` gives no
             number.
     """
     if tolerance < 0:
         raise BadRequest(f"tolerance is {tolerance}: give at least 0")
+    refuse_sharded(model, "bisect")
     own, old = beside(model, base)
     owned = _tensors_of(model, own, by, [blocks] if isinstance(blocks, str) else blocks)
     changed = {
