@@ -78,8 +78,8 @@ def bisect(
         by: What a unit is, as in :func:`letitgo.robustness`. Its buffers, such as running statistics, go with it.
 
     Raises:
-        BadRequest: The model is sharded, the base shares no tensor with it, the tolerance is negative, or ``evaluate`` gives no
-            number.
+        BadRequest: The model is sharded, the base shares no tensor with it, the tolerance is negative, or ``evaluate``
+            gives no number.
     """
     if tolerance < 0:
         raise BadRequest(f"tolerance is {tolerance}: give at least 0")
