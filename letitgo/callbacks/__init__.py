@@ -8,3 +8,5 @@ from letitgo.callbacks.changed import load_changed as load_changed
 from letitgo.callbacks.rules import Plateau as Plateau
 from letitgo.callbacks.rules import Rotate as Rotate
 from letitgo.callbacks.schedule import Schedule as Schedule
+from letitgo.callbacks.speculation import Attempt as Attempt
+from letitgo.callbacks.speculation import speculate as speculate

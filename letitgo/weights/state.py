@@ -126,16 +126,26 @@ def drawing_from(*parts: object) -> Iterator[None]:
     One thread of a process at a time is in here.
     """
     with LOCK:
-        of_numpy, of_python = np.random.get_state(), random.getstate()
-        of_torch = [(generator, generator.get_state()) for generator in _generators()]
+        put_back = remembered_draws()
         seed_generators(derive(*parts))
         try:
             yield
         finally:
-            np.random.set_state(of_numpy)
-            random.setstate(of_python)
-            for generator, state in of_torch:
-                generator.set_state(state)
+            put_back()
+
+
+def remembered_draws() -> Callable[[], None]:
+    """What puts the generators of torch, NumPy and ``random`` back to where they are now."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    of_torch = [(generator, generator.get_state()) for generator in _generators()]
+
+    def put_back() -> None:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+        for generator, state in of_torch:
+            generator.set_state(state)
+
+    return put_back
 
 
 @contextmanager
