@@ -33,3 +33,11 @@ def test_links_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_requests_are_counted_as_the_table_says():
+    page = (ROOT / "docs/requests.md").read_text()
+    answers = [line.split("|")[3].strip() for line in page.splitlines() if line.startswith("| [")]
+    counts = [sum(answer.startswith(kind) for answer in answers) for kind in ("**yes**:", "in part:", "no:")]
+    assert sum(counts) == len(answers) == 48
+    assert "**{} are answered, {} in part, {} are not.**".format(*counts) in page

@@ -320,7 +320,19 @@ step(flat, flat_optimizer, inputs)
 with FullyShardedDataParallel.summon_full_params(flat):
     kept = [name for name, p in net().named_parameters() if torch.equal(p, fixed.get_parameter(name))]
 
+ends = []
+for ignores in (False, True):
+    base = net()
+    freeze(base, "0")
+    left_out = {base.get_parameter(name) for name in ("0.weight", "0.bias")} if ignores else None
+    fully_shard(base, mesh=init_device_mesh("cpu", (2,)), ignored_params=left_out)
+    base_optimizer = torch.optim.AdamW(trainable(base), lr=0.1)
+    step(base, base_optimizer, inputs)
+    step(base, base_optimizer, inputs)
+    ends.append({k: x.tolist() for k, x in whole(base).items()})
+
 found = {
+    "sharded base": ends[0], "base that is not": ends[1],
     "kept by FSDP1": kept,
     "still": seen, "module": {k: x.tolist() for k, x in whole(module).items()},
     "again": {k: x.tolist() for k, x in whole(again).items()}, "refused": refused,
@@ -347,6 +359,9 @@ def test_two_processes_have_the_same_bits(tmp_path):
     assert not any(process.returncode for process in processes), errors
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == other
+    assert one["sharded base"] == one["base that is not"]
+    assert one["base that is not"]["0.weight"] == net()[0].weight.tolist()
+    assert one["base that is not"]["2.weight"] != net()[2].weight.tolist()
     assert one["kept by FSDP1"] == ["0.weight", "0.bias"]
     assert one["still"] == [["0"], [], ["2", "4"]]
     assert one["module"] == one["again"]
