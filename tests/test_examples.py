@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 from letitgo.studies.compute import compute
 from letitgo.studies.finetune.study import Finetune
@@ -47,8 +48,16 @@ def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store):
 def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, EXAMPLES / "plain_loop.py"], check=True)
-    outcome = compute(Finetune(Recipe(task="plain_loop:Inverted"), "digits.pt", seeds=1), store)
+    outcome = compute(
+        Finetune(Recipe(task="plain_loop:Inverted"), "digits.pt", keep="plain_loop:Digits", seeds=1), store
+    )
     untrained, full, *_ = outcome.rows
     assert untrained["test_before_mean"] > 0.8 > full["test_before_mean"] + 0.1  # fine-tuning forgets
+    for row in (untrained, full):
+        assert row["old_accuracy_mean"] == row["test_before_mean"]
     assert full["accuracy_mean"] > untrained["accuracy_mean"]
+    with pytest.raises(
+        BadRequest, match="keep is 'digits': 'plain_loop:Inverted' trains with its own code, so name an"
+    ):
+        Finetune(Recipe(task="plain_loop:Inverted"), "digits.pt", keep="digits").check()
     assert any(sentence.startswith("Test before: ") for sentence in outcome.answers)

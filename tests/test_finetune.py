@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from math import sqrt
@@ -10,6 +11,7 @@ from statistics import fmean
 import pytest
 import torch
 from helpers import baseline, bits, pictures, small_recipe, write_dataset
+from rich.console import Console
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
@@ -23,6 +25,7 @@ from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import open_data
 from letitgo.recipes.steps import Examples, Shift
+from letitgo.report.terminal import to_rich
 from letitgo.store import Store
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.finetune.study import Finetune
@@ -189,6 +192,10 @@ def test_a_start_for_other_classes_says_that_its_head_is_new(tmp_path, store):
     assert outcome.failures == []
     assert study.new_head(study.subjects[0]) == "fc4"
     assert "The output layer, fc4, is drawn anew: the pretrained one is for other classes." in outcome.answers
+    assert not any(sentence.startswith("Old task") for sentence in outcome.answers)
+    assert {row["old_accuracy_mean"] for row in outcome.rows} == {None}
+    with pytest.raises(BadRequest, match="the output layer, fc4, is drawn anew, and a new one cannot answer the old"):
+        replace(study, keep=path).check()
 
 
 # The study
@@ -328,7 +335,7 @@ def test_one_seed_decides_nothing(study, rows):
 
 def test_figures_show_every_way_and_mark_the_recommended_one(study, rows):
     pictures = study.report(rows).pictures
-    assert list(pictures) == ["finetune-layers", "finetune-sets", "finetune-cost"]
+    assert list(pictures) == ["finetune-layers", "finetune-sets", "finetune-cost", "finetune-forgetting"]
     [[norms, alone, frozen]] = pictures["finetune-layers"].panels
     assert list(norms.places) == ["fc1", "fc2", "fc3", "fc4"]
     for panel, kind in ((alone, "only"), (frozen, "frozen")):
@@ -346,6 +353,109 @@ def test_figures_show_every_way_and_mark_the_recommended_one(study, rows):
     [best] = [row for row in rows if row["recommended"]]
     [[x]] = [mark.x for mark in points if mark.label == "recommended"]
     assert x == 100 * best["share"]
+
+
+# The old task
+
+
+def test_the_old_accuracy_is_that_of_the_same_networks_on_the_data_of_pretraining(study, cells, folder, rows):
+    of = study.subjects[0]
+    for cell, row in zip(cells, rows, strict=True):
+        if cell.labels["start"] == "initialization":
+            assert row["old_accuracy_mean"] is row["forgotten_mean"] is None
+            continue
+        before, after = [], []
+        for recipe in of.seeds:
+            data = study.source(of).dataset.split("test")
+            for found, one in ((before, study.start(of, recipe)), (after, state(cell, recipe))):
+                guesses = one.module(folder).eval()(data.batch(slice(None))).argmax(1)
+                found.append(float((guesses == data.labels).double().mean()))
+        assert row["old_accuracy_mean"] == pytest.approx(fmean(after))
+        assert row["forgotten_mean"] == pytest.approx(fmean(before) - fmean(after))
+    assert row_of(rows, "none")["forgotten_mean"] == 0 < row_of(rows, "all")["forgotten_mean"]
+
+
+def test_the_old_task_takes_evaluations_alone_and_moves_no_key(study, folder, store):
+    without = replace(study, keep="none")
+    kept, plain = (estimate(one, store, 1) for one in (study, without))
+    assert kept.runs == plain.runs
+    assert kept.measures > plain.measures
+    assert estimate(without, folder, 1).operations == 0
+    assert all(row["old_accuracy_mean"] is None for row in without.rows(folder))
+    assert "finetune-forgetting" not in without.report(without.rows(folder)).pictures
+    [cells] = study.cells(study.subjects[0], folder)
+    source = replace(study.source(study.subjects[0]), seed=DEEPER.seed)
+    judged = Map(source, seeds=1, select="test").subjects[0].evaluation(source, baseline(source).final, "test")
+    assert cells[0].measures(DEEPER)["old"] == judged  # a map of the old task has it already
+
+
+def test_the_old_task_of_a_file_is_what_keep_names(tmp_path, store):
+    save_file(initial_state(TARGET.network, 5), tmp_path / "x.safetensors")
+    plain = Finetune(TARGET, str(tmp_path / "x.safetensors"), seeds=1, select="test", layers=("fc2",))
+    assert plain.old_task(plain.subjects[0]) is None
+    study = replace(plain, keep="digits")
+    outcome = compute(study, store)
+    assert outcome.failures == []
+    data = open_data("digits").split("test")
+    module = open_weights(str(tmp_path / "x.safetensors"), TARGET.network).module(store)
+    right = float((module(data.batch(slice(None))).argmax(1) == data.labels).double().mean())
+    assert row_of(outcome.rows, "none")["old_accuracy_mean"] == pytest.approx(right)
+    assert any(f"Old task, digits: {100 * right:.2f} % test accuracy" in sentence for sentence in outcome.answers)
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "sentence"),
+    [
+        ((8, 8), 4, "it needs 4 outputs, and the network has 10"),
+        ((6, 5), 10, r"'fcn' does not take its inputs of shape \(1, 6, 5\): "),
+        (None, 10, "the network is fine-tuned on that"),
+    ],
+)
+def test_an_old_task_that_the_network_cannot_answer_is_refused(size, classes, sentence, tmp_path):
+    save_file(initial_state(TARGET.network, 5), tmp_path / "x.safetensors")
+    path = "digits"
+    if size:
+        images = {split: (pictures(40, size), [i % classes for i in range(40)]) for split in ("train", "test")}
+        path = str(write_dataset(tmp_path / "data", images, classes=classes))
+    recipe = TARGET if size else replace(TARGET, shift="none")
+    with pytest.raises(BadRequest, match=f"keep is '{path}': {sentence}"):
+        Finetune(recipe, str(tmp_path / "x.safetensors"), keep=path, select="test").check()
+
+
+def test_the_old_task_is_another_than_the_new_one_and_read_as_in_pretraining():
+    same = Finetune(small_recipe(examples=200), {"epochs": 1}, select="test")
+    shifted = Finetune(small_recipe(examples=200), {"epochs": 1, "shift": "invert"}, select="test")
+    assert same.old_task(same.subjects[0]) is None  # more of the same data: nothing to forget
+    old = shifted.old_task(shifted.subjects[0])
+    assert old.shift == "invert"
+    assert replace(shifted, keep="digits").old_task(shifted.subjects[0]) == old
+
+
+def test_the_old_task_is_in_the_table_of_80_columns_the_sentences_and_the_figure(study, rows):
+    [section] = study.report(rows).sections
+    none, full, best = row_of(rows, "none"), row_of(rows, "all"), next(row for row in rows if row["recommended"])
+    [sentence] = [one for one in section.sentences if one.startswith("Old task, digits: ")]
+    for row, where in ((none, "without any training"), (full, "with everything trained"), (best, "as recommended")):
+        mean, half = 100 * row["old_accuracy_mean"], 100 * row["old_accuracy_ci95"]
+        assert f"{mean:.2f} ± {half:.2f} % {'test accuracy ' if row is none else ''}{where}" in sentence
+    assert sentence.endswith(
+        f"a drop of {100 * best['forgotten_mean']:.2f} ± {100 * best['forgotten_ci95']:.2f} points."
+    )
+    wide = [row | {"drop_mean": -0.1234, "drop_ci95": 0.2345, "old_accuracy_mean": 1.0, "share": 0.99} for row in rows]
+    [section] = study.report(wide).sections
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(to_rich(section.tables[0]))
+    assert console.export_text().count("100 %") == 8  # trained alone and frozen, of four layers, on one line each
+    assert len(console.export_text().splitlines()) <= 2 + 1 + 4
+    [[panel]] = study.report(rows).pictures["finetune-forgetting"].panels
+    drawn = {
+        (x, y, half, other, area)
+        for mark in panel.marks
+        for x, y, half, other, area in zip(mark.x, mark.y, mark.half, mark.across, mark.areas, strict=True)
+    }
+    stems = ("accuracy_mean", "old_accuracy_mean", "old_accuracy_ci95", "accuracy_ci95")
+    own = [row for row in rows if row["start"] == "pretrained"]
+    assert drawn == {(*(100 * row[stem] for stem in stems), row["share"]) for row in own}
 
 
 WRONG = {
@@ -412,9 +522,9 @@ def test_the_command_tells_plans_and_reports(tmp_path, capsys, monkeypatch):
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["shift"] for row in rows} == {"invert", "permute-labels"}
     page = (tmp_path / "out" / "finetune.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert 'src="http' not in page
-    for name in ("layers-1", "cost-1", "layers-2", "cost-2"):
+    for name in ("layers-1", "cost-1", "forgetting-1", "layers-2", "cost-2", "forgetting-2"):
         assert (tmp_path / "out" / f"finetune-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert run([*options, "--report", "none"]) == 0
     assert capsys.readouterr().out.count("Within 90 % of the arithmetic, ") == 2

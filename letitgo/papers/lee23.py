@@ -33,7 +33,7 @@ def study(scale: float, seeds: int) -> Finetune:
         batch_size=64,
     )
     pretrained = {"data": "mnist", "optimizer": "sgd", "epochs": 5, "batch_size": 128}
-    return Finetune(tuple(recipes), pretrained, seeds=seeds)
+    return Finetune(tuple(recipes), pretrained, seeds=seeds, keep="none")
 
 
 def claims(study: Finetune, rows: list[dict[str, Any]]) -> list[Claim]:

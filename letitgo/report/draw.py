@@ -38,6 +38,8 @@ LETTERS = 15
 """Of a title in an inch."""
 PLACES = [(side * 5, up) for up in (3, -3, 9, -9, 15, -15) for side in (1, -1)]
 """Of a note beside its point, in points: the first that is free is taken."""
+DISC = 400
+"""Area of a disc around a point, in square points."""
 ROOM = 56
 """Characters beside each other below a grid."""
 
@@ -136,7 +138,7 @@ def _place_notes(ax: Axes, panel: Panel) -> None:
     marks = [mark for mark in panel.marks if isinstance(mark, Points)]
     taken = []
     for mark in marks:
-        for x, y, half in zip_longest(mark.x, mark.y, mark.half):
+        for x, y, half in zip_longest(mark.x, mark.y, () if mark.across else mark.half):  # crosses may lie below notes
             reach = (half or 0.0, 0.0) if mark.sideways else (0.0, half or 0.0)
             ends = ax.transData.transform([np.subtract((x, y), reach), np.add((x, y), reach)])
             taken.append(Bbox(ends).padded(3))
@@ -152,19 +154,23 @@ def _place_notes(ax: Axes, panel: Panel) -> None:
 
 
 def _points(_: Figure, ax: Axes, mark: Points) -> None:
-    halves = None
-    if any(half is not None for half in mark.half):
-        halves = [half or 0.0 for half in mark.half]
+    halves, others = (
+        [half or 0.0 for half in given] if any(half is not None for half in given) else None
+        for given in (mark.half, mark.across)
+    )
     if halves and not mark.shape:
         low, high = np.subtract(mark.y, halves), np.add(mark.y, halves)
         ax.fill_between(mark.x, low, high, color=mark.colour, alpha=0.15, lw=0)
         halves = None
+    if mark.areas:
+        ax.scatter(mark.x, mark.y, [DISC * area for area in mark.areas], mark.colour, alpha=0.15, lw=0, zorder=0)
     ax.errorbar(
         mark.x,
         mark.y,
-        xerr=halves if mark.sideways else None,
-        yerr=None if mark.sideways else halves,
+        xerr=halves if mark.sideways else others,
+        yerr=others if mark.sideways else halves,
         color=mark.colour,
+        ecolor=(mark.colour, 0.35) if mark.across else None,
         marker=mark.shape or "",
         ls=mark.line,
         ms=4.5,

@@ -32,6 +32,8 @@ class Points:
         line: As matplotlib names it; nothing for points alone.
         hollow: Whether the points are circles.
         notes: A word beside each point.
+        across: Half-widths of the intervals in the other direction; the bars are then pale.
+        areas: Of a pale disc around each point, 1 for a large one.
     """
 
     x: Sequence[float]
@@ -44,6 +46,8 @@ class Points:
     line: str = ""
     hollow: bool = False
     notes: Sequence[str] = ()
+    across: Sequence[float | None] = ()
+    areas: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

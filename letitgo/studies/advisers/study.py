@@ -102,7 +102,7 @@ class Advisers(AdvisersOptions, CellStudy):
     def finetune(self) -> Finetune:
         """The study whose start it shares, where the network is pretrained."""
         assert self.pretrained is not None
-        return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by)
+        return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by, keep="none")
 
     def units(self, of: Subject) -> list[Unit]:
         """What is frozen as one, in the network's order."""

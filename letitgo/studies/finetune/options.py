@@ -43,6 +43,10 @@ class FinetuneOptions(ChoosingOptions):
             "letitgo finetune --pretrained net.safetensors --model mypackage.nets:make --data path/to/folder",
             "your trained network on your images",
         ),
+        (
+            "letitgo finetune --pretrained net.safetensors --data fashion_mnist --keep mnist",
+            "what is forgotten of the old task too",
+        ),
     )
     SHAPES: ClassVar[dict[str, str]] = SHAPES
 
@@ -56,6 +60,14 @@ class FinetuneOptions(ChoosingOptions):
     layers: Layers = ()
     blocks: Blocks = ()
     by: By = "layer"
+    keep: Annotated[
+        str | None,
+        Field(
+            description="data of the old task, which the start was trained for: its test set is evaluated before and "
+            "after fine-tuning; none: it is not [default: the data of pretraining that letitgo does itself, where the "
+            "output layer is kept]"
+        ),
+    ] = None
 
     @property
     def file(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,9 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
         row | {"mark": ", ".join(name for name in ("recommended", "advised") if row[name]) or None} for row in rows
     ]
     metric = words.metric_of(study)
-    tables = [_verdicts(part, metric.unit) for part in (single, sets) if part]
-    everything = [*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)]
+    old = study.old_metric if study.old_task(of) else None
+    tables = [_verdicts(part, metric.unit, old) for part in (single, sets) if part]
+    everything = [*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study), *_of_the_old_task(old)]
     tables.append(Table(words.told(everything, rows), marked, "All numbers"))
     full = _one(rows, "all")
     if full and (section := words.unlearned(study, of.recipe, full, tables[-1])):
@@ -79,9 +80,12 @@ def _section(study: Finetune, of: Any, rows: list[Row]) -> Section:
     if sets:
         pictures["sets"] = _sets(rows, sets, metric)
     pictures["cost"] = _cost(rows, study.budget, metric)
-    head, sentences = study.new_head(of), _sentences(study, rows)
-    if head:
+    if old:
+        pictures["forgetting"] = _forgetting(rows, metric, old)
+    sentences = [*_sentences(study, rows), *_forgotten(study, of, rows)]
+    if head := study.new_head(of):
         sentences.append(f"The output layer, {head}, is drawn anew: the pretrained one is for other classes.")
+        sentences.append("A new output layer cannot answer the old task, so what is forgotten is not measured.")
     return Section(
         f"{words.heading(of.recipe, study.swept)}, pretrained: {before(study, of)}",
         _answer(study, rows),
@@ -160,6 +164,34 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         said.append(f"Best single layer to train alone: {alone['layer']}, {words.value(alone, metric)}{lead}.")
     said += [_adviser(rows, best, metric.unit)] if study.recipes[0].own is None else []
     return said + words.still_undecided(study, own, phrase)
+
+
+def _forgotten(study: Finetune, of: Subject, rows: Sequence[Row]) -> list[str]:
+    """A sentence on the old task, before and after; nothing where networks are not judged on it."""
+    old, metric = study.old_task(of), study.old_metric
+    untrained, full, best = _one(rows, "none"), _one(rows, "all"), next(row for row in rows if row["recommended"])
+    if not (old and untrained and full):
+        return []
+    [column] = _of_the_old_task(metric)[:1]
+    before, trained, chosen = (column.cell(row) + (" %" if metric.share else "") for row in (untrained, full, best))
+    change = "a drop of" if metric.more_is_better else "a rise of"
+    gap = numbers.points(best["forgotten_mean"], best["forgotten_ci95"])
+    return [
+        f"Old task, {old.task if old.own else old.data}: {before} test {metric.name} without any training, {trained} "
+        f"with everything trained, {chosen} as recommended, {change} {gap} {metric.unit}."
+    ]
+
+
+def _of_the_old_task(metric: Metric | None) -> list[Column]:
+    """Columns of what is known of the old task; none where networks are not judged on it."""
+    if metric is None:
+        return []
+    head, shown = ("old task, %", numbers.points) if metric.share else ("old task", numbers.decimal)
+    says = f"How much worse that is than before fine-tuning, in {metric.unit}."
+    return [
+        Column(f"old_{metric.name}", head, f"Test {metric.name} on what the start was trained for.", shown),
+        Column("forgotten", "forgotten", says, numbers.points),
+    ]
 
 
 def _sureness(study: Finetune, rows: Sequence[Row], best: Row) -> list[str]:
@@ -242,16 +274,21 @@ def _scaled(metric: Metric) -> tuple[str, float]:
     return (f"test {metric.name}, %", 100.0) if metric.share else (f"test {metric.name}", 1.0)
 
 
-def _verdicts(rows: Sequence[Row], unit: str) -> Table:
-    """Layers down; trained alone and frozen across."""
+def _verdicts(rows: Sequence[Row], unit: str, old: Metric | None) -> Table:
+    """Layers down; trained alone and frozen across. The old task without intervals, for which there is no room."""
     own = [row for row in rows if row["start"] == "pretrained"]
-    wide = pivot(own, ("layer", "scope", "parameters"), lambda row: row["intervention"], ("drop", "verdict", "share"))
+    values = ("drop", "verdict", "share", *([f"old_{old.name}_mean"] if old else ()))
+    wide = pivot(own, ("layer", "scope", "parameters"), lambda row: row["intervention"], values)
     columns = [Column("layer", "layer"), Column("parameters", "weights", "Number of weights.", numbers.count)]
     for kind, head in (("only", "trained alone"), ("frozen", "frozen")):
         if any(row["intervention"] == kind for row in own):
             columns.append(Column(f"{kind} drop", head, "", numbers.points, f"{kind} verdict"))
             columns.append(Column(f"{kind} share", "takes", "", numbers.percent))
-    return Table(columns, by_block(wide), f"drop from training everything, {unit}; share of its arithmetic")
+            if old:
+                shown = numbers.percent if old.share else numbers.significant
+                columns.append(Column(f"{kind} old_{old.name}_mean", "old", "", shown))
+    title = f"drop from training everything, {unit}; share of its arithmetic"
+    return Table(columns, by_block(wide), f"{title}; old: test {old.name} on the old task" if old else title)
 
 
 def _layers(rows: Sequence[Row], single: Sequence[Row], metric: Metric) -> Picture:
@@ -326,8 +363,8 @@ def _both(rows: Sequence[Row], names: Sequence[str], metric: Metric) -> list[Poi
     return marks
 
 
-def _cost(rows: Sequence[Row], budget: float, metric: Metric) -> Picture:
-    """The test metric against the arithmetic of each way, and the budget."""
+def _by_kind(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[str], Row]]:
+    """Of each kind of way from the pretrained start: its rows, their names where these are few, and its look."""
     looks: dict[str, Row] = {
         "none": {"label": "nothing trained", "colour": GREY, "shape": "X"},
         "all": {"label": "everything trained", "colour": BLACK, "shape": "s"},
@@ -335,8 +372,6 @@ def _cost(rows: Sequence[Row], budget: float, metric: Metric) -> Picture:
         "only": {"label": "trained alone", "colour": PALETTE[1], "shape": "D"},
         "recommended": {"label": "recommended", "colour": PALETTE[0], "shape": "*"},
     }
-    label, factor = _scaled(metric)
-    marks: list[Points | Rule] = [Rule(100 * budget, True, "budget")] if budget < 1 else []
     for kind, look in looks.items():
         own = [
             row
@@ -345,7 +380,33 @@ def _cost(rows: Sequence[Row], budget: float, metric: Metric) -> Picture:
         ]
         if own:
             named = len(own) <= 8 and kind in ("frozen", "only", "recommended")
-            notes = [row["layer"] if row["share"] < CROWD else "" for row in own] if named else []
-            marks.append(points(own, [100 * row["share"] for row in own], metric.name, factor, notes=notes, **look))
+            yield own, [row["layer"] for row in own] if named else [], look
+
+
+def _forgetting(rows: Sequence[Row], metric: Metric, old: Metric) -> Picture:
+    """The new task against the old one, and the arithmetic of each way."""
+    (x, across), (y, up) = _scaled(metric), _scaled(old)
+    marks = []
+    for own, names, look in _by_kind([row for row in rows if row.get(f"old_{old.name}_mean") is not None]):
+        new = points(own, f"{metric.name}_mean", metric.name, across)
+        notes = [f"{name} {numbers.percent(row['share'])}" for name, row in zip(names, own, strict=False)]
+        shares = [row["share"] for row in own]
+        more: Row = {"across": new.half, "areas": shares, "notes": notes}
+        marks.append(points(own, new.y, f"old_{old.name}", up, **more, **look))
+    panel = Panel(marks, x=f"new task: {x}", y=f"old task: {y}")
+    caption = (
+        f"Test {metric.name} on the new task against test {old.name} on what the start was trained for, with 95 % "
+        "intervals. The disc around a point, and the number beside its name, are the share of training arithmetic."
+    )
+    return Picture([[panel]], caption)
+
+
+def _cost(rows: Sequence[Row], budget: float, metric: Metric) -> Picture:
+    """The test metric against the arithmetic of each way, and the budget."""
+    label, factor = _scaled(metric)
+    marks: list[Points | Rule] = [Rule(100 * budget, True, "budget")] if budget < 1 else []
+    for own, names, look in _by_kind(rows):
+        notes = [name if row["share"] < CROWD else "" for name, row in zip(names, own, strict=False)]
+        marks.append(points(own, [100 * row["share"] for row in own], metric.name, factor, notes=notes, **look))
     panel = Panel(marks, x="training arithmetic, % of full fine-tuning", y=label, xlim=(-4, 112))
     return Picture([[panel]], f"Test {metric.name} against counted training arithmetic, with 95 % intervals.")

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from math import sqrt
 from typing import Any, ClassVar, Literal
 
-from letitgo.errors import BadRequest
-from letitgo.plan import Gradients, Graft, Initial, Measure, Run, State, adapted, open_weights
+import torch
+
+from letitgo import weights
+from letitgo.errors import BadRequest, named
+from letitgo.plan import Evaluation, Gradients, Graft, Initial, Measure, Run, State, adapted, open_weights
 from letitgo.recipes import Recipe
+from letitgo.recipes.splits import Split
 from letitgo.recipes.tasks import Metric
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
@@ -30,6 +34,7 @@ Found = Mapping[Cell, BySeed]
 """What each way to fine-tune is worth on one split, by seed: its accuracy, or a metric scaled alike."""
 
 _OF_THE_TARGET = ("shift", "examples", "label_noise")
+_OF_TRAINING = ("shift", "half", "examples", "label_noise", "validation")
 _OF_THE_OPTIMIZER = ("lr", "momentum", "weight_decay", "nesterov", "optimizer_args")
 
 
@@ -47,6 +52,7 @@ class Finetune(FinetuneOptions, CellStudy):
             if source == of.recipe:
                 raise BadRequest(f"pretraining and fine-tuning are the same, on {source.data!r}: give other data")
         self.start(of, of.recipe)
+        self.old_task(of)
         if not of.units(self.layers, self.blocks, self.by):
             raise BadRequest(f"none of the layers asked for trains in {of.recipe.model!r}")
         labels = [cell.labels for cell in self._ways(of, "pretrained") if cell.labels["trained"]]
@@ -105,6 +111,66 @@ class Finetune(FinetuneOptions, CellStudy):
         owned = of.recipe.network.layers.items()
         return " and ".join(layer for layer, names in owned if not {*names} <= {*start.parameters})
 
+    def old_task(self, of: Subject) -> Recipe | None:
+        """What the start was trained for; None where fine-tuned networks are not judged on it.
+
+        Raises:
+            BadRequest: ``keep`` names data that they cannot be judged on.
+        """
+        return self._old_tasks(of)
+
+    @cached_property
+    def _old_tasks(self) -> Callable[[Subject], Recipe | None]:
+        return cache(self._found_old_task)
+
+    def _found_old_task(self, of: Subject) -> Recipe | None:
+        if self.keep == "none":
+            return None
+        source = self.source(of)
+        if self.keep is None:
+            return None if source is None or source.own or self._no_answer(of, source) else source
+        old = self._kept(of.recipe, source)
+        if reason := self._no_answer(of, old):
+            raise BadRequest(f"keep is {self.keep!r}: {reason}")
+        return old
+
+    def _kept(self, recipe: Recipe, source: Recipe | None) -> Recipe:
+        """What ``keep`` names: the task of pretraining, or data read as in pretraining, of a file as in fine-tuning."""
+        assert self.keep is not None
+        if recipe.own and ":" not in self.keep:
+            raise BadRequest(f"keep is {self.keep!r}: {recipe.task!r} trains with its own code, so name another task")
+        if recipe.own:
+            return Recipe(task=self.keep, seed=recipe.seed)
+        if source is not None and source.data == self.keep:
+            return source
+        given: dict[str, Any] = {name: x for name, x in (source or recipe).fields().items() if name not in _OF_TRAINING}
+        return Recipe(**(given | {"data": self.keep}))
+
+    def _no_answer(self, of: Subject, old: Recipe) -> str | None:
+        """Why networks cannot be judged on an old task; None where they can."""
+        if head := self.new_head(of):
+            return f"the output layer, {head}, is drawn anew, and a new one cannot answer the old task"
+        if old.own:
+            return "the network is fine-tuned on that" if old.own == of.recipe.own else None
+        data, module = old.dataset, weights.seeded(of.recipe.network, 0)
+        if _same(data.split("test"), of.recipe.dataset.split("test")):
+            return "the network is fine-tuned on that"
+        try:
+            with torch.no_grad():
+                outputs = module.eval()(data.sample).shape[-1]
+        except Exception as error:
+            return f"{of.recipe.model!r} does not take its inputs of shape {data.shape}: {named(error)}"
+        return None if outputs == data.outputs else f"it needs {data.outputs} outputs, and the network has {outputs}"
+
+    @cached_property
+    def old_metric(self) -> Metric:
+        """What networks are judged by on the old task."""
+        [first, *_] = [*filter(None, map(self.old_task, self.subjects)), self.recipes[0]]
+        return first.dataset.task.metric
+
+    def names(self, of: Subject) -> list[str]:
+        return [*super().names(of), f"old_{self.old_metric.name}", "forgotten"]
+
     def cells(self, of: Subject, store: Store) -> Iterator[list[Cell]]:
         scratch = self._ways(of, "initialization")
         yield [*self._ways(of, "pretrained", scratch), *scratch]
@@ -138,6 +204,7 @@ class Finetune(FinetuneOptions, CellStudy):
         self, of: Subject, unit: Unit, way: str, origin: Start, start: Callable[[Recipe], State], against: Any
     ) -> Cell:
         trains = {"none": (), "frozen": of.but(unit.parameters)}.get(way, of.ordered(unit.parameters))
+        old = self.old_task(of)
 
         def run(recipe: Recipe) -> Run:
             return of.run(start(recipe), trains, recipe)
@@ -148,6 +215,13 @@ class Finetune(FinetuneOptions, CellStudy):
             found = of.evaluations(recipe, state, "test", *self.held_out)
             if (origin, way) == ("pretrained", "only") and recipe.own is None:
                 found["gradients"] = Gradients(start(recipe), recipe)
+            if old is not None and origin == "pretrained":
+                before, after = (of.evaluation(recipe, x, "test").state for x in (start(recipe), state))
+                task = with_seed(old, recipe.seed)
+                found |= {
+                    "before": Evaluation.under(task, before, "test"),
+                    "old": Evaluation.under(task, after, "test"),
+                }
             return found
 
         whole = Run(start(of.recipe), of.trainable, of.recipe)
@@ -171,7 +245,13 @@ class Finetune(FinetuneOptions, CellStudy):
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         metric, scratch = self.recipes[0].dataset.task.metric, results.get("scratch")
+        old, forgotten = None, None
+        if "old" in results:
+            old = results["old"].get(self.old_metric.name)
+            forgotten = self.old_metric.drop(results["before"], results["old"])
         return {
+            f"old_{self.old_metric.name}": old,
+            "forgotten": forgotten,
             "gain": metric.drop(results["test"], scratch["test"]) if scratch else None,
             "gradient": _relative(results["gradients"], cell.context[0]) if "gradients" in results else None,
         }
@@ -231,6 +311,12 @@ def phrase(row: Row) -> str:
     """A way to fine-tune in words."""
     words = {"none": "no training", "all": "training everything", "frozen": f"freezing {row['layer']}"}
     return words.get(row["intervention"], f"training only {row['layer']}")
+
+
+def _same(a: Split, b: Split) -> bool:
+    """Whether two splits hold the same inputs, as they reach a network, and labels."""
+    tensors = ([one.inputs, one.labels, one.batch(slice(0, 1))] for one in (a, b))
+    return all(x.dtype == y.dtype and x.equal(y) for x, y in zip(*tensors, strict=True))
 
 
 def _joined(scope: str, units: Sequence[Unit]) -> Unit:

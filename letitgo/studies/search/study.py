@@ -81,7 +81,7 @@ class Search(SearchOptions, CellStudy):
         """Fine-tuning of the same, which knows where the pretrained weights are."""
         if self.pretrained is None:
             return None
-        return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by)
+        return Finetune(self.recipes, self.pretrained, layers=self.layers, blocks=self.blocks, by=self.by, keep="none")
 
     def check_subject(self, of: Subject) -> None:
         if of.recipe.own is not None and not of.recipe.own.validates:
