@@ -144,7 +144,8 @@ class Finetune(FinetuneOptions, CellStudy):
         if source is not None and source.data == self.keep:
             return source
         given: dict[str, Any] = {name: x for name, x in (source or recipe).fields().items() if name not in _OF_TRAINING}
-        return Recipe(**(given | {"data": self.keep}))
+        given["data"] = self.keep
+        return Recipe(**given)
 
     def _no_answer(self, of: Subject, old: Recipe) -> str | None:
         """Why networks cannot be judged on an old task; None where they can."""
