@@ -375,7 +375,7 @@ def test_the_old_accuracy_is_that_of_the_same_networks_on_the_data_of_pretrainin
     assert row_of(rows, "none")["forgotten_mean"] == 0 < row_of(rows, "all")["forgotten_mean"]
 
 
-def test_the_old_task_takes_evaluations_alone_and_moves_no_key(study, folder, store):
+def test_the_old_task_takes_evaluations_alone_and_moves_no_key(study, folder, rows, store):
     without = replace(study, keep="none")
     kept, plain = (estimate(one, store, 1) for one in (study, without))
     assert kept.runs == plain.runs
