@@ -293,12 +293,14 @@ INTERRUPTIBLE = (
 """The command, also where the tests themselves run in a shell's background and ignore interrupts."""
 
 
-@pytest.mark.parametrize("moment", [2.0, 4.0])
+@pytest.mark.parametrize("moment", [0.0, 2.0])
 def test_an_interrupt_is_told_in_one_sentence(tmp_path, moment):
     command = [sys.executable, "-c", INTERRUPTIBLE, "map", "--epochs", "500"]
     process = subprocess.Popen(
         [*command, "--report", "none"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    while not (tmp_path / ".letitgo").exists() and process.poll() is None:
+        time.sleep(0.05)  # however busy the machine is
     time.sleep(moment)
     os.killpg(process.pid, signal.SIGINT)
     told = process.communicate(timeout=30)[1]
