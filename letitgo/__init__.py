@@ -18,12 +18,13 @@ _HOMES = {
         "errors": "BadRequest LetItGoError PartlyFailed WorkFailed",
         "recipes": "Recipe",
         "weights": """
-            Alignment Bisection CachedFeatures Cost FixedClassifier Held Part SavedTicket Selection Status Subspace
-            alignment biases bisect cache_features copied cost diff distance entries everything fix_classifier
-            fraction freeze from_pretrained frozen graft hold imbalance initial_state invariant_drift layers lemma_2
-            load load_subspace load_ticket magnitude_masks moved named_trainable norms prunable push_to_hub
-            random_masks re_estimate read_ticket robustness save save_subspace save_ticket select status step_cost
-            subspace thaw ties torch_masks train_only trainable walsh_hadamard zero_out
+            Alignment Bisection CachedFeatures Cost FixedClassifier Held LoraCost Memory Part SavedTicket
+            Selection Status Subspace alignment biases bisect cache_features copied cost diff distance
+            entries everything fitting fix_classifier fraction freeze from_pretrained frozen graft hold
+            imbalance initial_state invariant_drift layers lemma_2 load load_subspace load_ticket lora_cost
+            magnitude_masks memory moved named_trainable norms prunable push_to_hub random_masks re_estimate
+            read_ticket robustness save save_subspace save_ticket select status step_cost subspace thaw ties
+            torch_masks train_only trainable walsh_hadamard zero_out
         """,
         "store": "open_store",
         "plan": "Distance Evaluation Gradients Graft Initial Loaded Run",

@@ -37,6 +37,8 @@ from letitgo.weights import CachedFeatures as CachedFeatures
 from letitgo.weights import Cost as Cost
 from letitgo.weights import FixedClassifier as FixedClassifier
 from letitgo.weights import Held as Held
+from letitgo.weights import LoraCost as LoraCost
+from letitgo.weights import Memory as Memory
 from letitgo.weights import Part as Part
 from letitgo.weights import SavedTicket as SavedTicket
 from letitgo.weights import Selection as Selection
@@ -52,6 +54,7 @@ from letitgo.weights import diff as diff
 from letitgo.weights import distance as distance
 from letitgo.weights import entries as entries
 from letitgo.weights import everything as everything
+from letitgo.weights import fitting as fitting
 from letitgo.weights import fix_classifier as fix_classifier
 from letitgo.weights import fraction as fraction
 from letitgo.weights import freeze as freeze
@@ -67,7 +70,9 @@ from letitgo.weights import lemma_2 as lemma_2
 from letitgo.weights import load as load
 from letitgo.weights import load_subspace as load_subspace
 from letitgo.weights import load_ticket as load_ticket
+from letitgo.weights import lora_cost as lora_cost
 from letitgo.weights import magnitude_masks as magnitude_masks
+from letitgo.weights import memory as memory
 from letitgo.weights import moved as moved
 from letitgo.weights import named_trainable as named_trainable
 from letitgo.weights import norms as norms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -220,7 +221,8 @@ def test_the_cost_is_that_of_the_step_before_and_after_freezing(case):
     assert told.frozen == step_cost(module, inputs())
     assert told.gradient_bytes.thawed == weights
     assert told.gradient_bytes.frozen == sum(4 * p.numel() for p in trainable(module))
-    assert told.optimizer_bytes.frozen == 2 * told.gradient_bytes.frozen
+    counters = 4 * len(trainable(module))
+    assert told.optimizer_bytes.frozen == 2 * told.gradient_bytes.frozen + counters
     assert 0 < told.share <= 1
     assert 0 <= told.share_at_hand <= told.share + 1e-12
     assert cost(module, inputs(), case.selection) == told  # what is frozen already is told of like the rest
@@ -243,9 +245,10 @@ def test_counting_needs_no_arithmetic(case):
     assert cost(module, inputs().to("meta"), case.selection) == told
 
 
-def test_optimiser_state_goes_by_the_floats_it_keeps():
+def test_optimiser_state_is_that_of_the_optimiser():
     module = fcn((20,), 4, (7,), depth=1).half()
-    told = cost(module, torch.randn(2, 20).half(), select(module, "fc1"), optimizer_floats=1)
+    momentum = partial(torch.optim.SGD, momentum=0.9)
+    told = cost(module, torch.randn(2, 20).half(), select(module, "fc1"), optimizer=momentum)
     weights = 20 * 7 + 7 + 7 * 4 + 4
     assert told.gradient_bytes.thawed == told.optimizer_bytes.thawed == 2 * weights
     assert told.optimizer_bytes.frozen == 2 * (7 * 4 + 4)
@@ -301,9 +304,8 @@ def test_inputs_and_outputs_of_all_kinds(way, example):
 
 def test_one_example_is_enough_where_no_norm_needs_two():
     module = fcn((20,), 4, (7,))
-    assert cost(module, torch.randn(1, 20), select(module, "fc1")) == cost(
-        module, torch.randn(9, 20), select(module, "fc1")
-    )
+    one, nine = (cost(module, torch.randn(n, 20), select(module, "fc1")) for n in (1, 9))
+    assert (one.thawed, one.frozen, one.why) == (nine.thawed, nine.frozen, nine.why)
 
 
 def test_a_network_of_transformers():

@@ -92,11 +92,16 @@ def _of_transformers(name: str, module: Any, shape: InputShape | None) -> Exampl
         sides = (side, side) if isinstance(side, int) else tuple(side)
         shape = InputShape((2, getattr(config, "num_channels", 3), *sides))
     if shape is not None:
-        return {main: InputShape(shape.sizes, shape.whole or main.endswith("_ids")).ones(module)}
+        example = InputShape(shape.sizes, shape.whole or main.endswith("_ids")).ones(module)
+        labels = {"labels": example} if type(module).__name__.endswith(_PREDICTS_TOKENS) else {}
+        return {main: example, **labels}
     with torch.device("cpu"):
         known = module.dummy_inputs
     return {name: tensor.to(module.device) for name, tensor in known.items()}
 
+
+_PREDICTS_TOKENS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel")
+"""Ends of names of models whose loss is over their own inputs, and whose logits take much of the memory."""
 
 _EXAMPLES: dict[str, Callable[[str, Any, InputShape | None], Example | None]] = {
     "timm": _of_timm,

@@ -19,13 +19,13 @@ from letitgo.weights.classifier import fixed_matrix as fixed_matrix
 from letitgo.weights.classifier import last_linear as last_linear
 from letitgo.weights.cost import Bytes as Bytes
 from letitgo.weights.cost import Cost as Cost
-from letitgo.weights.cost import Example as Example
 from letitgo.weights.cost import StepCost as StepCost
 from letitgo.weights.cost import cost as cost
 from letitgo.weights.cost import step_cost as step_cost
 from letitgo.weights.delta import load as load
 from letitgo.weights.delta import save as save
 from letitgo.weights.difference import diff as diff
+from letitgo.weights.example import Example as Example
 from letitgo.weights.features import CachedFeatures as CachedFeatures
 from letitgo.weights.features import cache_features as cache_features
 from letitgo.weights.freeze import Dropout as Dropout
@@ -52,6 +52,12 @@ from letitgo.weights.layers import owner as owner
 from letitgo.weights.layers import parameter_names as parameter_names
 from letitgo.weights.layers import ties as ties
 from letitgo.weights.layers import trainable_names as trainable_names
+from letitgo.weights.lora import LoraCost as LoraCost
+from letitgo.weights.lora import lora_cost as lora_cost
+from letitgo.weights.memory import Memory as Memory
+from letitgo.weights.memory import fitting as fitting
+from letitgo.weights.memory import memory as memory
+from letitgo.weights.memory import training_blocks as training_blocks
 from letitgo.weights.moved import Movement as Movement
 from letitgo.weights.moved import moved as moved
 from letitgo.weights.part import Part as Part

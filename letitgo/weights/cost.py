@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -12,21 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks_with_kwargs, register_module_forward_hook
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 from letitgo.errors import BadRequest
 from letitgo.weights.cut import find_prefix
+from letitgo.weights.example import Example, as_data, called, number_of
 from letitgo.weights.freeze import Chosen, Statistics, frozen
 from letitgo.weights.hold import trainable
 from letitgo.weights.layers import layers, owner, parameter_names, trains
+from letitgo.weights.memory import Loss, MakeOptimizer, Memory, Precision, memory, optimizer_memory
 from letitgo.weights.prefix import PREFIX_BYTES
 from letitgo.weights.select import Selection, chosen_of
 from letitgo.weights.sharded import whole_on_meta
 from letitgo.weights.state import undisturbed
-
-Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""What a network is called with: one tensor, its positional inputs, or its inputs by keyword."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ class Cost:
         gradient_bytes: Memory of the gradients.
         optimizer_bytes: Memory of the optimiser's state.
         why: The reason for what is saved, in a sentence or two.
+        thawed_memory: What a step holds with the selection trained and the rest as it is; None where that cannot be
+            counted, for the reason that ``why`` gives.
+        frozen_memory: What a step holds with the selection frozen.
     """
 
     thawed: StepCost
@@ -93,6 +95,8 @@ class Cost:
     gradient_bytes: Bytes
     optimizer_bytes: Bytes
     why: str
+    thawed_memory: Memory | None = None
+    frozen_memory: Memory | None = None
 
     @property
     def share(self) -> float:
@@ -151,7 +155,7 @@ def spared_by_each(module: nn.Module, inputs: Tensor) -> dict[str, int]:
     with undisturbed(module, "cost"):
         handles = [part.register_forward_hook(note(name)) for name, part in parts.items()]
         try:
-            outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
+            outputs = [leaf for leaf in tree_leaves(called(module, inputs)) if isinstance(leaf, Tensor)]
         finally:
             for handle in handles:
                 handle.remove()
@@ -195,11 +199,16 @@ def cost(
     example_input: Example,
     selection: Chosen,
     statistics: Statistics = "follow",
-    optimizer_floats: int = 2,
+    *,
+    optimizer: MakeOptimizer = torch.optim.AdamW,
+    loss: Loss | None = None,
+    precision: Precision | None = None,
+    checkpoint: bool = False,
 ) -> Cost:
     """Tell what freezing a selection would save in a training step, without training one.
 
-    Time is expected to go as the arithmetic goes, see :class:`StepCost` for what is counted.
+    Time is expected to go as the arithmetic goes, see :class:`StepCost` for what is counted. Memory is that of a step
+    on the whole example, see :class:`Memory`; precision and checkpointing change memory alone here.
 
     Args:
         module: The network. It is left as it was, to the bit: flags, gradients, modes, statistics and random state.
@@ -210,7 +219,10 @@ def cost(
         selection: What would be frozen: a selection, or patterns for :func:`select`.
         statistics: Of frozen normalization layers, as in :func:`freeze`: where they follow the data, the outputs of a
             frozen prefix change from batch to batch and cannot be computed once.
-        optimizer_floats: Numbers the optimiser keeps for each weight: 2 for Adam, 1 for momentum, 0 for plain SGD.
+        optimizer: Makes the optimiser of a list of parameters.
+        loss: As in :func:`memory`, like all that follows.
+        precision: Of the step.
+        checkpoint: Whether each block is computed again on the way back.
 
     Raises:
         BadRequest: The selection is none or of another network, the network does not take the example, or it returns
@@ -219,38 +231,59 @@ def cost(
     if isinstance(example_input, (Selection, str)):
         raise BadRequest("example_input is a selection: the order is cost(module, example_input, selection)")
     selection = chosen_of(module, selection)
+    options = {"loss": loss, "precision": precision, "checkpoint": checkpoint}
     with whole_on_meta(module), undisturbed(module, "cost"):
         if not module.training:
             module.train()
         with frozen(module, selection, statistics), _calls(module) as calls:
             cold = _counted(module, example_input)
-            kept = _gradient_bytes(module)
             first, crossed = _crossed(module, selection, calls)
+            kept = _held(module, example_input, optimizer, options)
+        warm, held = cold, kept
         for name in selection:
             parameter = module.get_parameter(name)
             parameter.requires_grad_(trains(parameter))
-        warm = _counted(module, example_input)
-        held = _gradient_bytes(module)
+        if selection:
+            warm = _counted(module, example_input)
+            held = _held(module, example_input, optimizer, options)
     return Cost(
         warm,
         cold,
-        Bytes(held, kept),
-        Bytes(held * optimizer_floats, kept * optimizer_floats),
-        _why(module, selection, warm, cold, first, crossed),
+        Bytes(held.gradients, kept.gradients),
+        Bytes(held.optimizer, kept.optimizer),
+        f"{_why(module, selection, warm, cold, first, crossed)}{held.why or kept.why}",
+        held.memory,
+        kept.memory,
     )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Bytes of gradients and optimiser state, and the whole memory of a step, or why it cannot be counted."""
+
+    gradients: int
+    optimizer: int
+    memory: Memory | None
+    why: str = ""
+
+
+def _held(module: nn.Module, example: Example, optimizer: MakeOptimizer, options: dict[str, Any]) -> _Held:
+    try:
+        found = memory(module, example, optimizer=optimizer, **options)
+    except BadRequest as error:
+        weights = trainable(module)
+        gradients = sum(weight.numel() * weight.element_size() for weight in weights)
+        return _Held(gradients, optimizer_memory(weights, optimizer)[0], None, f" No memory of a step: {error}.")
+    return _Held(found.gradients, found.optimizer, found)
+
+
 def _counted(module: nn.Module, example: Example) -> StepCost:
-    inputs: Any = dict(example) if isinstance(example, Mapping) else example
-    inputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)  # they do not train
+    inputs = as_data(example)
     if any(parameter.is_meta for parameter in module.parameters()):
-        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
-    sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
-    examples = sizes[0] if sizes else 1
-    if not examples:
-        raise BadRequest("the example is empty: its first dimension counts examples and has to be at least 1")
+        inputs = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), inputs)
+    examples = number_of(inputs)
     with _Counter() as forward:
-        outputs = [leaf for leaf in tree_leaves(_call(module, inputs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(called(module, inputs)) if isinstance(leaf, Tensor)]
     if not any(output.is_floating_point() or output.is_complex() for output in outputs):
         raise BadRequest("the network returns no floating-point tensor: nothing can be trained on its outputs")
     ends = [output for output in outputs if output.requires_grad]
@@ -272,7 +305,7 @@ def _prefix(module: nn.Module, inputs: Any, forward: int, examples: int) -> Step
     parts, cut, stop = find_prefix(module, *args, **kwargs)
     if parts is not None:
         with _Counter() as counter, torch.no_grad():
-            kept = _call(parts[0], inputs)
+            kept = called(parts[0], inputs)
         return StepCost(0, 0, counter.get_total_flops() // examples, prefix_bytes=kept.nbytes // examples)
     stop = "" if stop.endswith(" trains") else stop
     if cut is None:
@@ -284,16 +317,6 @@ def _prefix(module: nn.Module, inputs: Any, forward: int, examples: int) -> Step
         cut.rest(kept, {place: leaves[place] for place in cut.needed})
     once = forward - counter.get_total_flops() // examples
     return StepCost(0, 0, once, prefix_bytes=cut.bytes, cut=cut.name, uncached=stop)
-
-
-def _call(module: nn.Module, inputs: Tensor | tuple[Any, ...] | dict[str, Any]) -> Any:
-    try:
-        if isinstance(inputs, dict):
-            return module(**inputs)
-        return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise BadRequest(f"the network does not take the example: {reason}") from error
 
 
 def _refuse_reentrant(ends: list[Tensor]) -> None:
@@ -404,10 +427,6 @@ def _some(names: list[str]) -> str:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
-
-
-def _gradient_bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in trainable(module))
 
 
 class _Counter(FlopCounterMode):
