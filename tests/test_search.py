@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from math import log
 from statistics import fmean
 from typing import Any
@@ -19,8 +20,10 @@ import pytest
 import torch
 from helpers import NormNet, block_net
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import letitgo
+from letitgo import weights
 from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor
@@ -317,6 +320,28 @@ def test_parameters_can_be_saved_instead(tmp_path):
     for row in rows:
         if row["row"] in ("tried", "judged"):
             assert row["saved"] == pytest.approx(row["parameters"] / of.size(of.trainable))
+
+
+def test_memory_can_be_saved_instead(tmp_path):
+    study = Search(small(), save="memory", tolerance=5.0, seeds=2)
+    outcome = compute(study, open_store(tmp_path))
+    recipe = study.subjects[0].recipe
+    batch, labels = torch.randn(recipe.batch_size, 64), torch.zeros(recipe.batch_size, dtype=torch.int64)
+    for row in outcome.rows:
+        if row["row"] in ("tried", "judged"):
+            peaks = []
+            for frozen in ((), row["frozen"]):
+                module = recipe.network()
+                for unit in frozen:
+                    module.get_submodule(unit).requires_grad_(False)
+                loss = partial(cross_entropy, target=labels)
+                peaks.append(weights.memory(module, batch, optimizer=recipe.make_optimizer, loss=loss).peak)
+            everything = len(row["frozen"]) == len(recipe.network.layers)
+            assert row["saved"] == (1.0 if everything else pytest.approx(1 - peaks[1] / peaks[0], abs=1e-3))
+    with pytest.raises(BadRequest, match="save memory takes freeze-at 0 alone"):
+        Search(small(), save="memory", freeze_at=(0, 2))
+    with pytest.raises(BadRequest, match="save memory counts letitgo's own training step"):
+        Search(Recipe(task="own_tasks:Validated"), save="memory").check()
 
 
 # A budget in place of a tolerance

@@ -1,4 +1,4 @@
-"""Counting the operations of a network's steps."""
+"""Counting the operations and the memory of a network's steps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from letitgo import weights
 from letitgo.recipes.data import Data
 from letitgo.recipes.networks import Network
 from letitgo.recipes.own import Own
+from letitgo.recipes.recipe import Recipe
 from letitgo.weights.cost import spared_by_each
 
 
@@ -28,6 +30,30 @@ def step_cost(network: Network, trains: tuple[str, ...], statistics: Any, plain:
     module = weights.seeded(network, 0)
     weights.train_only(module, weights.Selection(trains, names), statistics)
     return weights.step_cost(module, plain.sample)
+
+
+@lru_cache(maxsize=1024)
+def step_memory(recipe: Recipe, trains: tuple[str, ...], statistics: Any) -> int:
+    """The most bytes that a step of the recipe holds at once, counted once for each choice of what trains.
+
+    Args:
+        recipe: Without training code of one's own. Its seed changes nothing.
+        trains: Names of the parameters that train.
+        statistics: Of frozen norms, as in :func:`letitgo.freeze`.
+    """
+    module = weights.seeded(recipe.network, 0)
+    weights.train_only(module, weights.Selection(trains, weights.parameter_names(module)), statistics)
+    data, split = recipe.dataset, recipe.dataset.split("train")
+    inputs, labels = (
+        torch.empty((recipe.batch_size, *of.shape[1:]), dtype=of.dtype, device="meta")
+        for of in (data.plain.sample, split.labels[:1])
+    )
+
+    def loss(outputs: Any) -> Tensor:
+        return data.task.loss(outputs, torch.empty_like(labels, device="cpu"))
+
+    precision = "bf16-mixed" if recipe.precision == "bf16" else None
+    return weights.memory(module, inputs, optimizer=recipe.make_optimizer, loss=loss, precision=precision).peak
 
 
 @lru_cache(maxsize=16)

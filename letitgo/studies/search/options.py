@@ -48,10 +48,10 @@ class SearchOptions(SeededOptions):
 
     pretrained: Pretrained = None
     save: Annotated[
-        Literal["arithmetic", "parameters"],
+        Literal["arithmetic", "memory", "parameters"],
         Field(
-            description="what is to be saved: arithmetic (of training) or parameters (that train, so gradients and "
-            "optimiser state)"
+            description="what is to be saved: arithmetic (of training), memory (most that a training step holds) or "
+            "parameters (that train, so gradients and optimiser state)"
         ),
     ] = "arithmetic"
     tolerance: Annotated[  # type: ignore[assignment]  # None only beside a budget
@@ -96,6 +96,10 @@ class SearchOptions(SeededOptions):
             raise BadRequest("freeze-at is none, and search is about what may be frozen: name at least one epoch")
         check_distinct("freeze-at", self.freeze_at)
         check_epochs("freeze-at", self.freeze_at, self.recipes)
+        if self.save == "memory" and self.freeze_at != (0,):
+            raise BadRequest(
+                "save memory takes freeze-at 0 alone: until a layer is frozen, training holds as much as without"
+            )
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:

@@ -191,7 +191,11 @@ def _told(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _what(study: Search) -> str:
-    return {"arithmetic": "the training arithmetic", "parameters": "the trained parameters"}[study.save]
+    return {
+        "arithmetic": "the training arithmetic",
+        "memory": "the most that a training step holds in memory",
+        "parameters": "the trained parameters",
+    }[study.save]
 
 
 def _sentences(study: Search, rows: Sequence[Row], chosen: Row | None) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from letitgo.errors import BadRequest
 from letitgo.plan import At, Graft, Measure, State
+from letitgo.plan.cost import step_memory
 from letitgo.recipes import Recipe
 from letitgo.recipes.own import ASSUMED
 from letitgo.store import Store
@@ -88,6 +89,11 @@ class Search(SearchOptions, CellStudy):
             raise BadRequest(
                 f"search tries sets on held-out examples, which only the task {of.recipe.task!r} knows: give it a "
                 "method validate(model)"
+            )
+        if of.recipe.own is not None and self.save == "memory":
+            raise BadRequest(
+                f"save memory counts letitgo's own training step: what that of the task {of.recipe.task!r} holds is "
+                "not known"
             )
         if self._tuning is not None:
             self._tuning.check_subject(of)
@@ -458,12 +464,19 @@ class Searched:
         return final if until is None or not isinstance(final, At) else final.run.at_epoch(until)
 
     def saved(self, plan: Plan) -> float:
-        """Share of the training arithmetic, or of the trained parameters, that is saved over all of training."""
+        """Share that is saved of the training arithmetic or the trained parameters, over all of training, or of the
+        most that a training step holds in memory."""
         if self.study.save == "arithmetic":
             return 1 - self.of.trainings(self.state(plan, self.of.recipe))
+        if self.study.save == "memory":
+            trains = self.of.but(name for unit in plan for name in self.units[unit].parameters)
+            return 1 - self._held(trains) / self._held(self.of.trainable) if trains else 1.0
         epochs = self.of.recipe.epochs
         frozen = sum((1 - epoch / epochs) * self.of.size(self.units[unit].parameters) for unit, epoch in plan.items())
         return frozen / self.of.size(self.of.trainable)
+
+    def _held(self, trains: tuple[str, ...]) -> int:
+        return step_memory(self.of.recipe, trains, "frozen" if self.study.statistics == "frozen" else "follow")
 
     def spent(self, trials: Sequence[Trial]) -> float:
         """Arithmetic of the baseline and of trying some sets under one seed, in trainings of the whole network."""
