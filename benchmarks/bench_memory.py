@@ -1,7 +1,7 @@
 """Memory of training as ``memory`` counts it, against its measured peak on the CPU.
 
 Goal: within 5 % of what PyTorch's allocator held at most. Each row is a process of its own: the network is built, and
-three steps are taken, with AdamW, in a loop that lets go of outputs before the backward pass. The first peak is the
+two steps are taken, with AdamW, in a loop that lets go of outputs before the backward pass. The first peak is the
 allocator's, by PyTorch's profiler: all tensors, those within kernels too, and nothing else. The second is the growth of
 the process's resident set over what it was before the network was built: buffers of oneDNN and the heap's gaps too. One
 thread. Takes some minutes; where the processor has no arithmetic in bfloat16, that case of ResNet-50 takes far longer.
