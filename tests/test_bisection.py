@@ -100,6 +100,8 @@ def test_bad_requests_to_bisect():
         bisect(module, lambda _: 0.0, base, tolerance=-1)
     with pytest.raises(BadRequest, match="shares no tensor"):
         bisect(module, lambda _: 0.0, {"x": torch.zeros(1)})
+    with pytest.raises(BadRequest, match="evaluate gives nan"):
+        bisect(module, lambda _: float("nan"), base)
     with pytest.raises(BadRequest, match="evaluate gives a str"):
         bisect(module, lambda _: "good", base)
 
@@ -183,6 +185,8 @@ def test_the_command_finds_carriers_and_writes_what_is_left(files, tmp_path, cap
     assert set(diff(base, module).query("what == 'changed'")["layer"]) == {"fc1"}
     assert run(["bisect", str(base), str(tuned), *TINY]) == 0
     assert "1 of 2 changed layers carry the gain (fc1)" in capsys.readouterr().out
+    assert run(["bisect", str(tuned), str(base), *TINY]) == 0
+    assert capsys.readouterr().out.startswith("the fine-tune has no gain to carry")
 
 
 def test_bad_requests_to_the_commands(files, tmp_path, capsys):
@@ -198,6 +202,14 @@ def test_bad_requests_to_the_commands(files, tmp_path, capsys):
     ):
         assert run(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_refused(files, tmp_path, capsys):
+    other = tmp_path / "text"
+    for content in ("hi", "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1", "(lp0\n.", "\x80\x02}q\x00."):
+        other.write_text(content, "latin-1")
+        assert run(["diff", str(files[0]), str(other)]) == 2
+        assert "letitgo: the weights" in (said := capsys.readouterr().err) or "holds no weights" in said
 
 
 def test_diff_shows_what_differs(files, capsys):

@@ -142,6 +142,8 @@ def test_bad_requests():
         loop.speculate("0", -1)
     with pytest.raises(BadRequest, match="the pattern 'nothing' matches no layer"):
         loop.speculate("nothing", 1.0)
+    with pytest.raises(BadRequest, match="the optimiser has nothing of '0'"):
+        speculate(copy.deepcopy(loop.net), loop.optimizer, "0", lambda: None, loop.losses, 1.0)
     freeze(loop.net, "0")
     with pytest.raises(BadRequest, match="nothing of '0' trains"):
         loop.speculate("0", 1.0)

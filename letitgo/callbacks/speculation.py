@@ -88,7 +88,8 @@ def speculate(
         statistics: As in :func:`letitgo.freeze`.
 
     Raises:
-        BadRequest: Nothing of ``frozen`` trains, a number is out of range, or the two give other examples.
+        BadRequest: Nothing of ``frozen`` trains or is in the optimiser, a number is out of range, or ``losses`` gives
+            other examples the second time.
     """
     if not 0 < alpha < 1 or not 0 <= tolerance < inf:
         raise BadRequest(f"alpha is {alpha} and tolerance {tolerance}: between 0 and 1, and at least 0")
@@ -96,6 +97,11 @@ def speculate(
     chosen = Selection(names, parameter_names(model))
     if not names:
         raise BadRequest(f"nothing of {frozen!r} trains: there is nothing to try")
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(model.get_parameter(name)) in moved for name in names):
+        raise BadRequest(
+            f"the optimiser has nothing of {frozen!r}: it is of another network, or it was made without that"
+        )
     before = _Point(model, optimizer, also)
     train()
     with _evaluating(model):

@@ -122,6 +122,11 @@ def _answer(found: Bisection, judged: dict[str, float | None], metric: Metric, t
     shown = {name: significant(None if x is None else 100 * x if metric.share else x) for name, x in judged.items()}
     unit = " %" if metric.share else ""
     changed = sum(what in ("carries", "put back") for what in found.frame["what"])
+    if found.base_score >= 0:
+        return (
+            f"the fine-tune has no gain to carry: its {metric.name} is no better than that of its base on the examples "
+            "that choose. Is the base named first?"
+        )
     named = f" ({', '.join(found.carriers)})" if found.carriers else ""
     return (
         f"{len(found.carriers)} of {changed} changed layers carry the gain{named}: with the others put back, "

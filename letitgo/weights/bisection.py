@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class Bisection:
     kept_score: float
     frame: DataFrame
     evaluations: int
-    state: State
+    state: State = field(repr=False)
 
     @property
     def carriers(self) -> tuple[str, ...]:
@@ -170,7 +171,10 @@ class _Search:
                 for name in (name for unit in back for name in self._changed[unit]):
                     self._own[name].copy_(self._old[name])
             self.evaluations += 1
-            return number(self._evaluate(self._model))
+            score = number(self._evaluate(self._model))
+            if isnan(score):
+                raise BadRequest("evaluate gives nan, with which nothing can be compared")
+            return score
         finally:
             self._restore()
 

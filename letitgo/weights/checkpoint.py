@@ -76,7 +76,16 @@ def read_weights(path: str | os.PathLike[str], data: bytes | None = None) -> Sta
         found = _tensors(path, data)
     except SafetensorError as error:
         raise BadRequest(f"{path} is not a whole safetensors file ({error})") from error
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        pickle.PickleError,
+    ) as error:
         if isinstance(error, BadRequest):
             raise
         why = "it is no safetensors file, and torch.load(weights_only=True) refuses it"
