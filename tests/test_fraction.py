@@ -409,7 +409,7 @@ def test_the_report_says_what_the_rows_say(study, rows):
     [section] = report(study, rows).sections
     said = " ".join(section.sentences)
     assert "698 values, n = 2." in said
-    assert "Saved beside its base, 50 % of filters takes 3.74 kB" in said
+    assert "Saved beside its base, 50 % of filters takes 3.7 kB" in said
     shares, alone, everything = section.tables
     assert [column.head for column in shares.columns] == [
         *("learned", "rest", "values", "drop", "above random", "stored")
