@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
+from letitgo.weights.coding import differing
 from letitgo.weights.delta import Base, beside
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import plain
@@ -88,7 +89,7 @@ def bisect(
     own, old = beside(model, base)
     owned = _tensors_of(model, own, by, [blocks] if isinstance(blocks, str) else blocks)
     changed = {
-        unit: [name for name in names if name in old and not _same(own[name], old[name])]
+        unit: [name for name in names if name in old and _differs(own[name], old[name])]
         for unit, names in owned.items()
     }
     search = _Search(model, evaluate, own, old, changed)
@@ -133,8 +134,7 @@ class _Search:
         old: State,
         changed: dict[str, list[str]],
     ) -> None:
-        self._model, self._evaluate, self._own, self._changed = model, evaluate, own, changed
-        self._old = {name: tensor.detach().clone() for name, tensor in old.items()}
+        self._model, self._evaluate, self._own, self._old, self._changed = model, evaluate, own, old, changed
         self._restore = remembered(model)
         self.back: list[str] = []
         self.carriers: list[str] = []
@@ -190,8 +190,8 @@ def _tensors_of(model: nn.Module, own: State, by: By, blocks: Sequence[str]) -> 
     return {unit: [name for layer in layers for name in of_layer[layer]] for unit, layers in grouped.items()}
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.detach().cpu(), b.detach().cpu())
+def _differs(own: Tensor, old: Tensor) -> bool:
+    return own.dtype != old.dtype or bool(differing(own, old).any())
 
 
 def _what(names: list[str], old: State, back: bool, carries: bool) -> str:

@@ -43,6 +43,12 @@ def raw(tensor: Tensor) -> np.ndarray:
     return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
+def differing(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors of one shape and dtype differ in any bit, in the order of their elements."""
+    words = [raw(tensor).reshape(tensor.numel(), tensor.element_size()) for tensor in (a, b)]
+    return torch.from_numpy((words[0] != words[1]).any(1))
+
+
 def encode(new: Tensor, old: Tensor) -> Coded | None:
     """What changed from ``old`` to ``new``, in the fewest bytes; None where nothing did.
 

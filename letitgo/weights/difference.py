@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest, nearest
 from letitgo.weights.checkpoint import read_weights, weight_files
-from letitgo.weights.coding import raw
+from letitgo.weights.coding import differing
 from letitgo.weights.layers import bare
 from letitgo.weights.state import State
 
@@ -70,14 +69,14 @@ def _tensors(weights: Weights) -> State:
     return {name: tensor.detach().cpu() for name, tensor in zip(bare(found), found.values(), strict=True)}
 
 
-def _compared(names: Iterable[str], before: State, after: State) -> dict[str, Any]:
+def _compared(names: Sequence[str], before: State, after: State) -> dict[str, Any]:
     shared = [name for name in names if name in before and name in after]
     pairs = [(before[name], after[name]) for name in shared]
     both = [pair for pair in pairs if pair[0].shape == pair[1].shape]
     changed = sum(int(_differing(*pair).sum()) for pair in both)
     if not shared:
         what = "gone" if any(name in before for name in names) else "new"
-    elif len(both) < len(list(names)):
+    elif len(both) < len(names):
         what = "other shape" if len(both) < len(pairs) else "changed"
     else:
         what = "changed" if changed else "same"
@@ -98,7 +97,6 @@ def _compared(names: Iterable[str], before: State, after: State) -> dict[str, An
 
 def _differing(a: Tensor, b: Tensor) -> Tensor:
     """Where two tensors of one shape differ: in any bit, or where their dtypes do, in value."""
-    if a.dtype != b.dtype:
-        return (a.double() != b.double()) & ~(a.isnan() & b.isnan())
-    words = [torch.from_numpy(raw(tensor)).view(tensor.numel(), -1) for tensor in (a, b)]
-    return (words[0] != words[1]).any(1) if a.numel() else torch.zeros(0, dtype=torch.bool)
+    if a.dtype == b.dtype:
+        return differing(a, b)
+    return (a.double() != b.double()) & ~(a.isnan() & b.isnan())

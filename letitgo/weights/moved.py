@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from letitgo.weights.coding import differing
 from letitgo.weights.delta import Base, beside
 from letitgo.weights.hold import helds, named_trainable
 from letitgo.weights.layers import plain
@@ -54,7 +55,9 @@ def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
     found = []
     for name, tensor in before.items():
         now, then = (whole(each.detach()).cpu() for each in (own[name], tensor))
-        differs = _differing(now, then)
+        differs = (
+            differing(now, then).view(now.shape) if now.dtype == then.dtype else torch.ones_like(now, dtype=torch.bool)
+        )
         if not isinstance(own[name], nn.Parameter):
             found.append(Movement(name, "buffer", bool(differs.any())))
         elif (mask := masks.get(id(own[name]))) is not None:
@@ -68,11 +71,3 @@ def moved(model: nn.Module, base: Base) -> tuple[Movement, ...]:
             else:
                 found.append(Movement(name, "frozen", does, "frozen but moved" if does else ""))
     return tuple(found)
-
-
-def _differing(a: Tensor, b: Tensor) -> Tensor:
-    """Where two tensors of one shape differ in any bit; everywhere if their dtypes do."""
-    if a.dtype != b.dtype:
-        return torch.ones(a.shape, dtype=torch.bool)
-    words = [tensor.contiguous().reshape(-1).view(torch.uint8).view(a.numel(), -1) for tensor in (a, b)]
-    return (words[0] != words[1]).any(1).view(a.shape) if a.numel() else torch.zeros(a.shape, dtype=torch.bool)
