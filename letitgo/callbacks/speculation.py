@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, log, sqrt
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from letitgo.errors import BadRequest
 from letitgo.weights import Selection, freeze, parameter_names, thaw
 from letitgo.weights.freeze import Statistics
 from letitgo.weights.select import chosen_of
-from letitgo.weights.state import remembered_draws
+from letitgo.weights.state import remembered_draws, same_modes
 
 LEAST = 100
 """Examples before the first look: the test holds for many examples, by the central limit theorem."""
@@ -104,14 +103,16 @@ def speculate(
         )
     before = _Point(model, optimizer, also)
     train()
-    with _evaluating(model):
+    with same_modes(model), torch.no_grad():
+        model.eval()
         without = torch.cat([part.detach().double().cpu() for part in losses(model)])
     after = _Point(model, optimizer, also)
     before.restore()
     freeze(model, chosen, statistics)
     try:
         train()
-        with _evaluating(model):
+        with same_modes(model), torch.no_grad():
+            model.eval()
             attempt = _judged(without, losses(model), tolerance, alpha)
     except BaseException:
         thaw(model, chosen)
@@ -185,16 +186,3 @@ class _Point:
 
 def _cloned(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; then all modules are in the modes they were in."""
-    modes = [(part, part.training) for part in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -22,7 +22,7 @@ from letitgo.weights.cut import BATCH, RANDOM, Cut, find_cut, takes_features
 from letitgo.weights.layers import parameter_names
 from letitgo.weights.prefix import PREFIX_BYTES
 from letitgo.weights.sealed import digests, dtype, open_tensors, own_versions
-from letitgo.weights.state import drawing_from
+from letitgo.weights.state import drawing_from, same_modes
 from letitgo.whole import replaced
 
 KEY = "cached_features"
@@ -69,15 +69,10 @@ def cache_features(
         raise BadRequest("the network is compiled: give the module that was handed to torch.compile")
     if any(takes_features(part) for part in model.modules()):
         raise BadRequest("the network takes cached features already: release() them first")
-    modes = [(part, part.training) for part in model.modules()]
-    if not model.training:
-        model.train()
-    try:
-        with drawing_from("features"), torch.enable_grad():
-            return _cached(model, _loader(data, batch_size), None if file is None else Path(file))
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with same_modes(model), drawing_from("features"), torch.enable_grad():
+        if not model.training:
+            model.train()
+        return _cached(model, _loader(data, batch_size), None if file is None else Path(file))
 
 
 class CachedFeatures(Dataset):

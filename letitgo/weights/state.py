@@ -149,24 +149,32 @@ def remembered_draws() -> Callable[[], None]:
 
 
 @contextmanager
+def same_modes(module: nn.Module) -> Iterator[None]:
+    """Afterwards all modules in a network are in the modes they are in now."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
 def undisturbed(module: nn.Module, *parts: object) -> Iterator[None]:
     """A module runs within, drawing as :func:`drawing_from`; then all that this changes in it is as it was."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
-    modes = [(part, part.training) for part in module.modules()]
     buffers = [
         (part, name, buffer, None if buffer is None else buffer.clone())
         for part in module.modules()
         for name, buffer in part._buffers.items()
     ]
     try:
-        with drawing_from(*parts), torch.enable_grad():
+        with same_modes(module), drawing_from(*parts), torch.enable_grad():
             yield
     finally:
         for parameter, trains, gradient in flags:
             parameter.requires_grad_(trains)
             parameter.grad = gradient
-        for part, mode in modes:
-            part.training = mode
         with torch.no_grad():
             for part, name, buffer, before in buffers:
                 part._buffers[name] = buffer
