@@ -121,6 +121,9 @@ def _judges(recipe: Recipe) -> tuple[Callable[[nn.Module], Any], Callable[[nn.Mo
 def _answer(found: Bisection, judged: dict[str, float | None], metric: Metric, tolerance: float) -> str:
     shown = {name: significant(None if x is None else 100 * x if metric.share else x) for name, x in judged.items()}
     unit = " %" if metric.share else ""
+    from letitgo.report.words import within
+
+    tries = f"{found.evaluations} evaluation{'s' * (found.evaluations != 1)}"
     changed = sum(what in ("carries", "put back") for what in found.frame["what"])
     if found.base_score >= 0:
         return (
@@ -131,7 +134,7 @@ def _answer(found: Bisection, judged: dict[str, float | None], metric: Metric, t
     return (
         f"{len(found.carriers)} of {changed} changed layers carry the gain{named}: with the others put back, "
         f"{metric.name} is {shown['kept']}{unit}, as tuned {shown['tuned']}{unit}, on examples that did not choose "
-        f"({found.evaluations} evaluations, tolerance {tolerance:g} {metric.unit})"
+        f"({tries}, tolerance {within(tolerance, metric.unit)})"
     )
 
 

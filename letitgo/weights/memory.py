@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, named
 from letitgo.weights.example import Example, as_data, called
 from letitgo.weights.hold import helds
 from letitgo.weights.layers import layers, parameter_names, plain, trainable_names
@@ -193,7 +193,7 @@ def imagined(
         try:
             copy = _copy(getattr(module, "_orig_mod", module), empty)
         except Exception as error:
-            raise BadRequest(f"memory cannot be counted: the network cannot be copied: {_said(error)}") from error
+            raise BadRequest(f"memory cannot be counted: the network cannot be copied: {named(error)}") from error
         if not copy.training:
             copy.train()
         yield copy, tree_map_only(Tensor, empty, inputs), live
@@ -212,10 +212,6 @@ def _copy(module: nn.Module, empty: Callable[[Tensor], Tensor]) -> nn.Module:
 def _without_numbers(tensor: Tensor, place: torch.device, cast: torch.dtype | None) -> Tensor:
     dtype = cast if cast and tensor.is_floating_point() else tensor.dtype
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=dtype, device=place)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class _Live(TorchDispatchMode):
@@ -309,7 +305,7 @@ def step_of(
         if ends and moving:
             torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
     except RuntimeError as error:
-        raise BadRequest(f"memory of the backward pass cannot be counted: {_said(error)}") from error
+        raise BadRequest(f"memory of the backward pass cannot be counted: {named(error)}") from error
     del ends
     return Step(moving, weights, blocks, live.peak, live.now)
 
@@ -334,7 +330,7 @@ def optimizer_memory(parameters: Iterable[Tensor], optimizer: MakeOptimizer) -> 
             live.peak = after = live.now
             made.step()
         except Exception as error:
-            raise BadRequest(f"memory of the optimiser cannot be counted: {_said(error)}") from error
+            raise BadRequest(f"memory of the optimiser cannot be counted: {named(error)}") from error
     return after - before, live.peak - after
 
 
