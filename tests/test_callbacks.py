@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -407,6 +408,30 @@ def test_lightning_counts_optimiser_steps_where_gradients_are_accumulated(lit: A
 
 
 @its_own_warnings
+def test_lightning_logs_what_is_frozen_to_the_trainers_loggers(lit: Any, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    def values(rows: list[tuple[int, dict[str, float]]]) -> list[tuple[int, float, float]]:
+        return [(step, row["freezing/trainable"], row["frozen/backbone.0"]) for step, row in rows]
+
+    logger = CSVLogger(tmp_path / "csv", version="one")
+    schedule = lit.FreezeSchedule({0: ["backbone"], "3it": ["head"], 3: []}, example=torch.randn(2, 6))
+    lit.trainer(schedule, logger=logger, log_every_n_steps=1).fit(lit.Module())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        written = [{name: float(x) for name, x in row.items() if x} for row in csv.DictReader(file)]
+    rows = [(int(row["step"]), row) for row in written if "freezing/trainable" in row]
+    seen = [(0, 30, 1), (2, 30, 1), (3, 45, 0), (5, 45, 0), (6, 75, 0), (7, 75, 0)]
+    assert values(rows) == seen
+    saved = [row["freezing/arithmetic_saved"] for _, row in rows]
+    assert saved[0] == saved[1] > saved[2] == saved[3] > saved[4] == saved[5] == 0
+
+    points: list[Any] = []
+    schedule = lit.FreezeSchedule({0: ["backbone"], 3: []}, log=lambda row, step: points.append((step, row)))
+    lit.trainer(schedule, accumulate_grad_batches=2).fit(lit.Module())  # one optimiser step in an epoch
+    assert values(points) == [(0, 30, 1), (2, 30, 1), (3, 75, 0)]
+
+
+@its_own_warnings
 def test_lightning_multiplies_the_rate_of_what_is_thawed(lit: Any) -> None:
     ends = []
     for factor in (1.0, 0.5):
@@ -713,6 +738,28 @@ def test_the_trainer_counts_optimiser_steps_where_gradients_are_accumulated(hf: 
     hf.trainer(hf.module(), schedule, probe, per_device_train_batch_size=2, gradient_accumulation_steps=2).train()
     started = [flags[0].partition(".")[0] if flags else "" for flags in probe.flags]
     assert started == ["backbone", "head", "", "", "", "", "backbone", "backbone"]
+
+
+def test_the_trainer_logs_what_is_frozen(hf: Any) -> None:
+    from letitgo.callbacks.transformers import logged_by
+
+    module = hf.language()
+    trainer = hf.trainer(module, logging_strategy="steps", logging_steps=1)
+    example = {"input_ids": torch.zeros(1, 5, dtype=torch.long)}
+    rule = {0: ["transformer.h.0"], "3it": []}
+    trainer.add_callback(hf.FreezeSchedule(rule, log=logged_by(trainer), example=example))
+    trainer.train()
+    history = trainer.state.log_history
+    found = [
+        (row["step"], row["frozen/transformer.h.0"], row["frozen/transformer.h.1"], row["freezing/arithmetic_saved"])
+        for row in history
+        if "freezing/trainable" in row
+    ]
+    (first, second) = found
+    assert first == (0, 1, 0, pytest.approx(first[3]))
+    assert second == (3, 0, 0, 0)
+    assert 0.05 < first[3] < 0.5
+    assert sum("loss" in row for row in history) == 8
 
 
 def test_the_trainer_multiplies_the_rate_of_what_is_thawed(hf: Any) -> None:

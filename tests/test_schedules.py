@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from networks import OPTIMIZERS, WIDTH, step
 from torch import Tensor, nn
 
-from letitgo import BadRequest, WorkFailed
-from letitgo.callbacks import Plateau, Rotate, Schedule
+from letitgo import BadRequest, WorkFailed, cost, entries, freeze, hold, select, thaw
+from letitgo.callbacks import Plateau, Recorder, Rotate, Schedule, tensorboard
 from letitgo.weights import copied, seeded
 
 STEPS, EPOCH = 12, 3
@@ -414,3 +415,111 @@ def test_phases_that_are_none_are_refused(phases: Any, options: Any, said: str) 
     module = network()
     with pytest.raises(BadRequest, match=said):
         Schedule(Plateau(phases, "loss", **options)).begin(module, [torch.optim.SGD(module.parameters())])
+
+
+# What is logged
+
+
+def logged(module: nn.Module, rule: Any, steps: range, **options: Any) -> Any:
+    """The points that are logged, and of each step how many weights train and which blocks are frozen."""
+    points, truth = [], {}
+    schedule, optimizer = Schedule(rule), torch.optim.SGD(module.parameters())
+    log = options.pop("log", lambda values, step: points.append((step, values)))
+    schedule.begin(module, [optimizer], steps_per_epoch=EPOCH, steps=STEPS, log=log, **options)
+    for now in steps:
+        schedule.enter(step=now)
+        frozen = frozen_names(module)
+        counts = {name: parameter.numel() for name, parameter in module.named_parameters()}
+        truth[now] = {"freezing/trainable": sum(counts[name] for name in counts if name not in frozen)}
+        for block in ("embed", "layers.0", "layers.1", "layers.2", "layers.3", "head"):
+            own = [name for name in counts if name.startswith(f"{block}.")]
+            share = sum(counts[name] for name in own if name in frozen) / sum(counts[name] for name in own)
+            truth[now][f"frozen/{block}"] = pytest.approx(share)
+    schedule.end()
+    return points, truth
+
+
+@settings(max_examples=15)
+@given(rule=rules, first=st.integers(0, STEPS - 1))
+def test_what_is_logged_tells_what_is_frozen_in_each_step(rule: Any, first: int) -> None:
+    """Each point is true, and between two points nothing changes, or they are a step apart: curves have no slopes."""
+    points, truth = logged(network(), rule, range(first, STEPS))
+    shown = {step: {name: value for name, value in values.items() if "share" not in name} for step, values in points}
+    assert [step for step, _ in points] == sorted(shown)
+    assert {first, STEPS - 1} <= set(shown)
+    assert all(values == truth[step] for step, values in shown.items())
+    for one, other in pairwise(shown):
+        assert other == one + 1 or all(truth[step] == truth[one] for step in range(one, other + 1))
+    assert all(values["freezing/trainable_share"] <= 1 for _, values in points)
+
+
+def test_the_arithmetic_that_is_logged_is_that_of_cost() -> None:
+    module, example = network(), torch.randn(2, WIDTH)
+    frozen = {0: [], 4: ["embed", "layers.0"], 8: ["layers.3.second"]}
+    points, _ = logged(module, {f"{step}it": patterns for step, patterns in frozen.items()}, range(10), example=example)
+    saved = {step: values["freezing/arithmetic_saved"] for step, values in points}
+    assert saved[0] == saved[3] == 0
+    assert saved[4] == saved[7] == pytest.approx(1 - cost(module, example, select(module, *frozen[4])).share)
+    assert saved[8] == saved[9] == pytest.approx(1 - cost(module, example, select(module, *frozen[8])).share)
+    assert saved[4] > 4 * saved[8] > 0
+
+
+def test_logging_changes_no_bit_of_training() -> None:
+    """Weights, statistics, gradients and random numbers; and it trains what it is to train."""
+    ends = []
+    for options in ({}, {"log": lambda values, step: None, "example": torch.randn(2, WIDTH)}):
+        module = seeded(lambda: nn.Sequential(nn.Linear(WIDTH, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 3)), 0)
+        optimizer = OPTIMIZERS["AdamW"](list(module.parameters()))
+        schedule = Schedule({0: ["0"], "3it": ["3"], "5it": []}, statistics="frozen")
+        schedule.begin(module, [optimizer], **options)
+        torch.manual_seed(1)
+        for now in range(7):
+            schedule.enter(step=now)
+            module(torch.randn(4, WIDTH)).square().mean().backward()
+            optimizer.step()  # gradients add up: what is counted in between leaves them alone
+        ends.append((bits(copied(module)), torch.get_rng_state().tolist(), module.training))
+    assert ends[0] == ends[1]
+
+
+def test_tensorboard_shows_what_was_logged(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path) as writer:
+        logged(network(), {0: ["embed"], "5it": []}, range(8), log=tensorboard(writer))
+    read = events.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in read.Scalars("frozen/embed")] == [(0, 1), (4, 1), (5, 0), (7, 0)]
+    assert len(read.Tags()["scalars"]) == 8
+
+
+def test_what_is_frozen_by_hand_is_recorded_too() -> None:
+    points: list[Any] = []
+    module = network()
+    recorder = Recorder(module, lambda values, step: points.append((step, values)), torch.randn(2, WIDTH))
+    freeze(module, "layers.1")
+    recorder.record(2)
+    thaw(module)
+    with hold(module, entries(module, {"head.weight": torch.eye(WIDTH)})):
+        recorder.record(9)
+    recorder.close(9)
+    assert [step for step, _ in points] == [2, 8, 9]
+    (_, first), (_, before), (_, last) = points
+    assert first == before
+    assert {name for name, value in first.items() if value == 1} == {"frozen/layers.1"}
+    assert last["freezing/trainable"] == WIDTH
+    assert 0 < last["frozen/head"] < 1 == last["frozen/embed"]
+
+
+def test_what_cannot_be_logged_is_refused_before_training() -> None:
+    module, log = network(), lambda values, step: None
+    optimizer = torch.optim.SGD(module.parameters())
+    schedule = Schedule({0: ["head"]})
+    with pytest.raises(BadRequest, match="the network does not take the example: RuntimeError: mat1 and mat2"):
+        schedule.begin(module, [optimizer], log=log, example=torch.randn(2, WIDTH + 1))
+    with pytest.raises(BadRequest, match="no arithmetic is counted in this network"):
+        Recorder(nn.LayerNorm(4), log, torch.randn(2, 4))
+    schedule = Schedule(Plateau([["head"], []], "loss"))
+    schedule.begin(module, [optimizer], log=log)
+    with pytest.raises(BadRequest, match="what is logged is of a step or an epoch: call enter"):
+        schedule.enter()
+    assert not frozen_names(module)

@@ -8,9 +8,11 @@ from typing import Any
 from torch.nn.parallel import DistributedDataParallel
 
 from letitgo.callbacks.changed import Changed
+from letitgo.callbacks.recorder import Log
 from letitgo.callbacks.schedule import Rule, Schedule
 from letitgo.errors import BadRequest
 from letitgo.weights import Statistics
+from letitgo.weights.example import Example
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,13 +37,25 @@ class FreezeSchedule(Callback):
             :class:`letitgo.callbacks.Rotate` or :class:`letitgo.callbacks.Plateau`.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
         thawed_lr: A factor for the learning rate of what was frozen earlier in the schedule and trains now.
+        log: Is told in the first process what is frozen, as by :class:`letitgo.callbacks.Recorder`; by default the
+            Trainer's loggers are.
+        example: For ``forward``, as in :class:`letitgo.callbacks.Recorder`: the share of the arithmetic that is saved
+            is logged too.
 
     Raises:
         BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
     """
 
-    def __init__(self, rule: Rule, statistics: Statistics = "follow", thawed_lr: float = 1.0) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        statistics: Statistics = "follow",
+        thawed_lr: float = 1.0,
+        log: Log | None = None,
+        example: Example | None = None,
+    ) -> None:
         self._schedule = Schedule(rule, statistics, thawed_lr)
+        self._log, self._example = log, example
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._schedule.seen = []  # what a checkpoint holds of it is loaded after this
@@ -58,7 +72,8 @@ class FreezeSchedule(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         per_epoch, steps = _length(trainer, pl_module)
-        self._schedule.begin(pl_module, trainer.optimizers, per_epoch, steps)
+        log = (self._log or _loggers(trainer)) if trainer.is_global_zero else None
+        self._schedule.begin(pl_module, trainer.optimizers, per_epoch, steps, log, self._example)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._schedule.enter(trainer.current_epoch, trainer.global_step)
@@ -92,6 +107,14 @@ def _length(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, i
         return None, trainer.max_steps if trainer.max_steps > 0 else None
     steps = trainer.estimated_stepping_batches
     return ceil(batches / trainer.accumulate_grad_batches), int(steps) if isfinite(steps) else None
+
+
+def _loggers(trainer: Trainer) -> Log | None:
+    def log(values: dict[str, float], step: int) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
+
+    return log if trainer.loggers else None
 
 
 class ChangedWeights(Callback):

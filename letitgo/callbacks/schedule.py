@@ -13,9 +13,11 @@ from math import inf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
+from letitgo.callbacks.recorder import Log, Recorder
 from letitgo.callbacks.rules import Bound, Length, Now, Patterns, Plateau, Rotate, Since, When
 from letitgo.errors import BadRequest
 from letitgo.weights import Selection, Statistics, freeze, frozen, parameter_names, thaw
+from letitgo.weights.example import Example
 from letitgo.weights.freeze import scale_rate
 from letitgo.weights.sharded import refuse_fixed
 
@@ -56,6 +58,8 @@ class Schedule:
         self._bound: Bound | None = None
         self._length = Length(None, None)
         self._held: Selection | None = None
+        self._recorder: Recorder | None = None
+        self._at = 0
 
     @property
     def metric(self) -> str | None:
@@ -68,6 +72,8 @@ class Schedule:
         optimizers: Iterable[Optimizer],
         steps_per_epoch: int | None = None,
         steps: int | None = None,
+        log: Log | None = None,
+        example: Example | None = None,
     ) -> None:
         """Hold the whole schedule against a network and its optimisers, so that nothing in it fails later.
 
@@ -76,11 +82,13 @@ class Schedule:
             optimizers: All of its optimisers.
             steps_per_epoch: Optimiser steps in an epoch; needed where epochs are named beside steps or shares.
             steps: Optimiser steps in all of training; needed where shares are named.
+            log: Is told at each change what is frozen and what that saves, as :class:`letitgo.callbacks.Recorder` does.
+            example: As in :class:`letitgo.callbacks.Recorder`.
 
         Raises:
             BadRequest: A pattern matches nothing, nothing would be left to train, a parameter that is to train at some
                 time was frozen before or is in no optimiser, an optimiser cannot hold weights still, a length that is
-                needed is missing, or the network is one of FSDP1 or DeepSpeed.
+                needed is missing, the network is one of FSDP1 or DeepSpeed, or it does not take the example.
         """
         self.end()
         optimizers = list(optimizers)
@@ -94,6 +102,7 @@ class Schedule:
         for selection in bound.sets.values():
             with frozen(module, selection, statistics=self._statistics):
                 pass
+        self._recorder = None if log is None else Recorder(module, log, example)
         self._module, self._bound, self._length, self._optimizers = module, bound, length, inner
 
     def enter(self, epoch: int | None = None, step: int | None = None) -> None:
@@ -102,12 +111,16 @@ class Schedule:
         Args:
             epoch: The epoch, counted from 0. Where it is left out it follows from the step and ``steps_per_epoch``.
             step: Optimiser steps done since training began, those before a resume included. A schedule of epochs alone
-                needs none, and may be entered once an epoch.
+                needs none, and may be entered once an epoch. What is logged is of the step, or else of the epoch.
         """
         if self._module is None or self._bound is None:
             raise BadRequest("the schedule was not begun: call begin(module, optimizers) first")
         if epoch is None and step is not None and self._length.epoch:
             epoch = step // self._length.epoch
+        at = epoch if step is None else step
+        if self._recorder is not None and at is None:
+            raise BadRequest("what is logged is of a step or an epoch: call enter(step=…) or enter(epoch=…)")
+        self._at = at or 0
         now = self._bound.at(Now(epoch, step, self.seen))
         if now.frozen != self._held:
             if self._held is not None:
@@ -116,13 +129,17 @@ class Schedule:
             freeze(self._module, now.frozen, statistics=self._statistics)
             if self._thawed_lr != 1:
                 self._scale(now.thawed)
+            if self._recorder is not None:
+                self._recorder.record(self._at)
 
     def end(self) -> None:
         """Give the network back as it was when the schedule began."""
         if self._module is not None and self._held is not None:
             thaw(self._module, self._held)
             self._scale(())
-        self._module, self._bound, self._held = None, None, None
+        if self._recorder is not None:
+            self._recorder.close(self._at)
+        self._module, self._bound, self._held, self._recorder = None, None, None, None
 
     def _scale(self, thawed: Iterable[str]) -> None:
         for optimizer in self._optimizers:

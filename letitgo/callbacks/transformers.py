@@ -11,12 +11,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from letitgo.callbacks.changed import Changed
+from letitgo.callbacks.recorder import Log
 from letitgo.callbacks.schedule import Rule, Schedule
 from letitgo.errors import BadRequest
 from letitgo.weights import Statistics
+from letitgo.weights.example import Example
 
 try:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import has_length
     from transformers.training_args import ParallelMode
 except ModuleNotFoundError as error:
@@ -37,13 +39,24 @@ class FreezeSchedule(TrainerCallback):
             ``state.global_step`` is.
         statistics: ``"frozen"`` keeps BatchNorm statistics of frozen layers too.
         thawed_lr: A factor for the learning rate of what was frozen earlier in the schedule and trains now.
+        log: Is told in each process what is frozen, as by :class:`letitgo.callbacks.Recorder`; :func:`logged_by` for
+            the Trainer's own.
+        example: As in :class:`letitgo.callbacks.Recorder`: the share of the arithmetic that is saved is logged too.
 
     Raises:
         BadRequest: On making it or when training begins: the schedule cannot be carried out as it was put.
     """
 
-    def __init__(self, rule: Rule, statistics: Statistics = "follow", thawed_lr: float = 1.0) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        statistics: Statistics = "follow",
+        thawed_lr: float = 1.0,
+        log: Log | None = None,
+        example: Example | None = None,
+    ) -> None:
         self._schedule = Schedule(rule, statistics, thawed_lr)
+        self._log, self._example = log, example
         self._epoch = 0
 
     def on_train_begin(  # type: ignore[override]
@@ -65,7 +78,7 @@ class FreezeSchedule(TrainerCallback):
             )
         known = has_length(train_dataloader)
         per_epoch = ceil(len(train_dataloader) / args.gradient_accumulation_steps) if known else None
-        self._schedule.begin(model, [optimizer], per_epoch, state.max_steps)
+        self._schedule.begin(model, [optimizer], per_epoch, state.max_steps, self._log, self._example)
         self._epoch = int(state.epoch or 0) - 1
         self._look_back(state)
 
@@ -100,6 +113,19 @@ class FreezeSchedule(TrainerCallback):
         """What was seen of the metric is what the Trainer logged, which its checkpoints hold."""
         if metric := self._schedule.metric:
             self._schedule.seen = [logged[metric] for logged in state.log_history if metric in logged]
+
+
+def logged_by(trainer: Trainer) -> Log:
+    """A Trainer's own ``log``, as in ``trainer.add_callback(FreezeSchedule(rule, log=logged_by(trainer)))``.
+
+    The Trainer logs at the step where it is, so what is of another step is left out.
+    """
+
+    def log(values: dict[str, float], step: int) -> None:
+        if step == trainer.state.global_step:
+            trainer.log(values)
+
+    return log
 
 
 class ChangedWeights(TrainerCallback):
