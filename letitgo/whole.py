@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,12 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Yields:
         The file to write.
+
+    Raises:
+        FileNotFoundError: The folder of ``path`` is not there.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -98,6 +98,12 @@ def test_bad_requests_to_bisect():
     base = moved(module)
     with pytest.raises(BadRequest, match="tolerance is -1"):
         bisect(module, lambda _: 0.0, base, tolerance=-1)
+    with pytest.raises(BadRequest, match="tolerance is 'a'"):
+        bisect(module, lambda _: 0.0, base, tolerance="a")  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="evaluate is None: give a function"):
+        bisect(module, None, base)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="by is 'layers': did you mean layer"):
+        bisect(module, lambda _: 0.0, base, by="layers")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="shares no tensor"):
         bisect(module, lambda _: 0.0, {"x": torch.zeros(1)})
     with pytest.raises(BadRequest, match="evaluate gives nan"):

@@ -487,6 +487,12 @@ def test_lightning_refuses_a_typo_before_training(lit: Any) -> None:
 
 
 @its_own_warnings
+def test_lightning_tells_of_a_time_after_the_end_of_training(lit: Any) -> None:
+    with pytest.warns(UserWarning, match="the schedule names epoch 30, and training ends before it: it has 4 epochs"):
+        lit.trainer(lit.FreezeSchedule({30: ["backbone"]})).fit(lit.Module())
+
+
+@its_own_warnings
 def test_lightning_refuses_an_optimizer_of_a_part(lit: Any) -> None:
     module = lit.Module(optimizer=lambda parameters: torch.optim.AdamW(parameters[-2:]))
     with pytest.raises(BadRequest, match=r"backbone\.0\.weight is in no optimiser, but trains from epoch 1 on"):
@@ -834,6 +840,11 @@ def test_the_trainer_refuses_a_typo_before_training(hf: Any) -> None:
     with pytest.raises(BadRequest, match="epoch 30: the pattern 'backbones' matches no layer: did you mean backbone"):
         hf.trainer(module, hf.FreezeSchedule({30: ["backbones"]})).train()
     assert bits(copied(module)) == before
+
+
+def test_the_trainer_tells_of_a_time_after_the_end_of_training(hf: Any) -> None:
+    with pytest.warns(UserWarning, match="the schedule names epoch 30, and training ends before it: it has 4 epochs"):
+        hf.trainer(hf.module(), hf.FreezeSchedule({30: ["backbone"]})).train()
 
 
 def test_the_trainer_refuses_what_was_frozen_by_hand(hf: Any) -> None:

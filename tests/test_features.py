@@ -305,6 +305,12 @@ def test_data_that_cannot_be_read_are_refused(batch, match):
         cache_features(frozen("own"), examples)
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", None])
+def test_a_batch_size_is_a_whole_number(size):
+    with pytest.raises(BadRequest, match=f"batch_size is {size!r}: give a whole number from 1 on"):
+        cache_features(frozen("own"), data("own"), batch_size=size)
+
+
 def test_more_than_a_gibibyte_needs_a_file(monkeypatch):
     monkeypatch.setattr("letitgo.weights.features.PREFIX_BYTES", 100)
     with pytest.raises(BadRequest, match=r"the outputs of blocks\.1 take 0\.0 GB: give a file"):

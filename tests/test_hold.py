@@ -633,6 +633,7 @@ def test_holding_a_selection_is_training_only_that():
         (lambda m: (hold(m, fraction(m, 0.5)), hold(m, fraction(m, 0.5))), "held already: release"),
         (lambda m: fraction(m, 0.0), "above 0 and at most 1"),
         (lambda m: fraction(m, 1.5), "above 0 and at most 1"),
+        (lambda m: fraction(m, "a"), "the share is 'a': give a number above 0 and at most 1"),
         (lambda m: fraction(m, 0.5, of="layers"), "it can be 'filters' or 'weights'"),
         (lambda m: fraction(nn.BatchNorm1d(3), 0.5), "nothing there has filters"),
         (lambda m: entries(m, {"0.wieght": torch.ones(8, 6)}), r"did you mean 0\.weight"),

@@ -482,6 +482,11 @@ def test_an_evaluation_gives_a_number(score):
         robustness(net(), lambda _: score)
 
 
+def test_an_evaluation_is_a_function():
+    with pytest.raises(BadRequest, match="evaluate is None: give a function"):
+        robustness(net(), None)
+
+
 @pytest.mark.parametrize("donor", ["state_dict", "factory"])
 def test_a_donor_that_is_the_model_itself_is_refused(donor):
     model = net()

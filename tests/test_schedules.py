@@ -82,9 +82,11 @@ rotations = st.builds(
     seed=st.integers(0, 99),
     blocks=st.sampled_from([(), "layers.*"]),
 )
+beyond_the_end = pytest.mark.filterwarnings("ignore:the schedule names")
 rules = st.one_of(mappings.filter(unambiguous), rotations)
 
 
+@beyond_the_end
 @settings(max_examples=25)
 @given(rule=mappings.filter(unambiguous), at=st.lists(st.integers(0, STEPS - 1), min_size=1, max_size=8))
 def test_the_latest_time_that_has_come_says_what_is_frozen(rule: Any, at: list[int]) -> None:
@@ -128,6 +130,7 @@ def optimizers_for(name: str, module: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "LBFGS"])
+@beyond_the_end
 @settings(max_examples=3)
 @given(rule=rules, stop=st.integers(1, STEPS - 1), factor=st.sampled_from([1.0, 0.1]))
 def test_stopped_at_any_step_training_goes_on_to_the_same_bits(name: str, rule: Any, stop: int, factor: float) -> None:
@@ -238,6 +241,8 @@ def test_a_rotation_that_is_none_is_refused(options: Any, said: str) -> None:
             {},
             "epoch 1 stands beside steps or shares, and the number of steps in an epoch",
         ),
+        ({1: []}, {"steps": "9"}, {}, "steps is '9': give a whole number from 1 on"),
+        ({1: []}, {"steps_per_epoch": 0}, {}, "steps_per_epoch is 0: give a whole number from 1 on"),
         ({0.5: [], "9it": ["head"]}, {"steps": 18}, {}, "0.5 of training and step 9 are the same step, 9: keep one"),
         (
             {"5it": ["head"]},
@@ -273,6 +278,42 @@ def test_what_cannot_be_carried_out_is_refused(rule: Any, begin: Any, enter: Any
     with pytest.raises(BadRequest, match=said):
         carry_out()
     assert not frozen_names(module)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.optim.SGD(network().parameters()), "optimizers is of type SGD: give a list of all"),
+        (None, "optimizers is of type NoneType"),
+        ([3], r"optimizers holds int: give a list of all the network's optimisers, as in \[optimizer\]"),
+    ],
+)
+def test_optimisers_are_given_as_a_list(given: Any, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        Schedule({1: []}).begin(network(), given)
+
+
+@pytest.mark.parametrize(
+    ("rule", "length", "said"),
+    [
+        ({1: ["head"], 2: []}, {"steps_per_epoch": 4, "steps": 8}, "names epoch 2, .* it has 2 epochs$"),
+        ({1: ["head"]}, {"steps_per_epoch": 4, "steps": 3}, "names epoch 1, .* it has 1 epoch$"),
+        ({"8it": ["head"]}, {"steps": 8}, "names step 8, .* it has 8 steps$"),
+        ({0.97: ["head"]}, {"steps": 8}, "names 0.97 of training, .* it has 8 steps$"),
+        ({2: ["head"]}, {"steps_per_epoch": 4, "steps": 9}, None),
+        ({"7it": ["head"]}, {"steps": 8}, None),
+        ({99: ["head"]}, {"steps": 8}, None),  # an epoch may be a step
+        ({99: ["head"], "99it": []}, {"steps_per_epoch": 4}, None),
+    ],
+)
+def test_a_time_after_the_end_of_training_is_told(rule: Any, length: Any, said: str | None) -> None:
+    module = network()
+    optimizers = [torch.optim.SGD(module.parameters())]
+    if said is None:
+        Schedule(rule).begin(module, optimizers, **length)
+        return
+    with pytest.warns(UserWarning, match=said):
+        Schedule(rule).begin(module, optimizers, **length)
 
 
 def test_a_rotation_needs_an_optimiser_of_all_blocks() -> None:
@@ -406,7 +447,8 @@ def test_a_phase_ends_after_values_that_are_no_better(options: Any, seen: list[f
         ("head", {}, "phases is 'head'"),
         ([[], 3], {}, "phase 1 freezes 3, which is no list"),
         ([[], ["head"]], {"patience": 0}, "patience is 0: give a whole number from 1 on"),
-        ([[], ["head"]], {"mode": "least"}, "mode 'least': give a name, and 'min' or 'max'"),
+        ([[], ["head"]], {"mode": "least"}, "^mode is 'least': give 'min' or 'max'"),
+        ([[], ["head"]], {"metric": 3}, "^metric is 3: give its name"),
         ([[], ["head"]], {"min_delta": -1}, "min_delta is -1: give a number from 0 on"),
         ([[], ["haed"]], {}, "phase 1: the pattern 'haed' matches no layer"),
     ],
@@ -414,7 +456,7 @@ def test_a_phase_ends_after_values_that_are_no_better(options: Any, seen: list[f
 def test_phases_that_are_none_are_refused(phases: Any, options: Any, said: str) -> None:
     module = network()
     with pytest.raises(BadRequest, match=said):
-        Schedule(Plateau(phases, "loss", **options)).begin(module, [torch.optim.SGD(module.parameters())])
+        Schedule(Plateau(phases, **{"metric": "loss", **options})).begin(module, [torch.optim.SGD(module.parameters())])
 
 
 # What is logged
@@ -439,6 +481,7 @@ def logged(module: nn.Module, rule: Any, steps: range, **options: Any) -> Any:
     return points, truth
 
 
+@beyond_the_end
 @settings(max_examples=15)
 @given(rule=rules, first=st.integers(0, STEPS - 1))
 def test_what_is_logged_tells_what_is_frozen_in_each_step(rule: Any, first: int) -> None:

@@ -136,10 +136,52 @@ def test_an_error_on_trial_goes_back_to_before_it():
     assert len(trainable(tried.net)) == len(list(tried.net.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tolerance": -1}, "tolerance is -1: give a number from 0 on$"),
+        ({"tolerance": None}, "tolerance is None: give"),
+        ({"alpha": 2}, "alpha is 2: give a number between 0 and 1$"),
+        ({"alpha": "a"}, "alpha is 'a': give"),
+        ({"train": None}, "train is None: give a function"),
+        ({"losses": [1.0]}, r"losses is \[1.0\]: give a function"),
+        ({"optimizer": []}, "a list is no optimiser: give one"),
+        ({"also": None}, "also is None: give a list"),
+        ({"also": [3]}, r"also is \[3\]: give a list"),
+        ({"frozen": "*"}, r"with '\*' frozen nothing is left to train"),
+        ({"statistics": "still"}, "statistics is 'still'"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_training(given, said):
+    loop = Loop()
+    before = loop.portrait()
+    usual = {"optimizer": loop.optimizer, "frozen": "0", "train": lambda: loop.steps(6), "losses": loop.losses}
+    with pytest.raises(BadRequest, match=said):
+        speculate(loop.net, **{**usual, "tolerance": 1.0, **given})  # type: ignore[arg-type]
+    assert loop.portrait()[:5] == before[:5]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (torch.tensor(1.0), "losses gives a Tensor: give the loss of each held-out example, batch by batch"),
+        (None, "losses gives a NoneType: give"),
+        ([], "losses gives no examples: give"),
+        ([1.0], "losses gives a float for a batch: give"),
+        ([torch.tensor(1.0)], r"losses gives a tensor of shape \(\) for a batch: give"),
+        ([torch.ones(4, 2)], r"losses gives a tensor of shape \(4, 2\) for a batch: give"),
+    ],
+)
+def test_losses_that_are_none_are_refused_and_training_goes_back(found, said):
+    loop = Loop()
+    before = bits(copied(loop.net))
+    with pytest.raises(BadRequest, match=said):
+        loop.speculate("0", 1.0, lambda _: found)
+    assert bits(copied(loop.net)) == before
+
+
 def test_bad_requests():
     loop = Loop()
-    with pytest.raises(BadRequest, match=r"alpha is 0\.05 and tolerance -1"):
-        loop.speculate("0", -1)
     with pytest.raises(BadRequest, match="the pattern 'nothing' matches no layer"):
         loop.speculate("nothing", 1.0)
     with pytest.raises(BadRequest, match="the optimiser has nothing of '0'"):

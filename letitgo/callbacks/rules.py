@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import accumulate, pairwise
-from math import inf
+from math import ceil, inf
 from numbers import Integral
 from operator import or_
 from typing import Literal, NamedTuple
@@ -86,9 +87,14 @@ class Since:
         Raises:
             BadRequest: A pattern matches nothing, two times are the same step, or a time needs a length that is not
                 known.
+
+        Warns:
+            UserWarning: Training ends before a time, as far as its length is known.
         """
         starts = self._starts(length)
         sets = [selected(module, self._frozen[when], _named(when)) for when in starts]
+        for when in starts:
+            _warn_if_unreached(when, length)
         if 0 not in starts.values():
             starts, sets = {0: 0, **starts}, [nothing(module), *sets]
 
@@ -207,8 +213,10 @@ class Plateau:
         for number, patterns in enumerate(self.phases):
             if not isinstance(patterns, Selection) and not is_patterns(patterns):
                 raise BadRequest(f"phase {number} freezes {patterns!r}, which is no list of patterns")
-        if not isinstance(self.metric, str) or self.mode not in ("min", "max"):
-            raise BadRequest(f"metric is {self.metric!r} and mode {self.mode!r}: give a name, and 'min' or 'max'")
+        if not isinstance(self.metric, str):
+            raise BadRequest(f"metric is {self.metric!r}: give its name")
+        if self.mode not in ("min", "max"):
+            raise BadRequest(f"mode is {self.mode!r}: give 'min' or 'max'")
         if not isinstance(self.patience, Integral) or isinstance(self.patience, bool) or self.patience < 1:
             raise BadRequest(f"patience is {self.patience!r}: give a whole number from 1 on")
         if not isinstance(self.min_delta, (int, float)) or not 0 <= self.min_delta < inf:
@@ -305,6 +313,15 @@ def _first_step(when: When, length: Length) -> int:
             "epochs alone, or steps alone"
         )
     return int(when) * (length.epoch or 0)
+
+
+def _warn_if_unreached(when: When, length: Length) -> None:
+    in_epochs = isinstance(when, Integral)
+    if length.training is None or (in_epochs and length.epoch is None) or _first_step(when, length) < length.training:
+        return
+    count, unit = (ceil(length.training / length.epoch), "epoch") if in_epochs else (length.training, "step")
+    ends = f"{count} {unit}{'s' * (count != 1)}"
+    warnings.warn(f"the schedule names {_named(when)}, and training ends before it: it has {ends}", stacklevel=4)
 
 
 def _begun(when: When, start: int, now: Now) -> bool:

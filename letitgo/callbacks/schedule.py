@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
+from numbers import Integral
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
@@ -87,12 +88,19 @@ class Schedule:
 
         Raises:
             BadRequest: A pattern matches nothing, nothing would be left to train, a parameter that is to train at some
-                time was frozen before or is in no optimiser, an optimiser cannot hold weights still, a length that is
-                needed is missing, the network is one of FSDP1 or DeepSpeed, or it does not take the example.
+                time was frozen before or is in no optimiser, an optimiser is none or cannot hold weights still, a
+                length that is needed is missing or is none, the network is one of FSDP1 or DeepSpeed, or it does not
+                take the example.
+
+        Warns:
+            UserWarning: Training ends before a time that the schedule names, as far as its length is known.
         """
         self.end()
-        optimizers = list(optimizers)
+        optimizers = _listed(optimizers)
         refuse_fixed(module, optimizers)
+        for name, count in (("steps_per_epoch", steps_per_epoch), ("steps", steps)):
+            if count is not None and (not isinstance(count, Integral) or count < 1):
+                raise BadRequest(f"{name} is {count!r}: give a whole number from 1 on, or None where it is not known")
         length = Length(steps_per_epoch, steps)
         bound = self._rule.on(module, length)
         inner: list[Optimizer] = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
@@ -145,6 +153,15 @@ class Schedule:
         for optimizer in self._optimizers:
             parameters = [self._module.get_parameter(name) for name in thawed] if self._module is not None else []
             scale_rate(optimizer, parameters, self._thawed_lr)
+
+
+def _listed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    found = None if hasattr(optimizers, "param_groups") or not isinstance(optimizers, Iterable) else list(optimizers)
+    if found is None or not all(hasattr(one, "param_groups") for one in found):
+        kinds = [type(one).__name__ for one in found or [optimizers]]
+        what = f"is of type {kinds[0]}" if found is None else f"holds {', '.join(kinds)}"
+        raise BadRequest(f"optimizers {what}: give a list of all the network's optimisers, as in [optimizer]")
+    return found
 
 
 def _check(module: nn.Module, sets: Mapping[str, Selection], optimizers: Sequence[Optimizer]) -> None:

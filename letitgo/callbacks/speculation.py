@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, log, sqrt
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from letitgo.weights.state import remembered_draws, same_modes
 LEAST = 100
 """Examples before the first look: the test holds for many examples, by the central limit theorem."""
 
+_WANTED = "give the loss of each held-out example, batch by batch, as tensors of shape (N,)"
 _OTHERS = "losses gives other examples the second time: give one loss for each, in the same order"
 
 
@@ -87,33 +89,30 @@ def speculate(
         statistics: As in :func:`letitgo.freeze`.
 
     Raises:
-        BadRequest: Nothing of ``frozen`` trains or is in the optimiser, a number is out of range, or ``losses`` gives
-            other examples the second time.
+        BadRequest: An argument is of another type or out of range; nothing of ``frozen`` trains or is in the optimiser,
+            nothing else trains, or :func:`letitgo.freeze` refuses it; ``losses`` gives something else, or other
+            examples the second time. The network is then as before.
     """
-    if not 0 < alpha < 1 or not 0 <= tolerance < inf:
-        raise BadRequest(f"alpha is {alpha} and tolerance {tolerance}: between 0 and 1, and at least 0")
-    names = tuple(name for name in chosen_of(model, frozen) if model.get_parameter(name).requires_grad)
-    chosen = Selection(names, parameter_names(model))
-    if not names:
-        raise BadRequest(f"nothing of {frozen!r} trains: there is nothing to try")
-    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(model.get_parameter(name)) in moved for name in names):
-        raise BadRequest(
-            f"the optimiser has nothing of {frozen!r}: it is of another network, or it was made without that"
-        )
+    _check(optimizer, train, losses, tolerance, alpha, also)
+    chosen = _chosen(model, optimizer, frozen)
     before = _Point(model, optimizer, also)
-    train()
-    with same_modes(model), torch.no_grad():
-        model.eval()
-        without = torch.cat([part.detach().double().cpu() for part in losses(model)])
-    after = _Point(model, optimizer, also)
-    before.restore()
-    freeze(model, chosen, statistics)
     try:
+        freeze(model, chosen, statistics)  # what cannot be frozen is refused before any training
+        thaw(model, chosen)
+        before.restore()
         train()
         with same_modes(model), torch.no_grad():
             model.eval()
-            attempt = _judged(without, losses(model), tolerance, alpha)
+            without = torch.cat([torch.empty(0, dtype=torch.float64), *_batches(losses(model))])
+        if not len(without):
+            raise BadRequest(f"losses gives no examples: {_WANTED}")
+        after = _Point(model, optimizer, also)
+        before.restore()
+        freeze(model, chosen, statistics)
+        train()
+        with same_modes(model), torch.no_grad():
+            model.eval()
+            attempt = _judged(without, _batches(losses(model)), tolerance, alpha)
     except BaseException:
         thaw(model, chosen)
         before.restore()
@@ -124,14 +123,58 @@ def speculate(
     return attempt
 
 
+def _check(
+    optimizer: object, train: object, losses: object, tolerance: object, alpha: object, also: Iterable[object]
+) -> None:
+    """Refuse arguments of another type or out of range."""
+    if not isinstance(tolerance, Real) or not 0 <= tolerance < inf:
+        raise BadRequest(f"tolerance is {tolerance!r}: give a number from 0 on")
+    if not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise BadRequest(f"alpha is {alpha!r}: give a number between 0 and 1")
+    for name, function in (("train", train), ("losses", losses)):
+        if not callable(function):
+            raise BadRequest(f"{name} is {function!r}: give a function")
+    if not hasattr(optimizer, "param_groups"):
+        raise BadRequest(f"a {type(optimizer).__name__} is no optimiser: give one, of all that may train")
+    if not isinstance(also, Sequence) or not all(hasattr(part, "load_state_dict") for part in also):
+        raise BadRequest(f"also is {also!r}: give a list of schedulers, scalers and the like")
+
+
+def _chosen(model: nn.Module, optimizer: Optimizer, patterns: Patterns) -> Selection:
+    """What is frozen on trial: what trains of a choice, some of it moved by the optimiser, and not all there is."""
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = tuple(name for name in chosen_of(model, patterns) if name in trains)
+    if not names:
+        raise BadRequest(f"nothing of {patterns!r} trains: there is nothing to try")
+    if len(names) == len(trains):
+        raise BadRequest(f"with {patterns!r} frozen nothing is left to train: leave some layers out")
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(model.get_parameter(name)) in moved for name in names):
+        raise BadRequest(
+            f"the optimiser has nothing of {patterns!r}: it is of another network, or it was made without that"
+        )
+    return Selection(names, parameter_names(model))
+
+
+def _batches(found: Any) -> Iterator[Tensor]:
+    """What ``losses`` gave, as doubles on the CPU."""
+    if isinstance(found, Tensor) or not isinstance(found, Iterable):
+        raise BadRequest(f"losses gives a {type(found).__name__}: {_WANTED}")
+    for part in found:
+        if not isinstance(part, Tensor) or part.ndim != 1:
+            what = f"tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            raise BadRequest(f"losses gives a {what} for a batch: {_WANTED}")
+        yield part.detach().double().cpu()
+
+
 def _judged(without: Tensor, frozen: Iterable[Tensor], tolerance: float, alpha: float) -> Attempt:
     seen = torch.empty(0, dtype=torch.float64)
     cost, half = inf, inf
     for part in frozen:
         place = slice(len(seen), len(seen) + len(part))
-        if part.ndim != 1 or len(without[place]) != len(part):
+        if len(without[place]) != len(part):
             raise BadRequest(_OTHERS)
-        seen = torch.cat([seen, part.detach().double().cpu() - without[place]])
+        seen = torch.cat([seen, part - without[place]])
         cost, half = float(seen.mean()), half_width(seen, len(without), alpha)
         if len(seen) >= LEAST and (cost + half <= tolerance or cost - half > tolerance):
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isnan
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from letitgo.weights.coding import differing
 from letitgo.weights.delta import Base, beside
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import plain
-from letitgo.weights.robustness import number, remembered
+from letitgo.weights.robustness import check_evaluate, number, remembered
 from letitgo.weights.sharded import refuse_sharded
 from letitgo.weights.state import State
 from letitgo.weights.units import By, units
@@ -80,11 +81,12 @@ def bisect(
         by: What a unit is, as in :func:`letitgo.robustness`. Its buffers, such as running statistics, go with it.
 
     Raises:
-        BadRequest: The model is sharded, the base shares no tensor with it, the tolerance is negative, or ``evaluate``
-            gives no number.
+        BadRequest: The model is sharded, the base shares no tensor with it, the tolerance is no number from 0 on,
+            ``evaluate`` is no function or gives no number, or ``by`` is no such unit.
     """
-    if tolerance < 0:
-        raise BadRequest(f"tolerance is {tolerance}: give at least 0")
+    check_evaluate(evaluate)
+    if not isinstance(tolerance, Real) or not tolerance >= 0:
+        raise BadRequest(f"tolerance is {tolerance!r}: give a number of at least 0")
     refuse_sharded(model, "bisect")
     own, old = beside(model, base)
     owned = _tensors_of(model, own, by, [blocks] if isinstance(blocks, str) else blocks)

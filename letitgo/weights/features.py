@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ def cache_features(
 
     Raises:
         BadRequest: Nothing frozen can be computed once, dropout, batch statistics or hooks lie among the frozen parts,
-            the data are augmented at random or of several shapes, or the file is something else.
+            the data are augmented at random or of several shapes, the file is something else or cannot be written, or
+            the batch size is no whole number from 1 on.
     """
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+        raise BadRequest(f"batch_size is {batch_size!r}: give a whole number from 1 on")
     parameter_names(model)  # refuses what is lazy
     if any(type(part).__name__ == "OptimizedModule" for part in model.modules()):
         raise BadRequest("the network is compiled: give the module that was handed to torch.compile")
@@ -292,7 +296,7 @@ def _computed(cut: Cut, loader: DataLoader, device: torch.device, read: _Read, f
             for outputs in _outputs(cut, loader, device, read):
                 opened.write(raw(outputs).data)
     except OSError as error:
-        raise BadRequest(f"{file} cannot be written ({error}): name another file") from error
+        raise BadRequest(f"{file} cannot be written ({error.strerror or error}): name another file") from error
     found = _stored(file, key)
     assert found is not None
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +98,8 @@ def fraction(
     Raises:
         BadRequest: The share is outside (0, 1], ``of`` is neither, or nothing has filters.
     """
-    if not 0 < share <= 1:
-        raise BadRequest(f"the share is {share}: give a number above 0 and at most 1")
+    if not isinstance(share, Real) or not 0 < share <= 1:
+        raise BadRequest(f"the share is {share!r}: give a number above 0 and at most 1")
     if of not in ("filters", "weights"):
         raise BadRequest(f"of is {of!r}: it can be 'filters' or 'weights'")
     within = None if within is None else chosen_of(module, within)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import sqrt
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def robustness(
     owned = _chosen(model, layers, by)
     units = units_of(model, owned, by, [blocks] if isinstance(blocks, str) else blocks)
     chosen = {unit: tuple(name for layer in own for name in owned[layer]) for unit, own in units.items()}
-    donor = _checked(model, donor, draws, init, statistics, batches)
+    donor = _checked(model, evaluate, donor, draws, init, statistics, batches)
     tensors = _tensors(model)
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
     restore = remembered(model)
@@ -163,8 +163,6 @@ def robustness(
 
 def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None, by: By) -> dict[str, tuple[str, ...]]:
     """Layer → its chosen parameters, for the layers that have some."""
-    if by not in get_args(By):
-        raise BadRequest(f"by is {by!r}: {nearest(by, get_args(By))}")
     if not isinstance(layers, Selection):
         layers = select(model, *([layers] if isinstance(layers, str) else layers or ()))
         layers = layers if by == "module" else with_norms(model, layers)
@@ -183,9 +181,16 @@ def _with_parametrization(model: nn.Module, names: tuple[str, ...]) -> list[str]
 
 
 def _checked(
-    model: nn.Module, donor: Any, draws: int, init: Any, statistics: str, batches: Iterable[Any] | None
+    model: nn.Module,
+    evaluate: object,
+    donor: Any,
+    draws: int,
+    init: Any,
+    statistics: str,
+    batches: Iterable[Any] | None,
 ) -> Any:
     """The donor, a state under the model's own names."""
+    check_evaluate(evaluate)
     if isinstance(donor, nn.Module):
         raise BadRequest("donor is a network: give its weights, donor.state_dict(), or the factory that builds it")
     if donor is not None and not isinstance(donor, Mapping) and not callable(donor):
@@ -310,6 +315,16 @@ def remembered(model: nn.Module) -> Callable[[], None]:
 
 def _slots(module: nn.Module) -> tuple[dict[str, Any], ...]:
     return module._parameters, module._buffers, module._modules
+
+
+def check_evaluate(evaluate: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        BadRequest: It cannot.
+    """
+    if not callable(evaluate):
+        raise BadRequest(f"evaluate is {evaluate!r}: give a function that takes the model and returns one number")
 
 
 def number(score: Any) -> float:

@@ -71,7 +71,8 @@ def write(path: str | os.PathLike[str], kind: Kind, about: Mapping[str, Any], te
             save_file(dict(tensors), partial, metadata={kind: canonical([about, seal(about, tensors)])})
             partial.chmod(mode)
     except (OSError, SafetensorError) as error:
-        raise BadRequest(f"{path} cannot be written ({error}): name another file") from error
+        why = getattr(error, "strerror", None) or error
+        raise BadRequest(f"{path} cannot be written ({why}): name another file") from error
 
 
 def read(

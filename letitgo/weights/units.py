@@ -6,10 +6,11 @@ All of it is found by structure: by the tree of modules, the order in which they
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
+from letitgo.errors import BadRequest, nearest
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import owner, plain
 from letitgo.weights.roles import is_norm
@@ -34,8 +35,10 @@ def units(
         patterns: Globs of modules that are one unit each, whatever ``by`` is.
 
     Raises:
-        BadRequest: A pattern matches no module.
+        BadRequest: A pattern matches no module, or ``by`` is no such unit.
     """
+    if by not in get_args(By):
+        raise BadRequest(f"by is {by!r}: {nearest(str(by), get_args(By))}")
     given = dict.fromkeys(layers)
     hosts = {layer: layer for layer in layers_of(module)} | ({} if by == "module" else norm_hosts(module))
     inside = [*named_blocks(module, *patterns), *(blocks_in(module) if by == "block" else ())]
