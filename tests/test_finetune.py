@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from math import sqrt
 from statistics import fmean
@@ -315,7 +316,8 @@ def test_a_label_shift_is_answered_by_the_last_layer_and_an_untrained_start_is_b
 def test_the_answer_says_what_it_saves_and_costs_and_how_sure_it_is(study, rows):
     [section] = study.report(rows).sections
     [best] = [row for row in rows if row["recommended"]]
-    assert section.answer.startswith("Within 90 % of the arithmetic, ")
+    start = "So far, within" if best["verdict"] == "undecided" else "Within"
+    assert section.answer.startswith(f"{start} 90 % of the arithmetic, ")
     assert best["layer"] in section.answer
     assert f"saves {100 * (1 - best['share']):.0f} % of the training arithmetic" in section.answer
     effect = "gains" if best["drop_mean"] < 0 else "costs"
@@ -324,6 +326,46 @@ def test_the_answer_says_what_it_saves_and_costs_and_how_sure_it_is(study, rows)
     assert f"in {round(2 * best['steady'])} of 2 rounds" in said
     assert f"Everything trained: {100 * row_of(rows, 'all')['accuracy_mean']:.2f}" in said
     assert "The relative gradient norm (Auto-RGN) chooses to train only" in said
+
+
+@pytest.mark.parametrize(
+    ("drop", "verdict", "start", "end"),
+    [
+        (0.001, "robust", "Within", "costs 0.10 ± 0.50 points (robust)."),
+        (-0.001, "robust", "Within", "gains 0.10 ± 0.50 points (robust)."),
+        (0.03, "critical", "Within", "costs 3.00 ± 0.50 points, surely more than 1 point (critical)."),
+        (
+            0.008,
+            "undecided",
+            "So far, within",
+            "costs 0.80 ± 0.50 points, not shown to be within 1 point of training everything (undecided).",
+        ),
+    ],
+)
+def test_the_answer_says_whether_the_advice_is_shown_to_be_within_the_tolerance(study, rows, drop, verdict, start, end):
+    of_best = {"drop_mean": drop, "drop_ci95": 0.005, "verdict": verdict}
+    [section] = study.report([row | of_best if row["recommended"] else row for row in rows]).sections
+    assert section.answer.startswith(f"{start} 90 % of the arithmetic, ")
+    assert section.answer.endswith(end)
+
+
+def test_what_is_behind_by_less_than_nothing_is_ahead(study, rows):
+    chosen = replace(study, select="validation")
+    numbers = {"accuracy_mean": 0.5, "validation_accuracy_mean": 0.5, "validation_drop_mean": 0.0}
+    ahead = {"behind_mean": -0.0056, "behind_ci95": 0.002, "lead_mean": -0.01, "lead_ci95": 0.002}
+    others = [row | numbers | ({} if row["recommended"] else ahead) for row in rows]
+    said = " ".join(chosen.report(others).sections[0].sentences)
+    assert "0.56 ± 0.20 points ahead on the test set; the two differ." in said
+    assert "points behind the next." in said
+    assert "On average training nothing is no worse than the recommended way, which reaches 50.00" in said
+    assert "chooses to train only fc1: 0.56 ± 0.20 points ahead of the recommendation on the test set." in said
+    assert not re.search(r"-\d", said)
+
+
+def test_a_folder_without_weights_or_data_is_told_as_one(tmp_path):
+    study = Finetune(TARGET, str(tmp_path), select="test")
+    with pytest.raises(BadRequest, match=r"a folder without weights \(no model\.safetensors or .*\), and the data set"):
+        study.check()
 
 
 def test_one_seed_decides_nothing(study, rows):

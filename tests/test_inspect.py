@@ -284,6 +284,13 @@ def test_a_library_that_is_not_there(library, capsys, monkeypatch, tmp_path):
     refused(capsys, f"{library} does not import here: RuntimeError: operator is missing", f"{library}:resnet")
 
 
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_network_without_weights_is_refused(form, capsys, monkeypatch, tmp_path):
+    (tmp_path / "weightless.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused(capsys, "the network has no weights: there is nothing to train", "weightless:make", "--format", form)
+
+
 def test_wrong_names_for_transformers(capsys, tmp_path):
     needs("transformers")
     refused(capsys, "transformers has no type of model 'brt'", "transformers:brt")

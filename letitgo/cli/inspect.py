@@ -136,6 +136,8 @@ def _look(structure: Structure, patterns: tuple[str, ...], options: dict[str, An
     from letitgo.weights import Selection, cost, freeze, parameter_names, select, status
 
     module = _built(structure)
+    if not parameter_names(module):
+        raise BadRequest("the network has no weights: there is nothing to train or to freeze")
     chosen = select(module, *patterns) if patterns else Selection((), parameter_names(module))
 
     def counted() -> tuple[Any, Cost | None, BadRequest | None]:

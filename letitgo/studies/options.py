@@ -41,7 +41,9 @@ HELD_OUT, MOST, LEAST = 5, 5000, 30
 
 Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
 Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
-Blocks = Annotated[tuple[str, ...], Field(description="patterns of blocks to act on as one")]
+Blocks = Annotated[
+    tuple[str, ...], Field(description="patterns of blocks to act on as one; by decides for the other layers")
+]
 By = Annotated[
     Literal["block", "layer", "module"],
     Field(

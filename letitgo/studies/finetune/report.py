@@ -125,11 +125,23 @@ def _answer(study: Finetune, rows: Sequence[Row]) -> str:
         frozen = f"freeze {best['layer']} and train the rest"
         what = frozen if best["intervention"] == "frozen" else f"train only {best['layer']} and freeze the rest"
         saved = numbers.percent(1 - best["share"])
-        effect = _effect(best, words.metric_of(study).unit)
-        said = f"{budget}{what}: saves {saved} of the training arithmetic, {effect} ({best['verdict']})"
+        effect, shown = _effect(best, words.metric_of(study).unit), _shown(study, best)
+        said = f"{budget}{what}: saves {saved} of the training arithmetic, {effect}{shown}"
     if best["n"] < 2:
         return f"Nothing is decided at one seed. So far: {said}."
+    if best["verdict"] == "undecided":
+        return f"So far, {said}."
     return f"{said[0].upper()}{said[1:]}."
+
+
+def _shown(study: Finetune, row: Row) -> str:
+    """What the interval of a way's drop shows of the tolerance."""
+    limit = words.within(study.tolerance, words.metric_of(study).unit)
+    says = {
+        "undecided": f", not shown to be within {limit} of training everything",
+        "critical": f", surely more than {limit}",
+    }
+    return f"{says.get(row['verdict'], '')} ({row['verdict']})"
 
 
 def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
@@ -144,7 +156,8 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
         said += words.of_the_error(study, full)
         said.append(f"The pretrained network without any training: {words.value(untrained, metric)}.")
         if _worth(metric)(untrained) >= _worth(metric)(best):
-            said.append("No fine-tuning within the budget is better than none.")
+            reached = words.value(best, metric)
+            said.append(f"On average training nothing is no worse than the recommended way, which reaches {reached}.")
         said += [
             f"{name.replace('_', ' ').capitalize()}: {_number(untrained, name)} without any training, "
             f"{_number(full, name)} with everything trained, {_number(best, name)} as recommended."
@@ -162,7 +175,7 @@ def _sentences(study: Finetune, rows: Sequence[Row]) -> list[str]:
     if alone:
         lead = f", {_lead(alone, metric.unit)}" if alone["lead_mean"] is not None else ""
         said.append(f"Best single layer to train alone: {alone['layer']}, {words.value(alone, metric)}{lead}.")
-    said += [_adviser(rows, best, metric.unit)] if study.recipes[0].own is None else []
+    said += [_adviser(study, rows, best)] if study.recipes[0].own is None else []
     return said + words.still_undecided(study, own, phrase)
 
 
@@ -208,10 +221,9 @@ def _sureness(study: Finetune, rows: Sequence[Row], best: Row) -> list[str]:
     metric = words.metric_of(study)
     rival = max(rivals, key=_worth(metric, study.chosen))
     differ = "the two differ" if _apart(rival, "behind") else "the two cannot be told apart"
-    gap = numbers.points(rival["behind_mean"], rival["behind_ci95"])
     steady, rounds = round(best["steady"] * best["n"]), best["n"]
     return [
-        f"Next best within the budget: {phrase(rival)}, {gap} {metric.unit} behind; {differ}.",
+        f"Next best within the budget: {phrase(rival)}, {_standing(study, rival)}; {differ}.",
         f"With each seed left out in turn, the same way is recommended in {steady} of {rounds} rounds.",
     ]
 
@@ -233,26 +245,33 @@ def _effect(row: Row, unit: str) -> str:
     return f"{'gains' if mean < 0 else 'costs'} {numbers.points(abs(mean), half)} {unit}"
 
 
+def _standing(study: Finetune, row: Row, than: str = "") -> str:
+    """How far a way is behind the recommended one, or ahead of it."""
+    mean, unit = row["behind_mean"], words.metric_of(study).unit
+    side = f"ahead{than and f' of {than}'}{words.on_test(study)}" if mean < 0 else f"behind{than and f' {than}'}"
+    return f"{numbers.points(abs(mean), row['behind_ci95'])} {unit} {side}"
+
+
 def _lead(row: Row, unit: str) -> str:
-    gap = f"{numbers.points(row['lead_mean'], row['lead_ci95'])} {unit} ahead of the next"
+    side = "behind" if row["lead_mean"] < 0 else "ahead of"
+    gap = f"{numbers.points(abs(row['lead_mean']), row['lead_ci95'])} {unit} {side} the next"
     return gap if _apart(row, "lead") else f"{gap}, so the two cannot be told apart"
 
 
-def _adviser(rows: Sequence[Row], best: Row, unit: str) -> str:
+def _adviser(study: Finetune, rows: Sequence[Row], best: Row) -> str:
     row = next((row for row in rows if row["advised"]), None)
     if row is None:
         return "The relative gradient norm (Auto-RGN) chooses no layer: training none alone meets the budget."
     choice = f"The relative gradient norm (Auto-RGN) chooses to train only {row['layer']}"
     if row is not best:
-        behind = numbers.points(row["behind_mean"], row["behind_ci95"])
-        return f"{choice}: {behind} {unit} behind the recommendation."
+        return f"{choice}: {_standing(study, row, 'the recommendation')}."
     rivals = any(r["meets"] and r["intervention"] == "only" and r is not best for r in rows)
     return f"{choice}, {'as recommended' if rivals else 'the only layer that meets the budget'}."
 
 
 def _apart(row: Row, name: str) -> bool:
     half = row[f"{name}_ci95"]
-    return half is not None and row[f"{name}_mean"] > half
+    return half is not None and abs(row[f"{name}_mean"]) > half
 
 
 def _one(rows: Sequence[Row], kind: str, start: str = "pretrained") -> Row | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from math import sqrt
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -85,10 +86,23 @@ class Finetune(FinetuneOptions, CellStudy):
             own.pop("iterations")
         own = {"seed": of.recipe.seed} if of.recipe.own else own
         found = Recipe(**(own | given))
+        self._check_folder(found)
         if self.chooses_on == "test" or "validation" in given:
             return found
         # Of the same data the same examples are held out, so none that a choice is read from was trained on before.
         return holding_out(replace(found, validation=0))
+
+    def _check_folder(self, source: Recipe) -> None:
+        """Tell of a folder that holds no data that weights were looked for in it first."""
+        if not isinstance(self.pretrained, str) or not Path(self.pretrained).is_dir():
+            return
+        try:
+            assert source.dataset
+        except BadRequest as error:
+            raise BadRequest(
+                f"pretrained is {self.pretrained!r}, a folder without weights (no model.safetensors or "
+                f"pytorch_model.bin), and {error}"
+            ) from error
 
     def start(self, of: Subject, recipe: Recipe) -> State:
         """The pretrained network under a seed.
