@@ -18,6 +18,7 @@ from letitgo.plan import Estimated, Fisher, Influence, Initial, SingularValues
 from letitgo.recipes import Recipe
 from letitgo.recipes.batches import Batches
 from letitgo.recipes.data import Data
+from letitgo.report.draw import to_figure
 from letitgo.store import open_store
 from letitgo.studies.advisers.study import OF_RULES, RULES, SCORED, Advisers, Field
 from letitgo.studies.compute import compute, estimate
@@ -254,6 +255,27 @@ def test_the_report_says_which_rule_agrees_best(found, tmp_path):
     assert "Spectrum" in outcome.report(tmp_path).read_text()
     with patch.object(Data, "learned", lambda *_: False):
         assert study.report(outcome.rows).sections[0].answer.startswith("No verdicts")
+
+
+def test_intervals_of_correlations_end_at_one_and_tables_without_numbers_are_left_out(found):
+    study, _, outcome = found
+    wide = {"correlation_mean": 0.9, "correlation_ci95": 0.25}
+    rows = [row | wide if row["rule"] == "one_seed" else row for row in outcome.rows]
+    rows = [row | {"forgone_mean": None, "excess_mean": None} if row["row"] == "tolerance" else row for row in rows]
+    [section] = study.report(rows).sections
+    column = section.tables[0].columns[1]
+    [row] = [row for row in section.tables[0].rows if row["rule"] == "one_seed"]
+    assert column.cell(row) == "0.90 (0.65 to 1.00)"
+    assert column.cell(row | {"correlation_mean": -0.9}) == "-0.90 (-1.00 to -0.65)"
+    assert column.cell(row | {"correlation_mean": 0.7}) == "0.70 ± 0.25"
+    assert not any("At tolerances" in table.title for table in section.tables)
+    assert section.main == [section.tables[0]]
+    rows = [row | {"forgone_mean": 0.1} if row["row"] == "tolerance" else row for row in rows]
+    assert [table.title for table in study.report(rows).sections[0].main][1:] == ["At tolerances, points"]
+    [axes] = to_figure(section.pictures["correlation"]).axes
+    ends = [x for lines in axes.collections for path in lines.get_segments() for x in path[:, 0]]
+    assert min(ends) >= -1
+    assert max(ends) == 1
 
 
 def test_seeds_that_do_not_agree_judge_no_rule(found):

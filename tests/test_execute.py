@@ -36,8 +36,8 @@ def measures(run: Run) -> list[Stored]:
     return [*(Evaluation(state, data, "test") for state in states), Distance(run.final, run.at(0))]
 
 
-def small() -> Run:
-    return baseline(small_recipe(widths="8", depth=2, batch_size=128, optimizer="adam"))
+def small(seed: int = 0) -> Run:
+    return baseline(small_recipe(widths="8", depth=2, batch_size=128, optimizer="adam", seed=seed))
 
 
 def results(store: Store, values: list[Stored]) -> list[object]:
@@ -154,6 +154,22 @@ def test_progress_ends_with_everything_done(store):
     assert told[-1].done == told[-1].total
     assert told[-1].running == {}
     assert all(0 <= before.done <= after.done for before, after in pairwise(told))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_progress_counts_the_stages_before(workers, store):
+    told: list[Progress] = []
+    first, second = measures(small()), measures(small(seed=1))
+    with Executor(store, workers=workers, on_progress=told.append) as executor:
+        executor.compute(first)
+        after_first = told[-1]
+        executor.compute([*first, *second])
+        assert executor.compute(second) == []
+    assert 0 < after_first.jobs < told[-1].jobs == len(told[-1].finished)
+    assert after_first.total == after_first.done < told[-1].done == told[-1].total
+    for before, after in pairwise(told):
+        assert (before.done, len(before.finished), before.jobs) <= (after.done, len(after.finished), after.jobs)
+        assert after.finished[: len(before.finished)] == before.finished
 
 
 @pytest.mark.parametrize("damaged", ["json", "safetensors"])

@@ -66,6 +66,8 @@ class Failure:
 class Progress:
     """What is told while jobs are under way; costs in floating-point operations.
 
+    Jobs are those of all calls of an executor so far, such as the stages of a study.
+
     Attributes:
         total: Of all jobs.
         done: Of finished jobs and finished steps.
@@ -126,6 +128,7 @@ class Executor:
         self.timeout = timeout
         self.owner = secrets.token_hex(8)
         self._failed: set[str] = set()
+        self._progress = Progress(0, 0)
         self._idle: list[_Worker] = []
         self._stays = False
 
@@ -154,8 +157,9 @@ class Executor:
         jobs = [job for job in jobs if job not in hopeless]
         if not jobs:
             return []
-        board = Board(jobs, self.on_progress)
+        board = Board(jobs, self.on_progress, self._progress)
         self._carry_out(board)
+        self._progress = board.progress
         self._failed |= board.failed
         return board.failures
 
@@ -243,6 +247,11 @@ class Executor:
 class Board:
     """The jobs, and who is at which. The only thing the threads share.
 
+    Args:
+        jobs: What is to be done.
+        on_progress: Called now and then.
+        before: How far earlier jobs have got, which are counted too.
+
     Attributes:
         jobs: Number of jobs.
         failures: What did not come through.
@@ -250,7 +259,7 @@ class Board:
         closed: Whether the work was called off.
     """
 
-    def __init__(self, jobs: list[Job], on_progress: OnProgress | None) -> None:
+    def __init__(self, jobs: list[Job], on_progress: OnProgress | None, before: Progress | None = None) -> None:
         self.failures: list[Failure] = []
         self.failed: set[str] = set()
         self.closed = False
@@ -262,7 +271,9 @@ class Board:
         self._finished: set[Job] = set()
         self._not_before: dict[Job, float] = {}
         self._changed = threading.Condition()
-        self._progress = Progress(total=sum(job.cost for job in jobs), jobs=len(jobs))
+        before = before or Progress(0, 0)
+        total = before.total + sum(job.cost for job in jobs)
+        self._progress = Progress(total, before.jobs + len(jobs), before.done, list(before.finished))
 
     def take(self) -> Job | None:
         """The most urgent job that is ready, waiting for one if need be; None when there is nothing left."""
@@ -320,19 +331,19 @@ class Board:
             self._waiting = [other for other in self._waiting if other not in lost]
             self._drop(job)
 
+    @property
+    def progress(self) -> Progress:
+        """How far the jobs have got, and those before them."""
+        with self._changed:
+            now = self._progress
+            under_way = sum(job.cost * share for job, share in now.running.items())
+            return Progress(
+                now.total, now.jobs, now.done + under_way, list(now.finished), dict(now.running), dict(now.where)
+            )
+
     def report(self) -> None:
         if self._on_progress is not None:
-            with self._changed:
-                under_way = sum(job.cost * share for job, share in self._progress.running.items())
-                snapshot = Progress(
-                    self._progress.total,
-                    self._progress.jobs,
-                    self._progress.done + under_way,
-                    list(self._progress.finished),
-                    dict(self._progress.running),
-                    dict(self._progress.where),
-                )
-            self._on_progress(snapshot)
+            self._on_progress(self.progress)
 
     def watch(self) -> None:
         """Wait for the end, telling of the progress meanwhile."""

@@ -162,6 +162,9 @@ def _points(_: Figure, ax: Axes, mark: Points) -> None:
         low, high = np.subtract(mark.y, halves), np.add(mark.y, halves)
         ax.fill_between(mark.x, low, high, color=mark.colour, alpha=0.15, lw=0)
         halves = None
+    if halves and mark.ends:
+        values, (low, high) = mark.x if mark.sideways else mark.y, mark.ends
+        halves = [np.minimum(halves, np.subtract(values, low)), np.minimum(halves, np.subtract(high, values))]
     if mark.areas:
         ax.scatter(mark.x, mark.y, [DISC * area for area in mark.areas], mark.colour, alpha=0.15, lw=0, zorder=0)
     ax.errorbar(

@@ -111,6 +111,16 @@ class Section:
     code: Mapping[str, str] = field(default_factory=dict)
     unlearned: bool = False
 
+    @property
+    def main(self) -> list[Table]:
+        """The tables with rows that a terminal shows."""
+        return [table for table in self.tables[: self.shown] if table.rows]
+
+    @property
+    def more(self) -> list[Table]:
+        """The other tables with rows."""
+        return [table for table in self.tables[self.shown :] if table.rows]
+
 
 @dataclass(frozen=True)
 class Report:

@@ -31,6 +31,13 @@ def decimal(value: float | None, half: float | None = None) -> str:
     return NONE if value is None else _with(f"{value:.2f}", None if half is None else f"{half:.2f}")
 
 
+def correlation(value: float | None, half: float | None = None) -> str:
+    """A correlation: ``0.80 ± 0.05``; where the interval reaches beyond 1 or -1, its ends: ``0.93 (0.78 to 1.00)``."""
+    if value is None or half is None or abs(value) + half <= 1:
+        return decimal(value, half)
+    return f"{value:.2f} ({max(value - half, -1.0):.2f} to {min(value + half, 1.0):.2f})"
+
+
 def significant(value: float | None, half: float | None = None) -> str:
     """A number with three significant digits."""
     return NONE if value is None else _with(f"{value:.3g}", None if half is None else f"{half:.2g}")

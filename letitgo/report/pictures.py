@@ -34,6 +34,7 @@ class Points:
         notes: A word beside each point.
         across: Half-widths of the intervals in the other direction; the bars are then pale.
         areas: Of a pale disc around each point, 1 for a large one.
+        ends: Where intervals are cut, as those of a correlation at -1 and 1.
     """
 
     x: Sequence[float]
@@ -48,6 +49,7 @@ class Points:
     notes: Sequence[str] = ()
     across: Sequence[float | None] = ()
     areas: Sequence[float] = ()
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

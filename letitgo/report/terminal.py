@@ -17,7 +17,7 @@ def to_terminal(console: Console, report: Report) -> None:
         console.print(f"\n[dim]{escape(section.heading)}[/dim]")
         if section.answer:
             console.print(f"[bold]{escape(section.answer)}[/bold]")
-        for table in section.tables[: section.shown]:
+        for table in section.main:
             console.print(to_rich(table))
             if marks := [f"[{COLOURS[name]}]{MARKS[name]}[/] {says}" for name, says in table.meaning.items()]:
                 console.print("   ".join(marks))

@@ -124,7 +124,7 @@ class Outcome:
 
         parts = []
         for section in self.said.sections:
-            for table in section.tables[: section.shown]:
+            for table in section.main:
                 shown = [[column.cell(row) for column in table.columns] for row in table.rows]
                 frame = pandas.DataFrame(shown, columns=[column.head for column in table.columns])
                 layout = "".join("l" if column.left else "r" for column in table.columns)

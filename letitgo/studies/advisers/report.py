@@ -27,8 +27,8 @@ WORTH = (
     Column(
         "correlation",
         "rank correlation",
-        "Spearman's, of the rule under one seed with the mean drops under the others.",
-        numbers.decimal,
+        "Spearman's, of the rule under one seed with the mean drops under the others; intervals end at -1 and 1.",
+        numbers.correlation,
     ),
     Column(
         "regret",
@@ -85,9 +85,10 @@ def _section(study: Advisers, of: Subject, rows: list[Row]) -> Section:
     metric, base = words.metric_of(study), rows[0]
     units = [row for row in rows if row["row"] == "unit"]
     rules = sorted((_said(row) for row in rows if row["row"] == "rule"), key=_place)
+    at_tolerances = _at_tolerances(study, [_said(row) for row in rows if row["row"] == "tolerance"], rules)
     tables = [
         Table(words.judged_by(metric, WORTH), rules, "What freezing each layer costs, foreseen"),
-        *_at_tolerances(study, [_said(row) for row in rows if row["row"] == "tolerance"], rules),
+        *at_tolerances,
         Table(words.judged_by(metric, UNITS), units, "Each layer frozen alone"),
         Table(SCORES, units, "What rules read; more is said to be more harmful"),
     ]
@@ -101,7 +102,7 @@ def _section(study: Advisers, of: Subject, rows: list[Row]) -> Section:
         )
     pictures = {"correlation": _correlations(rules)} if any(_known(row) for row in rules) else {}
     said = _sentences(study, base, units, rules)
-    return Section(heading, _answer(rules, units), said, tables, 2, pictures, details)
+    return Section(heading, _answer(rules, units), said, tables, 1 + len(at_tolerances), pictures, details)
 
 
 def _said(row: Row) -> Row:
@@ -119,8 +120,8 @@ def _place(row: Row) -> tuple[bool, float]:
 
 
 def _at_tolerances(study: Advisers, rows: list[Row], rules: Sequence[Row]) -> list[Table]:
-    """Rules down, tolerances across."""
-    if not rows:
+    """Rules down, tolerances across; nothing where no layer is within any."""
+    if all(row["forgone_mean"] is None and row["excess_mean"] is None for row in rows):
         return []
     columns, unit = [WORTH[0]], words.metric_of(study).unit
     for tolerance in study.tolerances:
@@ -149,7 +150,7 @@ def _answer(rules: Sequence[Row], units: Sequence[Row]) -> str:
 
 
 def _correlation(row: Row) -> str:
-    return numbers.decimal(row["correlation_mean"], row["correlation_ci95"])
+    return numbers.correlation(row["correlation_mean"], row["correlation_ci95"])
 
 
 def _sentences(study: Advisers, base: Row, units: Sequence[Row], rules: Sequence[Row]) -> list[str]:
@@ -187,10 +188,7 @@ def _correlations(rules: Sequence[Row]) -> Picture:
         if drawn := [(i, row) for i, row in own if (row["rule"] in CONTROLS) == controls]:
             at = [i for i, _ in drawn]
             label = "for comparison" if controls else "rules"
-            marks.append(
-                points(
-                    [row for _, row in drawn], at, "correlation", sideways=True, colour=colour, shape=shape, label=label
-                )
-            )
+            look: Row = {"colour": colour, "shape": shape, "label": label, "ends": (-1.0, 1.0)}
+            marks.append(points([row for _, row in drawn], at, "correlation", sideways=True, **look))
     panel = Panel(marks, x="rank correlation with the measured drops", places=places, xlim=(-1.05, 1.05))
     return Picture([[panel]], "How each rule's ranks agree with the measured cost of freezing each layer alone.")

@@ -36,15 +36,21 @@ FROZEN = (
 def report(study: Align, rows: Sequence[Row]) -> Report:
     """The report of the alignment of dense layers."""
     sections = [
-        _section(study, recipe, found)
+        _section(study, recipe, [row for row in part if row["n"]])
         for recipe, part in groups(study, rows)
-        if (found := [row for row in part if row["n"]])
+        if _is_trained(part)
     ]
     note = (
         f"Means over {study.seeds} seeds with 95 % intervals (Student's t). These layers have activations between them "
         "and the network has several outputs: the theorem says nothing of them, and they need not reach 1."
     )
     return Report("align", study.QUESTION, sections, note, SOURCE)
+
+
+def _is_trained(rows: Sequence[Row]) -> bool:
+    """Whether the network with nothing frozen came to the end of training under any seed."""
+    last = max(row["epoch"] for row in rows)
+    return any(row["n"] for row in rows if row["epoch"] == last and row["frozen"] is None)
 
 
 def _section(study: Align, recipe: Any, rows: list[Row]) -> Section:
