@@ -157,4 +157,5 @@ class Train(TrainOptions, CellStudy):
             at = ", ".join(f"{name.replace('_', '-')} {best[name]}" for name in self.swept)
             answer = f"The best is {reached(best, metric)}, at {at}: the test set chose it, which flatters it."
         section = Section(heading(recipe), answer, tables=[table], details=resolved(recipe))
-        return Report("train", self.QUESTION, [section] if rows else [], "One run for each recipe; accuracies in per cent.")
+        note = "One run for each recipe; accuracies in per cent."
+        return Report("train", self.QUESTION, [section] if rows else [], note)
