@@ -66,6 +66,18 @@ def backboned(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return nn.Sequential(NormNet(input_shape, 12), nn.ReLU(), nn.Linear(12, num_classes))
 
 
+class Spare(nn.Module):
+    """A layer that no input passes."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.spare = nn.Linear(4, 4, bias=False)
+        self.head = nn.Linear(int(np.prod(input_shape)), num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(inputs.flatten(1))
+
+
 def block_net() -> nn.Module:
     def block() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from helpers import small_recipe
 
+from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.compute import compute
-from letitgo.studies.outcome import took
+from letitgo.studies.dimension.study import Dimension
+from letitgo.studies.outcome import of_unmoved, took
+from letitgo.studies.ticket.study import Ticket
 from letitgo.studies.train.study import Train
 from letitgo.studies.usage import Usage
 
@@ -40,6 +43,26 @@ def test_a_run_that_begins_late_is_spared_the_way_there(store):
     base = LATE.run(RECIPE).start
     assert usage.shared == pytest.approx(base.record(store)["seconds"])
     assert usage.results == 4
+
+
+@pytest.mark.parametrize("part", [{}, {"freeze": ("head",), "freeze_at": 1}])
+def test_what_trained_and_did_not_move_is_named(store, part):
+    study = Train((Recipe(model="helpers:Spare", epochs=2, batch_size=64),), **part)
+    usage = compute(study, store).usage
+    runs = 2 if part else 1
+    assert (usage.trainings, usage.unmoved) == (runs, {"spare.weight": 1})
+    assert compute(study, store).usage.unmoved == usage.unmoved
+    assert of_unmoved(usage).startswith(f"trained and did not move: spare.weight in 1 of {runs} training run")
+    assert "Trained and did not move: spare.weight" in took(usage)
+
+
+@pytest.mark.parametrize("some", [{"grid": (5,)}, {"grid": (5,), "layers": ("fc1",)}])
+def test_what_moves_in_a_subspace_does_move(store, some):
+    assert compute(Dimension(RECIPE, seeds=1, split="test", **some), store).usage.unmoved == {}
+
+
+def test_single_weights_move_and_pruned_layers_need_not(store):
+    assert compute(Ticket(RECIPE, seeds=1, levels=1, rates=(("fc1", 0.99),)), store).usage.unmoved == {}
 
 
 def test_it_is_told_in_sentences():

@@ -23,7 +23,7 @@ from letitgo.execute.executor import default_workers
 from letitgo.report.numbers import amount, duration
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
-from letitgo.studies.outcome import Outcome, by_cause, of_other_versions
+from letitgo.studies.outcome import Outcome, by_cause, of_other_versions, of_unmoved
 from letitgo.studies.study import Study
 from letitgo.training import CPU, Place
 
@@ -124,6 +124,8 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
         print("letitgo: finished results are in the store; the same command tries the rest again", file=sys.stderr)
     if mixed := of_other_versions(outcome.usage):
         print(f"letitgo: {mixed}; --recompute-other-versions replaces them", file=sys.stderr)
+    if still := of_unmoved(outcome.usage):
+        print(f"letitgo: {still}", file=sys.stderr)
     for note in outcome.notes:
         print(note, file=sys.stderr)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from letitgo import weights
 from letitgo.errors import WorkFailed
-from letitgo.execute.record import provenance, there
+from letitgo.execute.record import provenance, there, unmoved
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
 from letitgo.recipes.own import Own
@@ -62,6 +62,8 @@ def train_own(
         if watch.run == run and (epoch in wanted or (own.resumes and now - saved >= checkpoint_every)):
             point = At(run, epoch) if epoch in wanted else Partial(run, epoch)
             tensors, body = point.packed(module, encode(given) if own.resumes else ({}, {}), [])
+            if epoch == run.recipe.steps:
+                body |= {"unmoved": unmoved(run, module, store)}
             store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
             saved = now
         if epoch in ahead:

@@ -1,4 +1,4 @@
-"""What every record says of its result besides the result itself."""
+"""What every record says of its result besides the result itself, and what one of a trained network says of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import socket
 from dataclasses import asdict
 from typing import Any
 
-from letitgo.plan import Stored, spelled_out
+from torch import nn
+
+from letitgo import weights
+from letitgo.plan import Run, Stored, spelled_out
 from letitgo.store import Store
 from letitgo.training.place import Place
 from letitgo.version import other_device, versions
@@ -27,6 +30,18 @@ def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
         "place": asdict(place),
         "versions": versions(place.device),
     }
+
+
+def unmoved(run: Run, module: nn.Module, store: Store) -> list[str]:
+    """The parameters that train in a run and are to the bit what they were at its start.
+
+    Args:
+        run: Says what trains.
+        module: The network in training.
+        store: Holds what the run's start rests on.
+    """
+    found = weights.moved(module, run.start.load(store))
+    return [each.name for each in found if each.surprise == "trainable but did not move"]
 
 
 def there(value: Stored, store: Store, place: Place) -> bool:

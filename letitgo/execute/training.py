@@ -12,7 +12,7 @@ from torch import nn
 
 from letitgo import weights
 from letitgo.execute.own import train_own
-from letitgo.execute.record import provenance, there
+from letitgo.execute.record import provenance, there, unmoved
 from letitgo.plan import At, Run
 from letitgo.plan.states import Partial
 from letitgo.store import Store
@@ -94,6 +94,8 @@ def _train(
         old = list(store.under(run.partial_folder))
         point = At(run, moment.step) if moment.step in wanted else Partial(run, moment.step)
         tensors, body = point.packed(module, pack(moment.optimizer, module), curve)
+        if moment.step == run.recipe.steps:
+            body |= {"unmoved": unmoved(run, module, store)}
         store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
         for address in old:
             store.remove(address)

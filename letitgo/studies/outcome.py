@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from letitgo.store import Store
     from letitgo.studies.study import Study
 
+UNMOVED = 4
+"""Parameters that were trained and did not move, by name; the rest is counted."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -185,6 +188,18 @@ def of_other_versions(usage: Usage) -> str:
     return f"of {usage.results:,} results, {found}: these may differ from those computed here" if found else ""
 
 
+def of_unmoved(usage: Usage) -> str:
+    """Which parameters were trained and did not move, and in how many runs; empty if none."""
+    found = [f"{name} in {count:,}" for name, count in usage.unmoved.items()]
+    if not found:
+        return ""
+    few = [*found[:UNMOVED], *([f"{len(found) - UNMOVED} more"] if len(found) > UNMOVED else [])]
+    return (
+        f"trained and did not move: {', '.join(few)} of {usage.trainings:,} training runs. No gradient reached them, "
+        "or their updates were below the last bit"
+    )
+
+
 def took(usage: Usage) -> str:
     """What a study took, where, and what the store saved it, in sentences."""
     if not usage.results:
@@ -201,4 +216,6 @@ def took(usage: Usage) -> str:
         said.append(f"Runs that start from another run's state saved {duration(usage.shared)} of core time.")
     if mixed := of_other_versions(usage):
         said.append(f"O{mixed[1:]}.")
+    if still := of_unmoved(usage):
+        said.append(f"T{still[1:]}.")
     return " ".join(said)

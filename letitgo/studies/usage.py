@@ -24,6 +24,8 @@ class Usage:
         saved: Seconds of a core that these had taken.
         shared: Seconds of a core that runs were spared which begin at another's point instead of at its start.
         other_versions: Number of results by what they were computed with, where that is not what is here.
+        trainings: Number of training runs that it rests on.
+        unmoved: Number of these by parameter that trained in them and is to the bit what it was at their start.
     """
 
     wall: float = 0.0
@@ -33,6 +35,8 @@ class Usage:
     saved: float = 0.0
     shared: float = 0.0
     other_versions: dict[str, int] = field(default_factory=dict)
+    trainings: int = 0
+    unmoved: dict[str, int] = field(default_factory=dict)
 
 
 class Meter:
@@ -57,7 +61,7 @@ class Meter:
         """What it took up to now."""
         core: dict[str, float] = {}
         runs: dict[Run, _Trained] = {}
-        saved, others = 0.0, Counter[str]()
+        saved, others, unmoved = 0.0, Counter[str](), Counter[str]()
         for address, value in self._values.items():
             body = self._store.read(address, value.key)
             if body is None:
@@ -67,6 +71,7 @@ class Meter:
             if isinstance(value, At):
                 run = runs.setdefault(value.run, _Trained(host))
                 run.there &= self._there[address]
+                unmoved.update(body.get("unmoved", ()))
                 run.seconds, run.step = max((run.seconds, run.step), (seconds, value.step))
             elif self._there[address]:
                 saved += seconds
@@ -80,7 +85,15 @@ class Meter:
         stored, shared = sum(self._there.values()), sum(_spared(run, runs) for run in runs)
         del others[""]
         return Usage(
-            time.monotonic() - self._begin, core, len(self._values), stored, saved, shared, dict(sorted(others.items()))
+            wall=time.monotonic() - self._begin,
+            core=core,
+            results=len(self._values),
+            stored=stored,
+            saved=saved,
+            shared=shared,
+            other_versions=dict(sorted(others.items())),
+            trainings=len(runs),
+            unmoved=dict(unmoved.most_common()),
         )
 
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
-from letitgo.studies.options import By, StudyOptions, Tolerance, check_distinct, holding_out
+from letitgo.studies.options import By, StudyOptions, check_distinct, holding_out
 
 
 @checked
@@ -83,7 +83,6 @@ class DimensionOptions(StudyOptions):
             "0: evaluate after the last epoch only",
         ),
     ] = 0
-    tolerance: Tolerance = 1.0
 
     def __post_init__(self) -> None:
         check_distinct("thresholds", self.thresholds)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import GREY, PALE, PALETTE, Band, Panel, Picture, Points, Rule, grid, points
-from letitgo.report.words import groups, heading, listed, resolved, unlearned, verdicts, within
+from letitgo.report.words import groups, heading, listed, resolved, unlearned
 
 if TYPE_CHECKING:
     from letitgo.studies.dimension.study import Dimension
@@ -66,7 +66,7 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     return Section(
         heading(recipe, study.swept) + (f", other layers {study.others}" if layered else ""),
         _layered(answers) if layered else _answer(answers[0]) if answers else "Nothing is decided: runs are missing.",
-        _layer_sentences(study, answers) if layered else _sentences(answers) + _judgement(answers, base),
+        _layer_sentences(answers) if layered else _sentences(answers) + _judgement(answers, base),
         tables,
         1 if layered else len(tables),
         pictures,
@@ -155,11 +155,13 @@ def _seeds(found: Sequence[int | None], _: float | None = None) -> str:
     return _span(reached) + never
 
 
-def _layer_sentences(study: Dimension, answers: Sequence[Row]) -> list[str]:
-    judged = list({row["layer"]: row for row in answers if row["verdict"]}.values())
-    if not judged:
+def _layer_sentences(answers: Sequence[Row]) -> list[str]:
+    drops = {row["layer"]: row["frozen_drop_mean"] for row in answers if row["frozen_drop_mean"] is not None}
+    if not drops:
         return []
-    return [f"Frozen at initialization with all others trained, within {within(study.tolerance)}: {verdicts(judged)}."]
+    least, most = (numbers.points(end(drops.values())) for end in (min, max))
+    span = least if least == most else f"{least} to {most}"
+    return [f"Frozen at initialization with all others trained, a layer costs {span} points of accuracy."]
 
 
 def _dimension(value: float | None, half: float | None = None) -> str:
@@ -176,7 +178,8 @@ def _answers(study: Dimension, rows: Sequence[Row], swept: Sequence[str] = ()) -
         Column("d", "enough", "The least d tried that exceeds it.", _dimension),
     ]
     if study.layers:
-        columns.append(Column("verdict", "frozen", "Verdict of letitgo map on freezing it.", verdict="verdict"))
+        about = "Baseline minus the layer frozen at its initialization with all others trained, in points."
+        columns.append(Column("frozen_drop", "frozen drop", about, numbers.points))
     else:
         columns.append(Column("accuracy", "accuracy, %", "At the d that is enough, or the best.", numbers.points))
         columns.append(Column("seed_d", "each seed", "The least d tried that is enough for a seed by itself.", _seeds))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Evaluation, Stored
+from letitgo.plan import Absent, Evaluation, Stored
 from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
 from letitgo.studies.dimension.options import DimensionOptions
 from letitgo.studies.dimension.search import Looks, Search, Target, answered, average, best, results
-from letitgo.studies.statistics import ci95, mean, verdict
+from letitgo.studies.statistics import ci95, mean
 from letitgo.studies.subject import Subject
 
 Row = dict[str, Any]
@@ -121,7 +122,7 @@ def _answer(search: Search, target: Target, found: dict[int, Looks], store: Stor
         "best_d": shown,
         "seed_d": alone,
         "bits_per_label": None if high is None else _bits(search, high),
-        "verdict": _verdict(search, store) if search.layer else None,
+        **_frozen(search, store),
     }
 
 
@@ -148,7 +149,7 @@ def _row(search: Search, kind: str, d: int | None, epoch: int, accuracies: list[
         "epoch": epoch,
         "stopped": None,
         "n": len(accuracies),
-        **dict.fromkeys(("best_d", "seed_d", "bits_per_label", "verdict")),
+        **dict.fromkeys(("best_d", "seed_d", "bits_per_label", "frozen_drop_mean", "frozen_drop_ci95")),
     }
 
 
@@ -165,11 +166,13 @@ def _bits(search: Search, d: int) -> float:
     return 32 * (d + search.of.size(search.besides)) / len(search.of.recipe.dataset.split("train"))
 
 
-def _verdict(search: Search, store: Store) -> str | None:
-    """The verdict of ``map`` on the layer frozen at its initialization."""
-    seeds = search.of.seeds
-    base = results((search.baseline(recipe, search.shown) for recipe in seeds), store)
-    frozen = results(map(search.frozen, seeds), store)
-    if not len(base) == len(frozen) == len(search.of.seeds):
-        return None
-    return verdict([a - b for a, b in zip(base, frozen, strict=True)], search.study.tolerance / 100)
+def _frozen(search: Search, store: Store) -> Row:
+    """The drop in accuracy with the layer frozen at its initialization, over the seeds of which both are there."""
+    if not search.layer:
+        return {}
+    drops = []
+    for recipe in search.of.seeds:
+        with suppress(Absent):
+            full, frozen = (one.result(store) for one in (search.baseline(recipe, search.shown), search.frozen(recipe)))
+            drops.append(full["accuracy"] - frozen["accuracy"])
+    return {"frozen_drop_mean": mean(drops), "frozen_drop_ci95": ci95(drops)}
