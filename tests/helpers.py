@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -158,6 +161,26 @@ class Grouped(torch.optim.Adam):
 
 def wordy_schedule(progress: float) -> str:
     return "slowly"
+
+
+def command(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a folder, with a store there, in this process: a process of its own imports for seconds."""
+    from letitgo.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["letitgo", *arguments])
+        patch.setattr(sys, "path", [*sys.path])
+        for name, value in {"LETITGO_STORE": str(folder / "store"), **variables}.items():
+            patch.setenv(name, value)
+        known = set(sys.modules)
+        code = main.run([*arguments])
+        for name in set(sys.modules) - known:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).is_relative_to(folder):
+                del sys.modules[name]
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def small_recipe(**fields: Any) -> Recipe:

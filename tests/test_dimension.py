@@ -352,7 +352,10 @@ def test_a_layer_with_the_others_frozen_or_trained(store):
         for layer in ("fc1", "fc2"):
             [answer] = of_kind([row for row in rows if row["layer"] == layer], "answer")
             [frozen] = [row for row in mapped if (row["layer"], row["intervention"]) == (layer, "frozen")]
-            assert (answer["frozen_drop_mean"], answer["frozen_drop_ci95"]) == (frozen["drop_mean"], frozen["drop_ci95"])
+            assert (answer["frozen_drop_mean"], answer["frozen_drop_ci95"]) == (
+                frozen["drop_mean"],
+                frozen["drop_ci95"],
+            )
             zero = next(row for row in rows if (row["layer"], row["row"], row["d"]) == (layer, "d", 0))
             if others == "trained" and layer == "fc2":
                 assert zero["accuracy_mean"] == frozen["accuracy_mean"]
@@ -504,7 +507,14 @@ def answer_row(widths, depth, d, size):
             "low": d - 1 if d else size,
             "D": size,
         },
-        **{"threshold": 0.9, "baseline": "own", "target": 0.9, "accuracies": [], "seed_d": [d], "frozen_drop_mean": None},
+        **{
+            "threshold": 0.9,
+            "baseline": "own",
+            "target": 0.9,
+            "accuracies": [],
+            "seed_d": [d],
+            "frozen_drop_mean": None,
+        },
         **{"accuracy_mean": 0.91, "accuracy_ci95": None, "best_d": 40, "bits_per_label": 1.0, "stopped": None, "n": 1},
     }
 
