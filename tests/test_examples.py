@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ TASKS = {
     "regression": ("Diabetes", "Others"),
 }
 BLOCKS = {"bert_trainer": ("bert.encoder.layer.*", "bert.embeddings")}
+SHORT = {"bert_trainer": ("OtherTopics", (24, 5)), "lightning_images": ("Images", (1,))}
+"""Defaults of a task's own arguments that make training short."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +37,10 @@ def test_every_example_is_here():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store):
+def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store, monkeypatch):
+    if name in SHORT:
+        task, defaults = SHORT[name]
+        monkeypatch.setattr(getattr(importlib.import_module(name), task).__init__, "__defaults__", defaults)
     after, before = (f"{name}:{task}" for task in TASKS[name])
     blocks = BLOCKS.get(name, ())
     mapped = compute(Map(Recipe(task=before), seeds=1, reinit_at=(0,), draws=1, blocks=blocks), store)
@@ -42,7 +48,9 @@ def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store):
     tuned = compute(Finetune(Recipe(task=after), before, seeds=1, blocks=blocks), store)
     assert not tuned.failures
     assert sum(row["recommended"] for row in tuned.rows) == 1
-    tuned.report(tmp_path)
+    tuned.show()
+    if name == "regression":  # figures are drawn of one alone: it takes seconds
+        tuned.report(tmp_path)
 
 
 def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch):
