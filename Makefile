@@ -9,7 +9,7 @@ map: .venv/installed  ## which layers of a network need training? ARGS="--data m
 	$(BIN)/letitgo map $(ARGS)
 
 test: .venv/developing
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: .venv/developing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow $(ARGS)
