@@ -1,9 +1,11 @@
 """The real program, its answers parsed: what a person and a script see."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from pathlib import Path
 
 import pytest
 from helpers import command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from letitgo import __version__
-from letitgo.cli.main import run
+from letitgo.cli.config import command_line
+from letitgo.cli.main import app, run
 from letitgo.cli.options import json_object
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
@@ -424,3 +429,147 @@ def test_a_long_study_writes_a_line_for_each_run_where_stderr_is_no_terminal(cap
     assert [line.partition(" (")[0] for line in lines] == [
         f"letitgo: done: training everything, seed {seed}" for seed in (0, 1)
     ]
+
+
+# Options from a file
+
+
+@pytest.fixture
+def studies(monkeypatch, tmp_path):
+    """What the commands of studies would carry out, and how; they run in a folder of their own."""
+    carried_out = []
+    monkeypatch.setattr("letitgo.cli.run.run_study", lambda *asked: carried_out.append(asked) or 0)
+    monkeypatch.chdir(tmp_path)
+    return carried_out
+
+
+numbers = st.integers(1, 9)
+OPTIONS = {
+    "epochs": numbers | st.lists(numbers, min_size=1, max_size=3, unique=True),
+    "lr": st.floats(1e-9, 1e9),
+    "widths": st.sampled_from(["64", "64,32", ["300x100", "8"]]),
+    "model-args": st.sampled_from([{"init": "he"}, '{"norm": "batch"}', {}]),
+    "blocks": st.sampled_from(["fc1", ["fc*", "!fc2"], "my file's *"]),
+    "together": st.booleans(),
+    "training-accuracy": st.booleans(),
+    "seeds": numbers,
+    "workers": numbers,
+    "report": st.sampled_from(["none", "a folder", "#5"]),
+}
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(options=st.fixed_dictionaries({}, optional=OPTIONS), data=st.data())
+def test_a_file_gives_what_the_command_line_leaves_out(studies, options, data):
+    """And the command line that pages show makes the same study without the file."""
+    here = data.draw(st.sets(st.sampled_from(sorted(options)))) if options else set()
+    lines = [f"{name} = {toml(data.draw(OPTIONS[name]) if name in here else options[name])}" for name in options]
+    Path("study.toml").write_text("\n".join(["[train]", "epochs = 7", "[map]", *lines]))
+    given = [word for name in sorted(here) for word in spelled(name, options[name])]
+    spelled_there = [word for name in sorted(options.keys() - here) for word in spelled(name, options[name])]
+    studies.clear()
+    assert run(["map", "--config", "study.toml", *given]) == 0
+    shown = command_line()
+    program, *alone = shlex.split(shown, comments=True)
+    for words in (["map", *given, *spelled_there], alone):
+        assert run(words) == 0
+    (study, running), (other, told), (same, shown_as) = studies
+    assert study == other == same
+    assert dataclasses.replace(running, config=None) == told == shown_as
+    assert (program, shown.partition("  # ")[2]) == ("letitgo", "--config study.toml")
+
+
+def toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {json.dumps(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def spelled(name, value):
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--{name}=false"]
+    values = value if isinstance(value, list) else [value]
+    return [w for item in values for w in (f"--{name}", json.dumps(item) if isinstance(item, dict) else str(item))]
+
+
+def test_the_page_shows_the_options_of_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("study.toml").write_text("[train]\nepochs = 1\nfreeze = ['fc1', 'fc2']\nworkers = 0\n")
+    assert run(["train", "--config=study.toml", "--seed", "3", "--report", "page"]) == 0
+    shown = (
+        "letitgo train --seed 3 --report page --epochs 1 --freeze fc1 --freeze fc2 --workers 0  # --config study.toml"
+    )
+    assert f"<code>{shown}</code>" in Path("page/train.html").read_text()
+
+
+WRONG_FILES = {
+    "unknown option": ("[map]\nepoch = 3", "study.toml: [map] has 'epoch', which is no option: did you mean epochs"),
+    "underscore": (
+        "[map]\nfreeze_at = 0",
+        "study.toml: [map] has 'freeze_at', which is no option: did you mean freeze-at",
+    ),
+    "file in a file": ("[map]\nconfig = 'a'", "study.toml: [map] has 'config', which is no option"),
+    "words for numbers": (
+        "[map]\nepochs = 'ten'",
+        "epochs is 'ten': give a whole number (options are also read from study",
+    ),
+    "truth for numbers": ("[map]\nepochs = true", "epochs is 'True': give a whole number (options are also read from"),
+    "words for a worker": ("[map]\nworkers = 'a'", "'a' is no whole number (options are also read from study.toml)"),
+    "number for truth": ("[map]\ntogether = 1", "study.toml: [map] has together = 1: give true or false"),
+    "date": ("[map]\nepochs = 2024-01-01", "epochs is '2024-01-01': give a whole number (options are also read"),
+    "list in a list": ("[map]\nlr = [[0.1]]", "lr is '[0.1]': give a number (options are also read from study.toml)"),
+    "list for one": ("[map]\nformat = ['json']", "for [format] from study.toml"),
+    "unknown choice": ("[map]\nformat = 'xml'", "for [format] from study.toml. Choose from"),
+    "nothing": (
+        "[map]\nfreeze-at = []",
+        "study.toml: [map] has an empty list for freeze-at: leave it out, or give 'none'",
+    ),
+    "no table": ("[mapp]\nepochs = 3", "study.toml has no table [map] for this command: did you mean mapp?"),
+    "outside of tables": ("epochs = 3\n[map]", "study.toml has 'epochs' outside of a table: put it under the name of"),
+    "no TOML": ("[map", "study.toml is no TOML file: TOMLDecodeError: Expected ']'"),
+    "no text": ("\0\xff", "study.toml is no TOML file"),
+    "no file": (None, "config is 'study.toml', which cannot be read (No such file or directory): name a TOML file"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_a_wrong_file_gets_one_sentence_that_names_it(what, capsys, studies):
+    content, sentence = WRONG_FILES[what]
+    if content is not None:
+        Path("study.toml").write_text(content, encoding="latin-1")
+    assert run(["map", "--config", "study.toml"]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.err.startswith("letitgo: ")
+    assert told.err.count("\n") == 1
+    assert not studies
+    assert run(["map", "--epochs", "ten"]) == 2
+    assert "study.toml" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", sorted({*app, "ticket export"} - {"--help", "-h", "--version", "--install-completion"})
+)
+def test_every_command_takes_a_file(command):
+    _, found, _ = app.parse_commands(command.split())
+    assert any("--config" in argument.names for argument in found[-1].assemble_argument_collection())
+
+
+def test_the_example_of_the_documents_is_what_it_says(studies):
+    page = (Path(__file__).parent.parent / "docs/config.md").read_text()
+    Path("study.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    for words in page.partition("```sh\n")[2].partition("```")[0].splitlines():
+        assert run(shlex.split(words, comments=True)[1:]) == 0
+    (swept, _), (longer, _), (trained, _) = studies
+    assert [(recipe.lr, recipe.epochs) for recipe in swept.recipes] == [(0.01, 10), (0.1, 10)]
+    assert [(recipe.lr, recipe.epochs) for recipe in longer.recipes] == [(0.01, 20), (0.1, 20)]
+    assert (swept.freeze_at, swept.together, longer.together) == ((0, 2, 5), True, False)
+    assert trained.freeze == ("fc*", "!fc4")
+
+
+def test_a_command_below_another_has_a_table_there(studies):
+    Path("study.toml").write_text("[ticket]\nlevels = 4\n[ticket.export]\nlevel = 2\n")
+    assert run(["ticket", "--config", "study.toml"]) == 0
+    assert studies[0][0].levels == 4
+    assert run(["ticket", "export", "t.safetensors", "--config", "study.toml", "--dry-run"]) == 2
+    assert command_line() == "letitgo ticket export t.safetensors --dry-run --level 2  # --config study.toml"

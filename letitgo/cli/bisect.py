@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from letitgo.cli.config import ConfigOption
 from letitgo.cli.options import STUDY, RecipeOptions, recipe_fields
 from letitgo.cli.tables import show_rows, write
 from letitgo.errors import BadRequest
@@ -39,6 +40,7 @@ def bisect(
         Parameter(group=STUDY, metavar="FILE", help="write the change that is left, as letitgo.save does"),
     ] = None,
     format: Annotated[Literal["table", "json", "csv"], Parameter(help="what is written to stdout")] = "table",
+    config: ConfigOption = None,
     debug: Annotated[bool, Parameter(negative="", show_default=False, help="show tracebacks of errors")] = False,
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008
 ) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from letitgo.cli.config import ConfigOption
 from letitgo.cli.tables import printable, show_rows, write
 from letitgo.report.numbers import count, percent, significant
 
@@ -17,6 +18,7 @@ def diff(
     *,
     by: Annotated[Literal["layer", "tensor"], Parameter(help="what a row is")] = "layer",
     format: Annotated[Literal["table", "json", "csv"], Parameter(help="what is written to stdout")] = "table",
+    config: ConfigOption = None,
     debug: Annotated[bool, Parameter(negative="", show_default=False, help="show tracebacks of errors")] = False,
 ) -> int:
     """Tell which layers differ between two files of weights, and how much.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from letitgo.cli.config import ConfigOption
 from letitgo.cli.options import json_object
 from letitgo.errors import BadRequest
 from letitgo.recipes.recipe import BUILT_IN
@@ -62,6 +63,7 @@ def inspect_model(
         Parameter(help="memory, as in 24GB or 24GiB: which first blocks to freeze so that training fits it"),
     ] = None,
     format: Annotated[Literal["table", "json", "csv"], Parameter(help="what is written to stdout")] = "table",
+    config: ConfigOption = None,
     debug: Annotated[bool, Parameter(negative="", show_default=False, help="show tracebacks of errors")] = False,
 ) -> int:
     """Tell of a network's layers what trains, what a training step costs, and what freezing some would save.

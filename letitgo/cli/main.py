@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from letitgo import __version__
-from letitgo.cli import interrupt
+from letitgo.cli import config, interrupt
 from letitgo.cli.commands import study_app
 from letitgo.cli.tables import printable
 from letitgo.cli.ticket import export
@@ -26,6 +26,7 @@ app = App(
     name="letitgo",
     help="Which parts of a network need training, and what does it cost to leave the rest alone?",
     version=__version__,
+    config=config.read_config,
     help_on_error=False,
     suppress_keyboard_interrupt=False,
 )
@@ -69,6 +70,7 @@ def run(arguments: list[str]) -> int:
         The exit code: 0; 2 for a request that cannot be carried out as it was put; 1 for work that failed; 130 after
         an interrupt.
     """
+    config.begin(arguments)
     try:
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:
@@ -99,8 +101,11 @@ def _give_up(error: Exception, arguments: list[str]) -> int:
         return _stop()
     if "--debug" in arguments:
         traceback.print_exception(error)
-    known = isinstance(error, LetItGoError)
-    what = str(error) if known else f"{type(error).__name__}: {error} (an unexpected error; --debug shows where)"
+    what = str(error)
+    if isinstance(error, BadRequest):
+        what = config.told(what)
+    elif not isinstance(error, LetItGoError):
+        what = f"{type(error).__name__}: {what} (an unexpected error; --debug shows where)"
     print(f"letitgo: {printable(what)}", file=sys.stderr)
     return error.exit_code if isinstance(error, LetItGoError) else 1
 

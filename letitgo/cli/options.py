@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 from pydantic import TypeAdapter, ValidationError
 
 from letitgo.checked import choices, explained
+from letitgo.cli.config import ConfigOption
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 
@@ -133,6 +134,7 @@ class StoreOptions:
     format: Annotated[Literal["table", "json", "csv"], Parameter(group=RUNNING, help="what is written to stdout")] = (
         "table"
     )
+    config: Annotated[ConfigOption, Parameter(group=RUNNING)] = None
     debug: Annotated[
         bool, Parameter(group=RUNNING, negative="", show_default=False, help="show tracebacks of errors")
     ] = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from letitgo.cli import interrupt
+from letitgo.cli.config import command_line
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write
@@ -133,7 +133,7 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
 def _write_report(outcome: Outcome, folder: str) -> None:
     try:
         with kept_from_stdout():
-            path = outcome.report(folder, shlex.join(["letitgo", *sys.argv[1:]]))
+            path = outcome.report(folder, command_line())
     except OSError as error:
         raise BadRequest(f"the report cannot be written to {folder} ({error.strerror}): name another folder") from error
     print(f"report: {path}", file=sys.stderr)
