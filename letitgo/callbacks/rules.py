@@ -316,10 +316,10 @@ def _first_step(when: When, length: Length) -> int:
 
 
 def _warn_if_unreached(when: When, length: Length) -> None:
-    in_epochs = isinstance(when, Integral)
-    if length.training is None or (in_epochs and length.epoch is None) or _first_step(when, length) < length.training:
+    unit, steps = ("epoch", length.epoch) if isinstance(when, Integral) else ("step", 1)
+    if length.training is None or steps is None or _first_step(when, length) < length.training:
         return
-    count, unit = (ceil(length.training / length.epoch), "epoch") if in_epochs else (length.training, "step")
+    count = ceil(length.training / steps)
     ends = f"{count} {unit}{'s' * (count != 1)}"
     warnings.warn(f"the schedule names {_named(when)}, and training ends before it: it has {ends}", stacklevel=4)
 

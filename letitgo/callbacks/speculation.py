@@ -124,7 +124,7 @@ def speculate(
 
 
 def _check(
-    optimizer: object, train: object, losses: object, tolerance: object, alpha: object, also: Iterable[object]
+    optimizer: object, train: object, losses: object, tolerance: float, alpha: float, also: Iterable[object]
 ) -> None:
     """Refuse arguments of another type or out of range."""
     if not isinstance(tolerance, Real) or not 0 <= tolerance < inf:
