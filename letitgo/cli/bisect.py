@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from letitgo.cli.config import ConfigOption
 from letitgo.cli.options import STUDY, RecipeOptions, recipe_fields
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import show_rows, write
 from letitgo.errors import BadRequest
 from letitgo.report.numbers import count, significant

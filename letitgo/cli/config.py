@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Annotated, Any, get_args
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError
 
+from letitgo.cli.parameter import Parameter
 from letitgo.errors import BadRequest, nearest
 
 ConfigOption = Annotated[

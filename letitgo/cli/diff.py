@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from letitgo.cli.config import ConfigOption
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import printable, show_rows, write
 from letitgo.report.numbers import count, percent, significant
 

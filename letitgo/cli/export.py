@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from letitgo.cli.options import StoreOptions
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import existing_store
 from letitgo.errors import BadRequest
 from letitgo.studies.options import check_target

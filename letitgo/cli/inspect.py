@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from letitgo.cli.config import ConfigOption
 from letitgo.cli.options import json_object
+from letitgo.cli.parameter import Parameter
 from letitgo.errors import BadRequest
 from letitgo.recipes.recipe import BUILT_IN
 

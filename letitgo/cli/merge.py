@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from letitgo.cli.options import StoreOptions
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import existing_store, printable, write
 from letitgo.errors import BadRequest
 from letitgo.store import open_store

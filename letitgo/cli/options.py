@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group
 from pydantic import TypeAdapter, ValidationError
 
 from letitgo.checked import choices, explained
 from letitgo.cli.config import ConfigOption
+from letitgo.cli.parameter import Parameter
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
 

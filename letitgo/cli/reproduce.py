@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from letitgo.cli.options import STUDY, RunningOptions, whole
+from letitgo.cli.parameter import Parameter
 from letitgo.errors import BadRequest
 
 

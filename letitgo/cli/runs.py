@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from letitgo.catalogue.contents import contents, run_rows, running_studies, study_rows
 from letitgo.cli.options import StoreOptions, whole
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import Row, ago, existing_store, seconds, show_rows, write
 from letitgo.errors import BadRequest, nearest
 from letitgo.report.numbers import size

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from letitgo.catalogue.contents import shown
 from letitgo.catalogue.export import dotted
 from letitgo.cli.options import StoreOptions
+from letitgo.cli.parameter import Parameter
 from letitgo.cli.tables import ago, existing_store, printable, seconds, write
 from letitgo.report.numbers import size
 

@@ -6,10 +6,9 @@
 import sys
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from letitgo.cli.commands import make_study
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, option_class, whole
+from letitgo.cli.parameter import Parameter
 from letitgo.errors import BadRequest
 from letitgo.studies import find_study
 from letitgo.studies.options import check_target

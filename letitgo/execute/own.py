@@ -54,7 +54,7 @@ def train_own(
     ahead = {later.begin: later for later in chain[chain.index(first) + 1 :]}
     module = place.bring(module)
     watch = Watch(ahead.pop(begin, first), module, store)
-    for epoch, given in _epochs(own, module, run.recipe.seed, begin, checkpoint, max(wanted)):
+    for epoch, given in epochs_of(own, module, run.recipe.seed, begin, checkpoint, max(wanted)):
         watch.check()
         if on_step is not None:
             on_step(epoch)
@@ -91,8 +91,10 @@ def _latest(run: Run, store: Store, place: Place, before: int) -> At | None:
     return max(found, key=lambda point: (point.step, point.run == run), default=None)
 
 
-def _epochs(own: Own, module: nn.Module, seed: int, begin: int, checkpoint: Any, end: int) -> Iterator[tuple[int, Any]]:
-    """The epochs after ``begin`` up to ``end``, each with what the code yields."""
+def epochs_of(
+    own: Own, module: nn.Module, seed: int, begin: int, checkpoint: Any, end: int
+) -> Iterator[tuple[int, Any]]:
+    """Run training code of the user's own: the epochs after ``begin`` up to ``end``, each with what the code yields."""
     stated, path = own.epochs, own.network.factory
     module.train()
     given = own.train(module, seed, checkpoint)

@@ -1,0 +1,1 @@
+"""Which promises of freezing a trainer keeps: see docs/guides/test-your-trainer.md."""
