@@ -61,6 +61,26 @@ def here(tmp_path_factory):
     return store
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """An executor with two workers that stay: starting a process takes seconds. Each test gives it a store."""
+    with Executor(Store(tmp_path_factory.mktemp("kept")), workers=2) as executor:
+        yield executor
+
+
+def untrained(recipe: Recipe, seed: int = 0) -> Evaluation:
+    """A value that takes no training."""
+    return Evaluation(Initial(recipe.network, seed), recipe.dataset, "test")
+
+
+OBLIGING = """
+import json, sys
+for order in sys.stdin:
+    print(json.dumps({"done": True}), flush=True)
+"""
+"""A worker that says that it has done what it was told."""
+
+
 def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
     started = []
 
@@ -70,6 +90,7 @@ def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
             started.append(self._process)
 
     monkeypatch.setattr(executor, "_Worker", Noted)
+    monkeypatch.setattr(executor, "_WORKER", OBLIGING)
     values = measures(small())
     with Executor(store, workers=1) as kept:
         assert kept.compute(values[:1]) == kept.compute(values[1:2]) == []
@@ -84,10 +105,10 @@ def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
     assert started[2].poll() is not None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_give_the_same_bits(workers, here, store):
+def test_workers_give_the_same_bits(kept, here, store):
     values = measures(small())
-    assert Executor(store, workers).compute(values) == []
+    kept.store = store
+    assert kept.compute(values) == []
     assert results(store, values) == results(here, values)
     assert tensors(store) == tensors(here)
     assert len(tensors(here)) == 4
@@ -147,9 +168,11 @@ def test_a_job_survives_the_way_to_a_worker(store):
         assert revive(json.loads(json.dumps(describe(job)))).values == job.values
 
 
-def test_progress_ends_with_everything_done(store):
+def test_progress_ends_with_everything_done(kept, store, monkeypatch):
     told: list[Progress] = []
-    Executor(store, workers=1, on_progress=told.append).compute(measures(small()))
+    kept.store = store
+    monkeypatch.setattr(kept, "on_progress", told.append)
+    kept.compute(measures(small()))
     assert len(told[-1].finished) == told[-1].jobs >= 4
     assert told[-1].done == told[-1].total
     assert told[-1].running == {}
@@ -197,40 +220,31 @@ def test_a_damaged_measure_is_computed_again(here, store):
     assert results(store, values) == results(here, values)
 
 
-def mortal(marker: str) -> Run:
-    args = {"spare": os.getpid(), "marker": marker}
-    return baseline(small_recipe(model="helpers:mortal", widths=None, model_args=args, epochs=1))
+def mortal(model: str, marker: Path) -> Recipe:
+    args = {"spare": os.getpid(), "marker": str(marker)}
+    return small_recipe(model=model, widths=None, model_args=args, epochs=1)
 
 
 def evaluation(run: Run) -> Evaluation:
     return Evaluation(run.final, run.recipe.dataset, "test")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_job_whose_worker_is_killed_is_tried_again(workers, store, tmp_path):
+def test_a_job_whose_worker_is_killed_is_tried_again(store, tmp_path):
     marker = tmp_path / "marker"
-    values = [evaluation(mortal(str(marker))), evaluation(small())]
-    assert Executor(store, workers).compute(values) == []
+    values = [untrained(mortal("helpers:mortal", marker)), untrained(small_recipe())]
+    assert Executor(store, workers=1).compute(values) == []
     assert marker.exists()
     assert plan_jobs(values, store) == []
 
 
-def test_a_job_whose_worker_always_dies_is_named_and_the_others_finish(store):
-    dying, living = evaluation(mortal("")), evaluation(small())
-    failures = Executor(store, workers=2).compute([dying, living])
-    assert [(failure.what, failure.why) for failure in failures] == [
-        ("training everything, seed 0", f"its worker died 3 times, last with exit code {-signal.SIGKILL}")
-    ]
-    assert store.intact(living.address, living.key)
-    assert not store.intact(dying.address, dying.key)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_job_that_fails_takes_along_what_needs_it(workers, store):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_job_that_fails_takes_along_what_needs_it(workers, kept, store):
     bad = baseline(small_recipe(lr=1e30))
     late = freezing(bad, "fc1", start=bad.at_epoch(1), begin=23, resume=True)
     living = evaluation(small())
-    failures = Executor(store, workers).compute([evaluation(bad), evaluation(late), living])
+    executor = kept if workers else Executor(store)
+    executor.store = store
+    failures = executor.compute([evaluation(bad), evaluation(late), living])
     [failure] = failures
     assert failure.what == "training everything, seed 0"
     assert failure.why.startswith("the loss is not finite by step")
@@ -308,15 +322,13 @@ def alive(process: int, started: str) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
-@pytest.mark.parametrize("stopped", [False, True])
-def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(stopped, store):
+def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(store):
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.root)], stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout.readline() == "under way\n"
         workers = workers_of(driver.pid)
         assert len(workers) == 2
-        for worker in workers if stopped else ():
-            os.kill(worker, signal.SIGSTOP)
+        os.kill(next(iter(workers)), signal.SIGSTOP)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
@@ -330,13 +342,20 @@ def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(stoppe
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
-def test_a_worker_that_dies_takes_along_what_it_started_and_is_noticed(store, tmp_path):
-    args = {"spare": os.getpid(), "marker": str(tmp_path / "children")}
-    run = baseline(small_recipe(model="helpers:mortal_parent", widths=None, model_args=args, epochs=1))
-    failures = Executor(store, workers=1, on_progress=patience(60)).compute([run.final])
-    assert [failure.why for failure in failures] == [f"its worker died 3 times, last with exit code {-signal.SIGKILL}"]
+def test_a_worker_that_always_dies_takes_along_what_it_started_is_named_and_the_others_finish(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(executor, "TRIES", 2)
+    dying = evaluation(baseline(mortal("helpers:mortal_parent", tmp_path / "children")))
+    living = untrained(small_recipe())
+    failures = Executor(store, workers=2, on_progress=patience(60)).compute([dying, living])
+    assert [(failure.what, failure.why) for failure in failures] == [
+        ("training everything, seed 0", f"its worker died 2 times, last with exit code {-signal.SIGKILL}")
+    ]
+    assert store.intact(living.address, living.key)
+    assert not store.intact(dying.address, dying.key)
     children = [int(line) for line in (tmp_path / "children").read_text().split()]
-    assert len(children) == 3
+    assert len(children) == 2
     end = time.monotonic() + 10
     while any(map(lives, children)) and time.monotonic() < end:
         time.sleep(0.05)
@@ -372,8 +391,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_workers_import_from_the_working_directory_only_what_is_nowhere_else(folder, store):
-    run = baseline(small_recipe(model="net_of_this_folder:make", widths=None, epochs=1))
-    assert Executor(store, workers=1).compute([run.final]) == []
+    value = untrained(small_recipe(model="net_of_this_folder:make", widths=None))
+    assert Executor(store, workers=1).compute([value]) == []
     assert not (folder / "ran").exists()
 
 
@@ -383,7 +402,7 @@ def test_import_paths_look_in_the_working_directory_last(folder):
     assert sys.path[-1] == str(folder)
 
 
-@pytest.mark.parametrize("command", [["train", "--epochs", "1", "--widths", "4", "--workers", "1"], ["runs"]])
+@pytest.mark.parametrize("command", ["train --epochs 1 --widths 4 --workers 0 --report none".split(), ["runs"]])
 def test_the_program_runs_no_file_of_the_working_directory(command, folder, store):
     program = "import sys; sys.path[:1] = []; from letitgo.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
