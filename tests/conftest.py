@@ -42,3 +42,12 @@ def _store_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store() -> Store:
     return open_store()
+
+
+@pytest.fixture
+def svg_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PNG and PDF of a figure, which take most of the time, are empty files."""
+    from letitgo.report import draw
+
+    render = draw.render
+    monkeypatch.setattr(draw, "render", lambda figure, form, of: render(figure, form, of) if form == "svg" else b"")
