@@ -11,8 +11,7 @@ from helpers import baseline, freezing, small_recipe
 
 from letitgo.cli.main import run as letitgo
 from letitgo.errors import BadRequest
-from letitgo.plan import At, Estimated, Evaluation, Graft, Initial, RunningStatistics, reached, shared
-from letitgo.plan.estimated import EXAMPLES
+from letitgo.plan import At, Estimated, Evaluation, Graft, Initial, RunningStatistics, estimated, reached, shared
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.advisers.study import Advisers
@@ -92,13 +91,14 @@ def test_re_estimated_accuracies_are_those_of_the_states(store):
         assert expected != lagging  # else this shows nothing
 
 
-def test_statistics_come_from_the_same_random_training_inputs_for_all():
-    recipe = Recipe(model="fcn", model_args={"norm": True}, widths="8", data="mnist")
+def test_statistics_come_from_the_same_random_training_inputs_for_all(monkeypatch):
+    monkeypatch.setattr(estimated, "EXAMPLES", 1000)  # of 1,438
+    recipe = Recipe(model="fcn", model_args={"norm": True}, widths="8")
     run = baseline(recipe)
     one, other = (RunningStatistics(state, recipe.dataset) for state in (run.start, run.final))
     module = recipe.network()
     batches = list(one.batches(module))
-    assert sum(map(len, batches)) == EXAMPLES
+    assert sum(map(len, batches)) == 1000
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     assert all(map(torch.equal, batches, other.batches(module)))
     assert not torch.equal(batches[0], recipe.dataset.split("train").batch(slice(0, len(batches[0]))))
@@ -156,7 +156,8 @@ def test_statistics_frozen_later_are_those_of_training(store):
 
 
 def test_a_deep_network_with_all_its_norms_frozen_trains(store):
-    [recipe] = sweep(model="resnet20", data="cifar10", examples=64, test_examples=64, epochs=1, batch_size=32, lr=0.01)
+    small: dict[str, Any] = {"fit": "3x32x32", "examples": 64, "test_examples": 64, "epochs": 1, "batch_size": 32}
+    [recipe] = sweep(model="resnet20", data="digits", lr=0.01, **small)
     study = Train((recipe,), freeze=("*norm*", "conv1", "layer1*"), statistics="frozen")
     outcome = compute(study, store)
     assert not outcome.failures
@@ -164,9 +165,7 @@ def test_a_deep_network_with_all_its_norms_frozen_trains(store):
 
 
 def test_evaluations_of_grafts_that_share_layers_give_the_same_bits(store, monkeypatch):
-    [recipe] = sweep(
-        model="resnet20", model_args={"width": 2}, data="cifar10", examples=10, test_examples=150, epochs=1
-    )
+    [recipe] = sweep(model="resnet20", model_args={"width": 2}, fit="3x32x32", examples=10, test_examples=150, epochs=1)
     base, names = baseline(recipe).start, baseline(recipe).trains
 
     def graft(layer: str, seed: int) -> Evaluation:
