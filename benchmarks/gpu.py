@@ -139,7 +139,11 @@ def main() -> None:
         sys.exit(0)
     if not options.quick and not os.environ.get("LETITGO_DATA"):
         sys.exit("set LETITGO_DATA to a folder that holds cifar10 in the hub's layout")
-    few: Any = {"data": "digits", "batch_size": 16, "test_examples": 32, "model_args": {"width": 2}} if options.quick else {"data": "cifar10"}
+    few: Any = (
+        {"data": "digits", "batch_size": 16, "test_examples": 32, "model_args": {"width": 2}}
+        if options.quick
+        else {"data": "cifar10"}
+    )
     whole = Recipe(model="resnet20", augment="flip+crop", schedule="constant", epochs=1, **few)
     size = 32 if options.quick else 2000
     small = Recipe(**whole.fields() | {"examples": size, "epochs": 2})

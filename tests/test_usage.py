@@ -46,7 +46,7 @@ def test_a_run_that_begins_late_is_spared_the_way_there(store):
 
 
 @pytest.mark.parametrize("part", [{}, {"freeze": ("head",), "freeze_at": 1}])
-def test_what_trained_and_did_not_move_is_named(store, part):
+def test_what_trained_and_did_not_move_is_named(store, part, capsys):
     study = Train((Recipe(model="helpers:Spare", epochs=2, batch_size=64),), **part)
     usage = compute(study, store).usage
     runs = 2 if part else 1
@@ -54,6 +54,8 @@ def test_what_trained_and_did_not_move_is_named(store, part):
     assert compute(study, store).usage.unmoved == usage.unmoved
     assert of_unmoved(usage).startswith(f"trained and did not move: spare.weight in 1 of {runs} training run")
     assert "Trained and did not move: spare.weight" in took(usage)
+    compute(study, store).show()
+    assert "Trained and did not move: spare.weight" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("some", [{"grid": (5,)}, {"grid": (5,), "layers": ("fc1",)}])

@@ -108,7 +108,9 @@ def _write(outcome: Outcome, options: RunningOptions) -> None:
         outcome.show(stdout_console())
     else:
         recipes = [recipe.fields() for recipe in getattr(outcome.study, "recipes", ())]
-        about = {"recipes": recipes, "other_versions": outcome.usage.other_versions, "versions": outcome.versions}
+        usage = outcome.usage
+        about = {"recipes": recipes, "other_versions": usage.other_versions, "versions": outcome.versions}
+        about["unmoved"] = usage.unmoved
         answer = getattr(outcome.study, "answer", None)
         found = {"answer": answer(outcome.rows)} if answer else {}
         write(options.format, outcome.rows, {**about, **found, "rows": outcome.rows})
@@ -124,7 +126,7 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
         print("letitgo: finished results are in the store; the same command tries the rest again", file=sys.stderr)
     if mixed := of_other_versions(outcome.usage):
         print(f"letitgo: {mixed}; --recompute-other-versions replaces them", file=sys.stderr)
-    if still := of_unmoved(outcome.usage):
+    if options.format != "table" and (still := of_unmoved(outcome.usage)):
         print(f"letitgo: {still}", file=sys.stderr)
     for note in outcome.notes:
         print(note, file=sys.stderr)

@@ -85,7 +85,10 @@ class Outcome:
 
         from letitgo.report.terminal import to_terminal
 
-        to_terminal(console or Console(), self.said)
+        console = console or Console()
+        to_terminal(console, self.said)
+        if still := of_unmoved(self.usage):
+            console.print(f"T{still[1:]}.", highlight=False)
 
     def figures(self) -> dict[str, Figure]:
         """Every figure, by the name of its file."""
