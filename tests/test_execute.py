@@ -402,7 +402,9 @@ def test_import_paths_look_in_the_working_directory_last(folder):
     assert sys.path[-1] == str(folder)
 
 
-@pytest.mark.parametrize("command", ["train --epochs 1 --widths 4 --workers 0 --report none".split(), ["runs"]])
+@pytest.mark.parametrize(
+    "command", [["train", "--epochs", "1", "--widths", "4", "--workers", "0", "--report", "none"], ["runs"]]
+)
 def test_the_program_runs_no_file_of_the_working_directory(command, folder, store):
     program = "import sys; sys.path[:1] = []; from letitgo.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)

@@ -162,7 +162,8 @@ def _answer(study: Search, rows: Sequence[Row], chosen: Row | None) -> str:
 def _unsure(study: Search, judged: Sequence[Row], tolerance: str, unit: str) -> str:
     """That no set is surely within the tolerance, and how many seeds might say so."""
     best = min(judged, key=lambda row: row["drop_mean"])
-    sentence = f"No set is surely within {tolerance}: {best['set']} costs {words.cost(best, unit)} at {best['n']} seed{'s' * (best['n'] != 1)}"
+    count = f"{best['n']} seed{'s' * (best['n'] != 1)}"
+    sentence = f"No set is surely within {tolerance}: {best['set']} costs {words.cost(best, unit)} at {count}"
     if best["verdict"] == "critical" or best["drop_ci95"] is None:
         return f"{sentence}."
     room = (study.tolerance or 0.0) / 100 - best["drop_mean"]
