@@ -475,3 +475,10 @@ def test_without_freezing_the_answer_is_about_layers_put_back(folder, capsys):
 def test_what_is_no_study_is_refused(what, folder):
     with pytest.raises(BadRequest, match="is no study: give a Map"):
         compute(what, folder)
+
+
+def test_a_freeze_that_saves_nothing_is_no_advice(store):
+    recipe = Recipe(model="helpers:Spare", epochs=3, batch_size=64)
+    outcome = compute(Map(recipe, seeds=1, reinit_at=(), draws=1), store)
+    assert {row["layer"]: row["saved"] for row in outcome.rows if row["intervention"] == "frozen"}["spare"] == 0
+    assert outcome.answers[0].startswith("No freeze that is within 1 point on held-out examples saves any arithmetic: ")

@@ -131,7 +131,9 @@ def _answer(study: Map, rows: Sequence[Row]) -> str:
         return f"{QUESTIONS[kind]}: {words.verdicts(_singles(rows, kind))}."
     if best is None:
         near = words.nearness(study, unit)
-        return f"No freeze is {near}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}{words.on_test(study)}."
+        idle = any(study.passes(row) for row in rows if row["intervention"] == "frozen")
+        none = f"No freeze that is {near} saves any arithmetic" if idle else f"No freeze is {near}"
+        return f"{none}: {words.verdicts(_singles(rows, 'frozen')) or 'no runs'}{words.on_test(study)}."
     since = f"from epoch {best['epoch']} on" if best["epoch"] else "from the start"
     saved = numbers.percent(best["saved"])
     costs = f"costs {words.cost(best, unit)}{words.judgement(best)}"
@@ -145,7 +147,8 @@ def _first(rows: Sequence[Row]) -> str:
 
 def _best(study: Map, rows: Sequence[Row]) -> Row | None:
     frozen = [row for row in rows if row["intervention"] == "frozen"]
-    return max(filter(study.passes, frozen), key=lambda row: row["saved"], default=None)
+    worth = (row for row in frozen if row["saved"] and study.passes(row))
+    return max(worth, key=lambda row: row["saved"], default=None)
 
 
 def _passed_over(study: Map, rows: Sequence[Row], best: Row | None) -> list[str]:
