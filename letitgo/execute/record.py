@@ -13,6 +13,7 @@ from letitgo.plan import Run, Stored, spelled_out
 from letitgo.store import Store
 from letitgo.training.place import Place
 from letitgo.version import other_device, versions
+from letitgo.weights.coding import differing
 
 
 def provenance(value: Stored, seconds: float, place: Place) -> dict[str, Any]:
@@ -40,8 +41,16 @@ def unmoved(run: Run, module: nn.Module, store: Store) -> list[str]:
         module: The network in training.
         store: Holds what the run's start rests on.
     """
-    found = weights.moved(module, run.start.load(store))
-    return [each.name for each in found if each.surprise == "trainable but did not move"]
+    now, then, held = weights.copied(module), run.start.load(store), weights.held_of(module)
+    partly = {id(part.parameter) for part in held.moving.values()} if held else set()
+    projected = held.projected.origin if held and held.projected else {}
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if (parameter.requires_grad or id(parameter) in partly or name in projected)
+        and name in then
+        and not differing(now[name], then[name]).any()
+    ]
 
 
 def there(value: Stored, store: Store, place: Place) -> bool:
