@@ -26,6 +26,7 @@ from letitgo.execute.cluster import RayExecutor, on_ray
 from letitgo.execute.executor import default_workers
 from letitgo.execute.jobs import measure, plan_jobs
 from letitgo.execute.training import carry_out
+from letitgo.plan.advice import Fisher
 from letitgo.store import Store, open_store
 from letitgo.studies.compute import compute, estimate
 from letitgo.training import place as places
@@ -49,10 +50,10 @@ def convolving(**fields: Any) -> Recipe:
 
 STUDIES: dict[str, Any] = {
     "a map": lambda: Map((tiny(validation=30),), seeds=1, freeze_at=(0, 1)[:1], reinit_at=(0,), draws=1),
-    "convolutions": lambda: Map((convolving(),), seeds=1, freeze_at=(0,), draws=1, layers=("fc",), select="test"),
+    "convolutions": lambda: Train((convolving(),), freeze=("conv1", "layer1.0")),
     "channels last": lambda: Train((convolving(memory_format="channels-last"),)),
     "statistics": lambda: Train((tiny(model_args={"norm": True}),), freeze=("fc1",), statistics="re-estimate"),
-    "single weights": lambda: Fraction((tiny(),), seeds=1, select="test"),
+    "single weights": lambda: Fraction((tiny(),), seeds=1, shares=(0.5,), only=("biases",), select="test"),
     "masks and a curve": lambda: Ticket((tiny(validation=50),), seeds=1, levels=1),
     "a subspace": lambda: Dimension((tiny(),), seeds=1, grid=(20,), kind="fastfood"),
     "a sparse subspace with scales": lambda: Dimension((tiny(),), seeds=1, grid=(20,), kind="sparse", said=True),
@@ -65,7 +66,8 @@ STUDIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_on_a_device_gives_the_bits_of_the_cpu_and_mixes_nothing(name, tmp_path):
+def test_a_study_on_a_device_gives_the_bits_of_the_cpu_and_mixes_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(Fisher, "_examples", 10)  # one at a time, and each operation takes long
     study = STUDIES[name]()
     here = compute(study, tmp_path / "here")
     with numbers() as device:

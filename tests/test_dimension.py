@@ -256,7 +256,7 @@ def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path
 
 
 def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
-    recipe = small_recipe(widths="8", depth=1, batch_size=64, epochs=12, optimizer="adam", lr=0.05)
+    recipe = small_recipe(widths="8", depth=1, batch_size=200, epochs=8, optimizer="adam", lr=0.05)
     study = Dimension(
         recipe, seeds=2, stop_every=1, thresholds=(0.95,), global_baseline=0.0, kind="sparse", split="test"
     )
@@ -265,9 +265,9 @@ def test_what_is_out_of_reach_is_given_up_and_the_answer_stays(store):
     given_up = [row for row in of_kind(rows, "d") if row["stopped"] == "given up"]
     assert given_up
     for row in given_up:
-        assert row["epoch"] < 12
+        assert row["epoch"] < 8
         assert row["accuracy_mean"] < answer["target"]
-        assert study.asked[0].run(row["d"], recipe).at_epoch(12).address not in store
+        assert study.asked[0].run(row["d"], recipe).at_epoch(8).address not in store
     [section] = study.report(rows).sections
     shown = {column.head: column.cell(given_up[0]) for column in section.tables[1].columns}
     assert (shown["epoch"], shown["stopped"]) == (str(given_up[0]["epoch"]), "given up")
@@ -427,6 +427,7 @@ QUICK = (
 )
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_the_program_tells_rows_and_a_page(tmp_path, capsys):
     options = (*QUICK, "--global-baseline", "0.5", "--resolution", "1", "--report", str(tmp_path / "out"))
     assert run([*options, "--format", "json"]) == 0
@@ -435,7 +436,7 @@ def test_the_program_tells_rows_and_a_page(tmp_path, capsys):
     page = (tmp_path / "out" / "dimension.html").read_text()
     assert page.count("<svg") == 1
     assert "bits per training label" in page
-    assert (tmp_path / "out" / "dimension-accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "dimension-accuracy.png").is_file()
     assert run([*options, "--format", "csv"]) == 0
     told = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["row"] for row in told] == [row["row"] for row in rows]
