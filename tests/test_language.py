@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import baseline, bits, freezing, python
+from helpers import baseline, bits, freezing
 from torch.nn.functional import cross_entropy
 
+from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation
@@ -179,11 +180,11 @@ def test_what_is_refused(text, tmp_path):
             check_recipe(Recipe(**fields))
 
 
-def test_the_program_trains_a_language_model(text, tmp_path):
+def test_the_program_trains_a_language_model(text, capsys):
     def letitgo(*options: str) -> Any:
-        command = f"train --data {text} --model lstm --widths 8 --vocabulary 24 --epochs 1 --workers 0 --format json"
-        script = "import sys; from letitgo.cli.main import main; sys.exit(main())"
-        return json.loads(python(script, *shlex.split(command), "--store", str(tmp_path), *options).stdout)
+        command = f"train --data {text} --model lstm --widths 8 --vocabulary 24 --epochs 1 --workers 0 --report none"
+        assert run([*shlex.split(command), "--format", "json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
 
     [row] = letitgo()["rows"]
     assert 0 < row["loss"] < 10

@@ -67,16 +67,16 @@ def on_digits(epochs: int, **recipe: Any) -> Paper:
 
 
 @pytest.mark.parametrize(
-    ("scale", "lr", "answer", "judged"),
+    ("epochs", "scale", "lr", "answer", "judged"),
     [
-        (1.0, 0.1, "Of 6 claims", True),
-        (0.05, 0.1, "Too short to judge any of 6 claims", False),
-        (1.0, 1e-9, "None of 6 claims is judged: a baseline did not learn.", False),
+        (5, 1.0, 0.1, "Of 6 claims", True),
+        (20, 0.05, 0.1, "Too short to judge any of 6 claims", False),
+        (5, 1.0, 1e-9, "None of 6 claims is judged: a baseline did not learn.", False),
     ],
     ids=["learned", "too short", "did not learn"],
 )
-def test_what_is_too_short_or_did_not_learn_judges_nothing(scale, lr, answer, judged, store):
-    paper = on_digits(20, lr=lr)
+def test_what_is_too_short_or_did_not_learn_judges_nothing(epochs, scale, lr, answer, judged, store):
+    paper = on_digits(epochs, lr=lr)
     study = paper.study(scale, 3)
     outcome = Comparison(paper, study, paper.study(1.0, 3)).view(compute(study, store))
     assert outcome.answers[0].startswith(answer)

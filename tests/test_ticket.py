@@ -392,23 +392,23 @@ def test_rates_by_pattern_and_an_output_layer_left_alone():
     assert tickets_of().rates == {"fc1.weight": 0.2, "fc2.weight": 0.2, "fc3.weight": 0.1}
 
 
-def test_a_killed_lottery_goes_on_and_ends_with_the_same_rows(tmp_path):
+def test_a_killed_lottery_goes_on_and_ends_with_the_same_rows(tmp_path, capsys):
     options = shlex.split(
-        "ticket --widths 64 --depth 2 --batch-size 8 --epochs 4 --validation 100 --seeds 1 --levels 2 --rate 0.5 "
+        "ticket --widths 64 --depth 2 --batch-size 8 --epochs 2 --validation 100 --seeds 1 --levels 2 --rate 0.5 "
         "--variants fresh-weights --report none --workers 0 --format csv --store"
     )
-    program = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *options]
-    whole = subprocess.run([*program, str(tmp_path / "a")], capture_output=True, check=True).stdout
-    store = tmp_path / "b"
-    process = subprocess.Popen([*program, str(store)], stdout=subprocess.PIPE, start_new_session=True)
+    assert run([*options, str(tmp_path / "a")]) == 0
+    whole, store = capsys.readouterr().out, tmp_path / "b"
+    program = [sys.executable, "-m", "letitgo", *options, str(store)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, start_new_session=True)
     while len(list(store.glob("pruneds/*/*.json"))) < 1 and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in store.glob("*/*/**/*.json") if "partial" not in str(path)}
     assert finished
-    again = subprocess.run([*program, str(store)], capture_output=True, check=True)
-    assert again.stdout == whole
+    assert run([*options, str(store)]) == 0
+    assert capsys.readouterr().out == whole
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
@@ -553,6 +553,7 @@ def test_the_export_command(tmp_path, store, capsys):
 # the report
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_the_report_keeps_the_controls_apart_and_answers(tmp_path, store):
     study = Ticket(RECIPE, seeds=2, levels=2, variants=VARIANTS, stability=True, at=(2,))
     outcome = compute(study, store)
