@@ -75,6 +75,30 @@ class Whole(Digits):
         self.epoch(model, self.optimizer(model))
 
 
+class Spare(Whole):
+    """Has a layer that no input passes."""
+
+    def model(self):
+        model = super().model()
+        model[1].spare = nn.Linear(4, 4, bias=False)
+        return model
+
+
+class Normed(Whole):
+    """Has running statistics."""
+
+    def model(self):
+        return nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+
+
+class Drifting(Normed):
+    """Changes running statistics by hand."""
+
+    def train(self, model, seed):
+        super().train(model, seed)
+        model[1].running_mean += 1
+
+
 class Regression(Digits):
     """Judged by an error, of which less is better."""
 

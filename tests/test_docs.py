@@ -13,10 +13,8 @@ PAGES = sorted(
     if "```python" in page.read_text()
 )
 SMALLER = {
-    "README.md": ("Recipe(epochs=5)", "Recipe(widths='16', epochs=1)"),
     "docs/carry.md": ("epochs=3", "epochs=2, widths='16'"),
     "docs/search.md": ("Recipe()", "Recipe(widths='16', epochs=2)"),
-    "docs/guides/large-models.md": ("aot_eager", "eager"),
 }
 """What takes long on a page, and what stands for it in the test."""
 

@@ -106,19 +106,16 @@ def test_an_outcome_has_frames_latex_and_a_form_for_notebooks(computed):
         assert "nan" not in text.split()
 
 
-def test_a_page_is_whole_and_asks_nobody(computed, tmp_path, monkeypatch, request):
+def test_a_page_is_whole_and_asks_nobody(computed, tmp_path, monkeypatch):
     name, _, _, outcome = computed
-    in_full = name == "advisers"  # of PNG and PDF: they take most of the time, and one study shows them for all
-    if not in_full:
-        request.getfixturevalue("svg_only")
     page = outcome.report(tmp_path, f"letitgo {name}").read_text()
     for outside in ('src="http', "url(http", "<script", "<link"):
         assert outside not in page
     assert f"letitgo {name}" in page
     assert page.count("<svg") == len(outcome.said.pictures)
     for picture in outcome.said.pictures:
-        for form, head in {"png": b"\x89PNG", "pdf": b"%PDF"}.items():
-            assert (tmp_path / f"{picture}.{form}").read_bytes().startswith(head if in_full else b"")
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{picture}.pdf").read_bytes().startswith(b"%PDF")
         assert "<text" in (tmp_path / f"{picture}.svg").read_text()  # real text, not paths
     monkeypatch.setattr(draw, "to_figure", lambda picture: picture)
     assert outcome.figures() == outcome.said.pictures

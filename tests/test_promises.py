@@ -49,6 +49,13 @@ def test_a_trainer_that_thaws_what_is_frozen_is_told(tmp_path):
     assert found["What is thawed after"] == ["kept"] * WAYS
 
 
+@pytest.mark.parametrize(("task", "came"), [("Normed", "kept"), ("Drifting", "BROKEN")])
+def test_running_statistics_are_looked_at(tmp_path, task, came):
+    done = run(tmp_path, "--trainer", f"own_tasks:{task}", "-k", "statistics")
+    assert done.returncode == (came == "BROKEN")
+    assert table(done.stdout) == {"Running statistics stay where": [came] * WAYS}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

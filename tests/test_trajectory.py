@@ -81,7 +81,7 @@ def whole(folders):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=3)
+@settings(max_examples=5)
 @given(stops=st.sets(st.integers(1, STEPS - 1), min_size=1, max_size=2))
 def test_stopping_and_resuming_changes_no_bit(name, stops, whole, folders):
     root = folders()
@@ -113,7 +113,7 @@ def test_another_process_goes_on_to_the_same_bits(whole, store):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=2)
+@settings(max_examples=4)
 @given(step=st.integers(1, STEPS - 1))
 def test_a_run_that_resumes_with_everything_trainable_is_the_baseline(name, step, whole, folders):
     base, store = run_of(name), Store(folders())
@@ -124,7 +124,7 @@ def test_a_run_that_resumes_with_everything_trainable_is_the_baseline(name, step
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(stop=st.integers(11, STEPS - 1))
 def test_a_run_that_freezes_on_the_way_can_stop_too(name, stop, folders):
     one, other = Store(folders()), Store(folders())

@@ -58,6 +58,10 @@ def test_what_trained_and_did_not_move_is_named(store, part, capsys):
     assert "Trained and did not move: spare.weight" in capsys.readouterr().out
 
 
+def test_what_training_code_of_ones_own_does_not_move_is_named(store):
+    assert compute(Train((Recipe(task="own_tasks:Spare"),)), store).usage.unmoved == {"1.spare.weight": 1}
+
+
 @pytest.mark.parametrize("some", [{"grid": (5,)}, {"grid": (5,), "layers": ("fc1",)}])
 def test_what_moves_in_a_subspace_does_move(store, some):
     assert compute(Dimension(RECIPE, seeds=1, split="test", **some), store).usage.unmoved == {}

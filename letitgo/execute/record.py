@@ -41,16 +41,8 @@ def unmoved(run: Run, module: nn.Module, store: Store) -> list[str]:
         module: The network in training.
         store: Holds what the run's start rests on.
     """
-    now, then, held = weights.copied(module), run.start.load(store), weights.held_of(module)
-    partly = {id(part.parameter) for part in held.moving.values()} if held else set()
-    projected = held.projected.origin if held and held.projected else {}
-    return [
-        name
-        for name, parameter in module.named_parameters()
-        if (parameter.requires_grad or id(parameter) in partly or name in projected)
-        and name in then
-        and not differing(now[name], then[name]).any()
-    ]
+    now, then = weights.copied(module), run.start.load(store)
+    return [name for name in run.moves if not differing(now[name], then[name]).any()]
 
 
 def there(value: Stored, store: Store, place: Place) -> bool:
