@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers import baseline, bits, freezing, small_recipe
 
+from letitgo import processes
 from letitgo.errors import BadRequest
 from letitgo.execute import Executor, Progress, executor, plan_jobs
 from letitgo.execute.jobs import describe, perform, revive
@@ -73,36 +74,52 @@ def untrained(recipe: Recipe, seed: int = 0) -> Evaluation:
     return Evaluation(Initial(recipe.network, seed), recipe.dataset, "test")
 
 
-OBLIGING = """
-import json, sys
-for order in sys.stdin:
-    print(json.dumps({"done": True}), flush=True)
-"""
-"""A worker that says that it has done what it was told."""
-
-
 def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
     started = []
 
-    class Noted(executor._Worker):
-        def __init__(self, place):
-            super().__init__(place)
-            started.append(self._process)
+    class Noted(processes.Process):
+        def __init__(self, forked):
+            super().__init__(forked)
+            started.append(self)
 
-    monkeypatch.setattr(executor, "_Worker", Noted)
-    monkeypatch.setattr(executor, "_WORKER", OBLIGING)
-    values = measures(small())
+    monkeypatch.setattr(executor, "Process", Noted)
+    first, second, third, fourth = [untrained(small_recipe(), seed) for seed in range(4)]
     with Executor(store, workers=1) as kept:
-        assert kept.compute(values[:1]) == kept.compute(values[1:2]) == []
-        assert [process.poll() for process in started] == [None]
-        started[0].kill()
-        started[0].wait()
-        assert kept.compute(values[2:3]) == []
-        assert [process.poll() for process in started] == [-signal.SIGKILL, None]
-    assert started[1].poll() is not None
-    assert Executor(store, workers=1).compute(values) == []
-    assert len(started) == 3
-    assert started[2].poll() is not None
+        assert kept.compute([first]) == kept.compute([second]) == []
+        assert [process.code for process in started] == [None]
+        os.kill(started[0].pid, signal.SIGKILL)
+        assert kept.compute([third]) == []
+        assert [process.code for process in started] == [-signal.SIGKILL, None]
+    assert started[1].code == 0
+    assert Executor(store, workers=1).compute([fourth]) == []
+    assert [process.code for process in started] == [-signal.SIGKILL, 0, 0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
+def test_the_death_of_the_server_costs_no_job(store):
+    parent = os.getpid()
+    with Executor(store, workers=1) as kept:
+        assert kept.compute([untrained(small_recipe(), 0)]) == []
+        [server] = [child for child in children([parent]) if children([child])]
+        os.kill(server, signal.SIGKILL)
+        assert kept.compute([untrained(small_recipe(), 1)]) == []
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_worker_starts_where_its_driver_is(forked, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONLY_HERE", "yes")
+    if forked:
+        processes.Process(True).end()  # the server is up before the folder and the environment change
+        monkeypatch.setenv("ONLY_HERE", "now")
+    process = processes.Process(forked)
+    process.send(json.dumps({"job": "none"}))
+    lines = process.lines()
+    assert json.loads(next(lines)) == {"step": 0}
+    assert "error" in json.loads(next(lines))
+    assert Path(f"/proc/{process.pid}/cwd").resolve() == tmp_path
+    assert process.end() == 0
+    assert list(lines) == []
 
 
 def test_workers_give_the_same_bits(kept, here, store):
@@ -299,16 +316,15 @@ Executor(Store(Path(sys.argv[1])), workers=2, on_progress=tell).compute([run.fin
 """
 
 
-def workers_of(driver: int) -> dict[int, str]:
-    """Process id → start time of the live worker processes that a process started."""
+def children(parents: Collection[int]) -> dict[int, str]:
+    """Process id → start time of the live processes that some processes started."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state, parent, *rest = (folder / "stat").read_text().rpartition(") ")[2].split()
-            command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(parent) == driver and b"letitgo.execute.worker" in command and state != "Z":
+        if int(parent) in parents and state != "Z":
             found[int(folder.name)] = rest[17]
     return found
 
@@ -326,7 +342,8 @@ def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(store)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.root)], stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout.readline() == "under way\n"
-        workers = workers_of(driver.pid)
+        server = children([driver.pid])
+        workers = children(server)
         assert len(workers) == 2
         os.kill(next(iter(workers)), signal.SIGSTOP)
     finally:
@@ -334,7 +351,8 @@ def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(store)
         driver.wait()
         driver.stdout.close()
     end = time.monotonic() + 10
-    while (left := [pid for pid, started in workers.items() if alive(pid, started)]) and time.monotonic() < end:
+    both = server | workers
+    while (left := [pid for pid, started in both.items() if alive(pid, started)]) and time.monotonic() < end:
         time.sleep(0.05)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -351,12 +369,12 @@ def test_a_worker_that_always_dies_takes_along_what_it_started_is_named_and_the_
     ]
     assert store.intact(living.address, living.key)
     assert not store.intact(dying.address, dying.key)
-    children = [int(line) for line in (tmp_path / "children").read_text().split()]
-    assert len(children) == 3
+    orphans = [int(line) for line in (tmp_path / "children").read_text().split()]
+    assert len(orphans) == 3
     end = time.monotonic() + 10
-    while any(map(lives, children)) and time.monotonic() < end:
+    while any(map(lives, orphans)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not any(map(lives, children))
+    assert not any(map(lives, orphans))
 
 
 def lives(process: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cyclopts import App, Group
 
+from letitgo import processes
 from letitgo.cli.options import STUDY, RecipeOptions, RunningOptions, given, option_class, recipe_fields
 from letitgo.studies import find_options, find_study
 
@@ -39,16 +40,24 @@ def command_of(options: Any, find: Callable[[], Any]) -> Callable[..., int]:
     def with_recipes(
         *, study: Study = Study(), recipe: RecipeOptions = RecipeOptions(), running: RunningOptions = RunningOptions()
     ) -> int:
+        _prepare(running)
         from letitgo.cli.run import run_study
 
         return run_study(make_study(options, find, study, recipe), running)
 
     def alone(*, study: Study = Study(), running: RunningOptions = RunningOptions()) -> int:
+        _prepare(running)
         from letitgo.cli.run import run_study
 
         return run_study(find()(**given(options, study)), running)
 
     return with_recipes if "recipes" in options.__pydantic_fields__ else alone
+
+
+def _prepare(running: RunningOptions) -> None:
+    """Have the worker processes import while this one does."""
+    if running.workers != 0 and running.on == "processes" and running.device == "cpu" and not running.dry_run:
+        processes.prepare()
 
 
 def make_study(options: Any, find: Callable[[], Any], study: Any, recipe: Any, **fixed: Any) -> Any:

@@ -10,7 +10,6 @@ import math
 import os
 import queue
 import secrets
-import subprocess
 import sys
 import threading
 import time
@@ -24,23 +23,10 @@ import torch
 from letitgo.errors import BadRequest
 from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
+from letitgo.processes import Process
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
 
-_WORKER = """
-import sys
-sys.path[:] = filter(None, sys.path)  # not the working directory: a file in it may have any module's name
-import os, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt ends is for the driver to decide
-lifeline = int(sys.argv.pop())
-if lifeline and not os.fork():  # a guard: kills the worker and all it started once the driver is gone
-    for stream in range(3):
-        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    os.read(lifeline, 1)
-    os.killpg(0, signal.SIGKILL)
-from letitgo.execute.worker import main
-main()
-"""
 POLL = 1.0
 """Seconds after which is looked again whether somebody else is through with a job."""
 TRIES = 3
@@ -391,25 +377,7 @@ class _Worker:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        held, self._lifeline = os.pipe() if hasattr(os, "fork") else (0, 0)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, str(held)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                bufsize=1,
-                env={**os.environ, **threads},
-                pass_fds=(held,) if held else (),
-                start_new_session=True,
-            )
-        except BaseException:
-            self._let_go()
-            raise
-        finally:
-            if held:
-                os.close(held)
+        self._process = Process(forked=place.kind == "cpu" and sys.platform == "linux")
         self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -420,20 +388,19 @@ class _Worker:
 
         An outcome ``late`` stands for a job that is not through after ``timeout`` seconds.
         """
-        assert self._process.stdin is not None
         end = math.inf
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.send(json.dumps(request))
         except OSError:
             return None
         while not board.closed:
-            dead = self._process.poll() is not None
+            dead = self._process.code is not None
             if time.monotonic() > end:
                 return {"late": True}
             try:
                 reply = self._replies.get(timeout=0.1)
             except queue.Empty:
-                if dead:  # and nothing is left to read, though a process that it started may hold the pipe
+                if dead:  # and nothing is left to read, though a process that it started may hold the socket
                     return None
                 continue
             if reply is None or "step" not in reply:
@@ -445,27 +412,11 @@ class _Worker:
 
     def end(self) -> int:
         """End the process, in the middle of a job if it is at one, and what it started; give its exit code."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            return self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Let the guard see the end of its pipe."""
-        if self._lifeline:
-            os.close(self._lifeline)
-            self._lifeline = 0
+        return self._process.end()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
+        with contextlib.suppress(OSError):  # the driver does not listen any more
+            for line in self._process.lines():
                 with contextlib.suppress(ValueError):  # a line cut off by the death of its writer
                     self._replies.put(json.loads(line))
         self._replies.put(None)

@@ -1,7 +1,7 @@
 """A worker process: jobs in, progress and outcomes out, one JSON value a line.
 
-Nothing but descriptions travels: states go through the store. It ends when its standard input does. Where it cannot see
-that, stopped or in native code, the guard beside it kills it: it never outlives the process that started it.
+Nothing but descriptions travels: states go through the store. It ends when the driver does. Where it cannot see that,
+stopped or in native code, the process that started it kills it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import os
 import queue
 import threading
 import time
-from typing import Any
+from typing import Any, TextIO
 
 INTERVAL = 0.2
 """Seconds between two reports of progress."""
 
 
-def main() -> None:
-    """Take jobs until the standard input ends."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a network prints must not end up among the replies
-    orders = os.fdopen(os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # whatever a network reads must not be a job
+def main(orders: TextIO, replies: TextIO) -> None:
+    """Take jobs until the driver is gone."""
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
@@ -33,7 +29,7 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
 
     def reply(**message: Any) -> None:
-        replies.write(json.dumps(message) + "\n")
+        print(json.dumps(message), file=replies, flush=True)
 
     from letitgo.execute.jobs import answer
 

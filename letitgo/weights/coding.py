@@ -10,10 +10,9 @@ frame. After a small change signs and exponents agree, so those bytes are mostly
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -172,15 +171,21 @@ def _gaps(positions: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
     return gaps
 
 
+def _codec() -> Any:
+    import pyarrow as pa  # starts a thread
+
+    return pa.Codec("zstd", compression_level=_LEVEL)
+
+
 def _compressed(words: np.ndarray) -> np.ndarray:
     planes = np.ascontiguousarray(words.view(np.uint8).reshape(len(words), -1).T)
-    return np.frombuffer(pa.Codec("zstd", compression_level=_LEVEL).compress(planes), np.uint8).copy()
+    return np.frombuffer(_codec().compress(planes), np.uint8).copy()
 
 
 def _decompressed(values: Tensor, like: Tensor) -> np.ndarray:
     """No more memory is taken than ``like`` has, whatever the bytes say."""
     try:
-        planes = pa.Codec("zstd").decompress(values.numpy(), decompressed_size=like.numel() * like.element_size())
+        planes = _codec().decompress(values.numpy(), decompressed_size=like.numel() * like.element_size())
     except OSError as error:
         raise ValueError(f"its bytes cannot be decompressed ({error})") from error
     found = np.frombuffer(planes, np.uint8).reshape(like.element_size(), -1)
