@@ -339,7 +339,8 @@ def alive(process: int, started: str) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")
 def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(store):
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store.root)], stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-c", DRIVER, str(store.root)]
+    driver = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert driver.stdout.readline() == "under way\n"
         server = children([driver.pid])
@@ -357,6 +358,8 @@ def test_workers_end_with_their_driver_also_where_they_cannot_see_its_end(store)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+    with driver.stderr as said:
+        assert said.read() == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the table of processes in /proc")

@@ -6,6 +6,7 @@ stopped or in native code, the process that started it kills it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -22,8 +23,9 @@ def main(orders: TextIO, replies: TextIO) -> None:
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
-        for line in orders:
-            jobs.put(json.loads(line))
+        with contextlib.suppress(OSError):  # so ends a socket whose driver was killed with replies unread
+            for line in orders:
+                jobs.put(json.loads(line))
         os._exit(0)  # the driver is gone, even if a job is under way
 
     threading.Thread(target=listen, daemon=True).start()
