@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: map test test-slow lint bench results clean
+.PHONY: map test test-slow lint bench results findings clean
 
 map: .venv/installed  ## which layers of a network need training? ARGS="--data mnist" asks of another
 	$(BIN)/letitgo map $(ARGS)
@@ -23,6 +23,9 @@ lint: .venv/developing
 results: .venv/installed  ## the page of a stored result, recomputed: make results STUDY=map-mnist
 	eval "$(BIN)/$$(cat docs/results/$(STUDY)/command) --report letitgo-report/$(STUDY)"
 
+findings: .venv/writing  ## docs/findings.md and .tex from committed rows; FROM_SCRATCH=1 computes the rows again
+	$(BIN)/python -m findings.build $(if $(FROM_SCRATCH),recompute)
+
 bench: .venv/installed
 	for file in benchmarks/bench_*.py benchmarks/gpu.py; do $(BIN)/python $$file || exit 1; done
 
@@ -33,6 +36,10 @@ bench: .venv/installed
 
 .venv/developing: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv/writing: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[findings]"
 	touch $@
 
 clean:

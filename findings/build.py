@@ -1,0 +1,108 @@
+"""Writes docs/findings.md, its figures and docs/findings.tex from the committed rows of studies.
+
+``python -m findings.build`` takes seconds. ``… recompute`` first runs the command of every study that the document
+reads, and says before how long that takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from findings.questions import ADVISERS, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding
+from findings.rows import RESULTS
+from letitgo.report.numbers import duration
+
+DOCS = RESULTS.parent
+FIGURES = DOCS / "findings"
+NOISE = ("map-noise", "fraction-noise", "dimension-noise", "ticket-noise")
+SUBSETS = 25
+"""Minutes of one core that all subsets of five networks take, which is no command of letitgo."""
+
+
+def studies() -> list[str]:
+    """Every study whose rows the document reads."""
+    trained = [each.study for each in (*MAPS, *REINITIALISED, *TIMED)]
+    return sorted({*trained, *ADVISERS, *NOISE, *(study for study, *_ in TUNED.values())})
+
+
+def text(found: dict[str, Finding]) -> str:
+    """The document."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    values = {name: finding.values for name, finding in found.items()}
+    captions = {name: finding.picture.caption for name, finding in found.items()}
+    return environment.get_template("findings.md.j2").render(**values, captions=captions)
+
+
+def to_latex(markdown: str) -> str:
+    """The document as a LaTeX file of its own, its figures as PDF."""
+    import pypandoc
+
+    body = re.sub(r"\(findings/(\w+)\.svg\)", r"(findings/\1.pdf)", markdown)
+    title, _, rest = body.partition("\n")
+    header = f"---\ntitle: '{title.removeprefix('# ')}'\n---\n"
+    options = ["--standalone", "--shift-heading-level-by=-1", "--columns=120", "-V", "geometry:margin=2.5cm"]
+    return pypandoc.convert_text(header + rest, "latex", format="gfm+yaml_metadata_block", extra_args=options)
+
+
+def draw(found: dict[str, Finding]) -> None:
+    """Write every figure, as PNG, PDF and SVG."""
+    from letitgo.report.draw import render, to_figure
+
+    FIGURES.mkdir(exist_ok=True)
+    for name, finding in found.items():
+        figure = to_figure(finding.picture)
+        for form in ("png", "pdf", "svg"):
+            (FIGURES / f"{name}.{form}").write_bytes(render(figure, form, name))
+            figure.set_layout_engine("none")
+
+
+def recompute() -> None:
+    """Run every study's command again, into ``$LETITGO_STORE``, and write its rows."""
+    commands = {name: (RESULTS / name / "command").read_text(encoding="utf-8").strip() for name in studies()}
+    runner = [sys.executable, "-m"]
+    seconds = 0.0
+    for name, command in commands.items():
+        dry = f"{' '.join(runner)} {command} --dry-run --format json"
+        told = json.loads(subprocess.run(dry, shell=True, check=True, stdout=subprocess.PIPE).stdout)["dry_run"]
+        seconds += told["seconds"] or 0.0
+        print(f"{name}: {duration(told['seconds'] or 0.0)}", flush=True)
+    print(
+        f"all subsets: {SUBSETS} minutes of a core; in all {duration(seconds + 60 * SUBSETS)} on this machine",
+        flush=True,
+    )
+    for name, command in commands.items():
+        done = subprocess.run(
+            f"{' '.join(runner)} {command} --format csv --report none", shell=True, check=True, stdout=subprocess.PIPE
+        )
+        (RESULTS / name / "rows.csv").write_bytes(done.stdout)
+    bench = DOCS.parent / "benchmarks" / "bench_search.py"
+    store = os.environ.get("LETITGO_STORE", ".letitgo")
+    subprocess.run([sys.executable, bench, "truth", f"{store}-subsets"], check=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Build, after computing everything again where ``recompute`` is given."""
+    if arguments == ["recompute"]:
+        recompute()
+    found = {name: question() for name, question in QUESTIONS.items()}
+    draw(found)
+    document = text(found)
+    (DOCS / "findings.md").write_text(document, encoding="utf-8")
+    (DOCS / "findings.tex").write_text(to_latex(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

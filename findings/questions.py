@@ -1,0 +1,565 @@
+"""The six questions: for each what the rows say, in numbers, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import factorial
+from statistics import mean, median
+from typing import Any
+
+from findings.rows import (
+    Row,
+    bootstrap,
+    claim,
+    correlation,
+    interval,
+    one,
+    percent,
+    points,
+    signed,
+    table,
+    where,
+)
+from letitgo.report.pictures import BLACK, GREY, PALETTE, Grid, Panel, Picture, Points, Rule
+
+TOLERANCE = 0.01
+"""The drop in accuracy that counts as no cost."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one question found.
+
+    Attributes:
+        values: What the template inserts, as text or as rows of tables.
+        picture: The figure.
+    """
+
+    values: Mapping[str, Any]
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A study that froze and re-initialised the layers of one network.
+
+    Attributes:
+        study: The folder of its rows.
+        network: As the document calls it.
+        data: Likewise.
+        only: Which of its rows, where it swept something.
+    """
+
+    study: str
+    network: str
+    data: str
+    only: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[Row]:
+        return where(table(self.study), **self.only)
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}, {self.data}"
+
+    def drops(self, intervention: str, epoch: float | None = 0.0) -> dict[str, Row]:
+        """Layer → its row."""
+        found = where(self.rows, intervention=intervention, epoch=epoch)
+        return {
+            row["layer"]: row for row in found if row["scope"] in ("layer", "block") and row["drop_mean"] is not None
+        }
+
+
+MAPS = (
+    Trained("map-mnist", "fully connected, 3 × 256", "MNIST, all", {}),
+    Trained("map-widths", "fully connected, 3 × 32", "MNIST", {"widths": 32.0}),
+    Trained("map-widths", "fully connected, 3 × 128", "MNIST", {"widths": 128.0}),
+    Trained("map-widths", "fully connected, 3 × 512", "MNIST", {"widths": 512.0}),
+    Trained("map-fashion", "fully connected, 3 × 256", "Fashion-MNIST", {}),
+    Trained("map-lenet", "LeNet", "MNIST", {}),
+    Trained("map-vit", "small ViT", "MNIST", {}),
+)
+"""Both interventions on the same layers."""
+REINITIALISED = (
+    Trained("map-vgg11", "VGG-11", "CIFAR-10", {}),
+    Trained("map-resnet20", "ResNet-20", "CIFAR-10", {}),
+)
+"""Re-initialised only."""
+
+
+def is_robust(row: Row) -> bool:
+    """Whether the whole interval of the drop lies within the tolerance."""
+    return row["drop_mean"] + row["drop_ci95"] <= TOLERANCE
+
+
+def is_critical(row: Row) -> bool:
+    """Whether the whole interval of the drop lies beyond the tolerance."""
+    return row["drop_mean"] - row["drop_ci95"] > TOLERANCE
+
+
+def _summary(study: Trained, frozen: list[Row], put_back: list[Row]) -> dict[str, Any]:
+    """A network's line in the table of question 1."""
+    base = one(study.rows, intervention="baseline")
+    line = {"network": study.network, "data": study.data, "n": int(base["n"]), "layers": len(put_back)}
+    line["accuracy"] = percent(base["accuracy_mean"], 1)
+    for name, rows in (("frozen", frozen), ("back", put_back)):
+        if rows:
+            line[f"{name}_robust"] = sum(map(is_robust, rows))
+            line[f"{name}_critical"] = sum(map(is_critical, rows))
+            line[f"{name}_worst"] = points(max(row["drop_mean"] for row in rows))
+    return line
+
+
+def _cost_of_first(study: Trained) -> tuple[float, float]:
+    """What freezing the first layer costs, and half its interval."""
+    row = study.drops("frozen")["fc1"]
+    return row["drop_mean"], row["drop_ci95"]
+
+
+def routing() -> Finding:
+    """Q1: does training route around a frozen layer where a trained network cannot be put back?"""
+    lines, marks, both = [], [], []
+    for i, study in enumerate(MAPS):
+        frozen, put_back = study.drops("frozen"), study.drops("reinitialised")
+        pairs = [(frozen[layer], put_back[layer]) for layer in frozen if layer in put_back]
+        both += pairs
+        lines.append(_summary(study, [f for f, _ in pairs], [r for _, r in pairs]))
+        marks.append(
+            Points(
+                [100 * f["drop_mean"] for f, _ in pairs],
+                [100 * r["drop_mean"] for _, r in pairs],
+                [100 * r["drop_ci95"] for _, r in pairs],
+                across=[100 * f["drop_ci95"] for f, _ in pairs],
+                label=study.name,
+                colour=PALETTE[i % len(PALETTE)],
+                shape="osD^vPX*h"[i],
+            )
+        )
+    dearer = sum(r["drop_mean"] > f["drop_mean"] for f, r in both)
+    rescued = sum(is_critical(r) and is_robust(f) for f, r in both)
+    opposite = sum(is_critical(f) and is_robust(r) for f, r in both)
+    claim(dearer > 0.7 * len(both), "putting a layer back costs more than freezing it, for most layers")
+    costs = [_cost_of_first(study)[0] for study in MAPS[1:4]]
+    claim(costs[0] > costs[1] > costs[2], "the wider the network, the less freezing its first layer costs")
+    claim(rescued > opposite, "more layers are critical only when put back than critical only when frozen")
+    gap = sorted(r["drop_mean"] - f["drop_mean"] for f, r in both)
+    high = max(100 * r["drop_mean"] for _, r in both)
+    diagonal = Points([0, high], [0, high], shape="", line="--", colour=GREY, label="equal cost")
+    along, up = "drop where frozen, points", "drop where put back, points"
+    whole = Panel([diagonal, *marks], title="all layers", x=along, y=up)
+    near = Panel([diagonal, *marks], title="those near the origin", x=along, y=up, xlim=(-1, 4), ylim=(-1, 10))
+    caption = "Each layer frozen at its initialization, and put back to it after training. Bars are 95 % intervals."
+    values = {
+        "table": lines,
+        "only": [_summary(study, [], list(study.drops("reinitialised").values())) for study in REINITIALISED],
+        "layers": len(both),
+        "dearer": dearer,
+        "rescued": rescued,
+        "opposite": opposite,
+        "apart": sum(r["drop_mean"] - r["drop_ci95"] > f["drop_mean"] + f["drop_ci95"] for f, r in both),
+        "survives": sum(is_robust(r) for _, r in both),
+        "survives_both": sum(is_robust(r) and is_robust(f) for f, r in both),
+        "narrow": interval(*_cost_of_first(MAPS[1])),
+        "wide": interval(*_cost_of_first(MAPS[3])),
+        "gap": points(median(gap)),
+        "gap_low": points(gap[len(gap) // 4]),
+        "gap_high": points(gap[-1 - len(gap) // 4]),
+    }
+    return Finding(values, Picture([[whole, near]], caption))
+
+
+NETS = {
+    "fcn": ("fully connected, 5 × 64", "digits"),
+    "mnist": ("fully connected, 3 × 128", "MNIST, 10,000"),
+    "fashion_mnist": ("fully connected, 3 × 128", "Fashion-MNIST, 10,000"),
+    "conv": ("four convolutions", "digits"),
+    "residual": ("four residual blocks", "digits"),
+}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """All subsets of a network's units, each frozen from the start; drops are paired by seed."""
+
+    units: tuple[str, ...]
+    seeds: int
+    test: Mapping[frozenset[str], float]
+    validation: Mapping[frozenset[str], float]
+    saved: Mapping[frozenset[str], float]
+    by_seed: Mapping[frozenset[str], Mapping[float, float]]
+
+    def excess(self, seeds: Sequence[float]) -> list[float]:
+        """For each set of two units or more the mean over seeds of its drop less the sum of its units' drops."""
+        alone = {unit: mean(self.by_seed[frozenset([unit])][seed] for seed in seeds) for unit in self.units}
+        return [
+            mean(drops[seed] for seed in seeds) - sum(alone[unit] for unit in chosen)
+            for chosen, drops in self.by_seed.items()
+            if len(chosen) > 1
+        ]
+
+
+def all_subsets(net: str) -> Sets:
+    """What freezing every subset of a network's units cost."""
+    accuracy: dict[str, dict[frozenset[str], dict[float, float]]] = {"test": {}, "validation": {}}
+    saved = {}
+    for row in table("search-subsets", f"{net}-sets.csv"):
+        name = row["set"]
+        chosen = frozenset((str(int(name)) if isinstance(name, float) else name or "").split())
+        saved[chosen] = row["saved"]
+        for split, found in accuracy.items():
+            found.setdefault(chosen, {})[row["seed"]] = row[split]
+    seeds = set.intersection(*(set(found) for found in accuracy["test"].values()))
+    drops = {}
+    for split, found in accuracy.items():
+        drops[split] = {
+            chosen: {seed: found[frozenset()][seed] - found[chosen][seed] for seed in seeds} for chosen in found
+        }
+    units = tuple(sorted({unit for chosen in saved for unit in chosen}))
+    means = {split: {chosen: mean(each.values()) for chosen, each in found.items()} for split, found in drops.items()}
+    return Sets(units, len(seeds), means["test"], means["validation"], saved, drops["test"])
+
+
+def shapley(sets: Sets) -> dict[str, float]:
+    """Each unit's share of the drop of freezing all: the mean over all orders of what it adds."""
+    count, values = len(sets.units), {}
+    for unit in sets.units:
+        others = [other for other in sets.units if other != unit]
+        values[unit] = sum(
+            (sets.test[frozenset(before) | {unit}] - sets.test[frozenset(before)])
+            * factorial(size)
+            * factorial(count - size - 1)
+            / factorial(count)
+            for size in range(count)
+            for before in combinations(others, size)
+        )
+    return values
+
+
+def _share_over(excess: Iterable[Sequence[float]]) -> float:
+    every = [each for found in excess for each in found]
+    return sum(each > 0 for each in every) / len(every)
+
+
+def sums() -> Finding:
+    """Q2: when do frozen layers add up, and when do they cost more than their sum?"""
+    lines, marks, more, interactions, multiple = [], [], 0, [], 0
+    for i, (net, (network, data)) in enumerate(NETS.items()):
+        sets = all_subsets(net)
+        single = {unit: sets.test[frozenset([unit])] for unit in sets.units}
+        several = [chosen for chosen in sets.test if len(chosen) > 1]
+        total = {chosen: sum(single[unit] for unit in chosen) for chosen in several}
+        more += sum(sets.test[chosen] > total[chosen] for chosen in several)
+        multiple += len(several)
+        pairs = [sets.test[frozenset(pair)] - single[pair[0]] - single[pair[1]] for pair in combinations(sets.units, 2)]
+        interactions += pairs
+        harmless = [chosen for chosen in sets.saved if sets.validation[chosen] <= TOLERANCE]
+        best = max(harmless, key=lambda chosen: sets.saved[chosen])
+        robust = frozenset(unit for unit in sets.units if sets.validation[frozenset([unit])] <= TOLERANCE)
+        shares = shapley(sets)
+        first = max(shares, key=lambda unit: shares[unit])
+        everything = frozenset(sets.units)
+        lines.append(
+            {
+                "network": network,
+                "data": data,
+                "n": sets.seeds,
+                "sets": len(sets.saved),
+                "singles": points(sum(single.values())),
+                "together": points(sets.test[everything]),
+                "interaction": points(mean(pairs)),
+                "best": " + ".join(sorted(best)),
+                "of": len(sets.units),
+                "saved": percent(sets.saved[best]),
+                "cost": points(sets.test[best]),
+                "robust": points(sets.test[robust]),
+                "robust_count": len(robust),
+                "first": first,
+                "first_share": percent(shares[first] / sum(shares.values())),
+            }
+        )
+        without_all = [chosen for chosen in several if chosen != everything]
+        marks.append(
+            Points(
+                [100 * total[chosen] for chosen in without_all],
+                [100 * sets.test[chosen] for chosen in without_all],
+                label=f"{network}, {data}",
+                colour=PALETTE[i],
+                shape="osD^v"[i],
+            )
+        )
+    every = [all_subsets(net) for net in NETS]
+    seeds = sorted(next(iter(every[0].by_seed.values())))
+    low_share, high_share = bootstrap(seeds, lambda drawn: _share_over([each.excess(drawn) for each in every]), 200)
+    claim(more > 0.6 * multiple, "most sets cost more than the sum of their layers")
+    low = min(min(mark.x) for mark in marks)
+    high = max(max(mark.x) for mark in marks)
+    diagonal = Points([low, high], [low, high], shape="", line="--", colour=GREY, label="the sum")
+    panel = Panel([diagonal, *marks], x="sum of the drops of single layers, points", y="drop of the set, points")
+    caption = (
+        "Every set of two layers or more, all layers excepted, against the sum of its layers frozen one at a time."
+    )
+    values = {
+        "table": lines,
+        "more": more,
+        "multiple": multiple,
+        "share": percent(more / multiple),
+        "share_low": percent(low_share),
+        "share_high": percent(high_share),
+        "positive": sum(pair > 0 for pair in interactions),
+        "pairs": len(interactions),
+    }
+    return Finding(values, Picture([[panel]], caption))
+
+
+TIMED = (
+    Trained("map-mnist", "fully connected", "MNIST, all", {}),
+    Trained("map-fashion", "fully connected", "Fashion-MNIST", {}),
+    Trained("map-lenet", "LeNet", "MNIST", {}),
+)
+
+
+LAYERS = ("fc1", "fc2", "fc3", "fc4", "conv1", "conv2")
+"""In the order of their colours."""
+
+
+def timing() -> Finding:
+    """Q3: how early is each layer done?"""
+    lines, panels, done_early, count = [], [], 0, 0
+    for study in TIMED:
+        rows = [row for row in where(study.rows, scope="layer", intervention="frozen") if row["drop_mean"] is not None]
+        epochs = sorted({row["epoch"] for row in rows})
+        series = []
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            own = sorted(where(rows, layer=layer), key=lambda row: row["epoch"])
+            done = next((row["epoch"] for row in own if is_robust(row)), None)
+            line = {"network": study.network, "data": study.data, "layer": layer, "done": done, "n": int(own[0]["n"])}
+            lines.append(line)
+            count += 1
+            done_early += done is not None and done <= 2
+            series.append(
+                Points(
+                    [row["epoch"] for row in own],
+                    [100 * row["drop_mean"] for row in own],
+                    [100 * row["drop_ci95"] for row in own],
+                    label=layer,
+                    colour=PALETTE[LAYERS.index(layer)],
+                    line="-",
+                )
+            )
+        rule = Rule(100 * TOLERANCE)
+        panels.append(Panel([*series, rule], title=study.name, x="frozen from epoch", y="drop, points", ticks=epochs))
+    claim(done_early > 0.5 * count, "most layers are done within two epochs")
+    for study in TIMED:
+        own = where(lines, network=study.network, data=study.data)
+        claim(max(own, key=lambda line: line["done"] or 0)["layer"] == "fc1", "fc1 is done last in each network")
+    caption = (
+        f"The drop of freezing a layer from an epoch on. The dashed line is the tolerance of {100 * TOLERANCE:g} point."
+    )
+    values = {
+        "table": lines,
+        "layers": count,
+        "early": done_early,
+        "at_start": sum(line["done"] == 0 for line in lines),
+        "never": sum(line["done"] is None for line in lines),
+    }
+    return Finding(values, Picture([panels], caption))
+
+
+def _curves(noise: float) -> dict[str, list[tuple[float, float, float]]]:
+    """For each way of training less: numbers of trained values, test accuracies in per cent, their intervals."""
+    filters = where(table("fraction-noise"), label_noise=noise, policy="filters", rest="initial")
+    alone = [row for row in table("fraction-noise") if row["label_noise"] == noise and row["policy"].endswith(" only")]
+    return {
+        "one layer trained": _curve([row for row in alone if row["policy"] != "biases only"], "learned"),
+        "one layer frozen": _curve(where(table("map-noise"), label_noise=noise, intervention="frozen"), "trained"),
+        "random filters": _curve(filters, "learned"),
+        "random subspace": _curve(where(table("dimension-noise"), label_noise=noise, row="d"), "d"),
+        "lottery ticket": _curve(where(table("ticket-noise"), label_noise=noise, variant="ticket"), "weights_left"),
+    }
+
+
+def counted() -> Finding:
+    """Q4: generalization against the number of trained values, with and without label noise."""
+    panels, best, lines = [], {}, []
+    for noise in (0.0, 0.5):
+        curves = _curves(noise)
+        base = one(table("map-noise"), label_noise=noise, intervention="baseline")
+        marks: list[Any] = [Rule(100 * base["accuracy_mean"], label="everything trained", colour=BLACK)]
+        for i, (name, curve) in enumerate(curves.items()):
+            look: dict[str, Any] = {"line": "", "shape": "D"} if name.startswith("one layer") else {"line": "-"}
+            at, accuracy, half = ([row[j] for row in curve] for j in range(3))
+            marks.append(Points(at, accuracy, half, label=name, colour=PALETTE[i], **look))
+            top = max(curve, key=lambda row: row[1])
+            best[name, noise] = top
+            lines.append(
+                {
+                    "noise": percent(noise),
+                    "way": name,
+                    "number": f"{top[0]:,.0f}",
+                    "share": percent(top[0] / base["parameters"], 1),
+                    "accuracy": f"{top[1]:.1f} ± {top[2]:.1f}",
+                    "over": f"{top[1] - 100 * base['accuracy_mean']:+.1f}".replace("-", "−"),
+                }
+            )
+        title = f"{percent(noise)} of the labels random" if noise else "true labels"
+        panels.append(Panel(marks, title=title, x="trained values", y="test accuracy, %", xlog=True))
+    base = {noise: one(table("map-noise"), label_noise=noise, intervention="baseline") for noise in (0.0, 0.5)}
+    reached = 100 * (base[0.5]["accuracy_mean"] + base[0.5]["accuracy_ci95"])
+    for name in ("one layer frozen", "random filters", "lottery ticket"):
+        claim(best[name, 0.5][1] - best[name, 0.5][2] > reached, f"{name} helps where labels are random")
+    worst = min(_curves(0.5)["lottery ticket"], key=lambda row: row[1])
+    claim(worst[1] + worst[2] < 100 * base[0.5]["accuracy_mean"] - 5, "most tickets do harm where labels are random")
+    gains = [top[1] - 100 * base[0.0]["accuracy_mean"] for (_, noise), top in best.items() if not noise]
+    claim(max(gains) < 0.5, "no way gains much where labels are true")
+    worst_row = one(table("ticket-noise"), label_noise=0.5, variant="ticket", weights_left=worst[0])
+    fit = worst_row["train_accuracy_mean"] - base[0.5]["train_accuracy_mean"]
+    claim(fit > 0.1, "tickets memorise random labels better than the whole network")
+    caption = "Test accuracy against the number of trained values; 95 % intervals. The dashed line trains everything."
+    values = {
+        "table": lines,
+        "n": int(base[0.0]["n"]),
+        "all": f"{base[0.0]['parameters']:,.0f}",
+        "clean": f"{100 * base[0.0]['accuracy_mean']:.1f} ± {100 * base[0.0]['accuracy_ci95']:.1f}",
+        "noisy": f"{100 * base[0.5]['accuracy_mean']:.1f} ± {100 * base[0.5]['accuracy_ci95']:.1f}",
+        "best": {name: f"{top[1]:.1f}" for (name, noise), top in best.items() if noise},
+        "best_at": {name: f"{top[0]:,.0f}" for (name, noise), top in best.items() if noise},
+        "worst": f"{worst[1]:.1f} ± {worst[2]:.1f}",
+        "worst_at": f"{worst[0]:,.0f}",
+        "gain": f"{max(gains):.1f}",
+        "worst_train": f"{100 * worst_row['train_accuracy_mean']:.1f}",
+        "noisy_train": f"{100 * base[0.5]['train_accuracy_mean']:.1f}",
+    }
+    return Finding(values, Picture([panels], caption))
+
+
+def _curve(rows: Iterable[Row], at: str) -> list[tuple[float, float, float]]:
+    found = {row[at]: row for row in rows if row[at] and row["accuracy_mean"] is not None}
+    return [(x, 100 * row["accuracy_mean"], 100 * (row["accuracy_ci95"] or 0)) for x, row in sorted(found.items())]
+
+
+NOTIONS = {
+    "drop_mean": "cost of freezing",
+    "fall_mean": "cost of putting back",
+    "distance_mean": "distance moved",
+    "gradient_mean": "gradient at the start",
+    "parameters": "size",
+}
+ADVISERS = tuple(
+    f"advisers-{net}" for net in ("fcn", "conv", "residual", "fashion-fcn", "fashion-lenet", "fashion-residual")
+)
+
+
+def notions() -> Finding:
+    """Q5: do the notions of "critical" agree?"""
+    groups = [where(table(study), row="unit") for study in ADVISERS]
+    names = list(NOTIONS)
+
+    def between(a: str, b: str, chosen: Iterable[list[Row]]) -> float:
+        return correlation(
+            [[(row[a], row[b]) for row in group if row[a] is not None and row[b] is not None] for group in chosen]
+        )
+
+    cells = [[1.0 if a == b else between(a, b, groups) for b in names] for a in names]
+    intervals = {b: bootstrap(groups, lambda chosen, b=b: between("drop_mean", b, chosen)) for b in names[1:]}
+    lines = [
+        {
+            "notion": NOTIONS[b],
+            "correlation": signed(cells[0][i]),
+            "low": signed(intervals[b][0]),
+            "high": signed(intervals[b][1]),
+        }
+        for i, b in enumerate(names)
+        if i
+    ]
+    labels = [NOTIONS[name] for name in names]
+    grid = Grid(cells, "rank correlation", "{:.2f}", -1, 1)
+    panel = Panel([grid], places=labels, steps=[label.replace(" ", "\n", 1) for label in labels])
+    caption = "Rank correlations over layers, ranked within each network."
+    values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups)}
+    return Finding(values, Picture([[panel]], caption))
+
+
+TUNED = {
+    "noise": ("finetune", "fully connected, 4 × 256", "MNIST → MNIST with noise", {"shift": "noise"}),
+    "labels": ("finetune", "fully connected, 4 × 256", "MNIST → MNIST, labels permuted", {"shift": "permute-labels"}),
+    "fashion": ("finetune-lenet-fashion", "LeNet", "MNIST → Fashion-MNIST", {}),
+    "invert": ("finetune-lenet-invert", "LeNet", "MNIST → MNIST, inverted", {}),
+}
+
+
+def starts() -> Finding:
+    """Q6: does a pre-trained start change any of it?"""
+    lines, marks, groups = [], [], []
+    for i, (study, network, data, only) in enumerate(TUNED.values()):
+        rows = where(table(study), scope="layer", intervention="frozen", **only)
+        fresh = {row["layer"]: row for row in rows if row["start"] == "initialization"}
+        tuned = {row["layer"]: row for row in rows if row["start"] == "pretrained"}
+        groups.append([(fresh[layer]["drop_mean"], tuned[layer]["drop_mean"]) for layer in fresh])
+        lines += [
+            {
+                "network": network,
+                "data": data,
+                "layer": layer,
+                "fresh": interval(fresh[layer]["drop_mean"], fresh[layer]["drop_ci95"]),
+                "tuned": interval(tuned[layer]["drop_mean"], tuned[layer]["drop_ci95"]),
+                "n": int(fresh[layer]["n"]),
+                "fresh_robust": is_robust(fresh[layer]),
+                "tuned_robust": is_robust(tuned[layer]),
+                "fresh_critical": is_critical(fresh[layer]),
+                "tuned_critical": is_critical(tuned[layer]),
+            }
+            for layer in fresh
+        ]
+        marks.append(
+            Points(
+                [100 * fresh[layer]["drop_mean"] for layer in fresh],
+                [100 * tuned[layer]["drop_mean"] for layer in fresh],
+                [100 * tuned[layer]["drop_ci95"] for layer in fresh],
+                across=[100 * fresh[layer]["drop_ci95"] for layer in fresh],
+                label=data,
+                colour=PALETTE[i],
+                shape="osD^"[i],
+                notes=list(fresh),
+            )
+        )
+    by_layer = {(line["data"], line["layer"]): line for line in lines}
+    noise, permuted = TUNED["noise"][2], TUNED["labels"][2]
+    claim(by_layer[noise, "fc1"]["fresh_critical"], "fc1 must train from scratch where pixels are noisy")
+    claim(not by_layer[noise, "fc1"]["tuned_critical"], "fc1 costs little to freeze there after pre-training")
+    claim(by_layer[permuted, "fc1"]["tuned"].startswith("−"), "fc1 is better frozen where labels are permuted")
+    for layer in ("fc2", "fc3"):
+        line = by_layer[permuted, layer]
+        claim(line["tuned_critical"] and line["fresh_robust"], f"{layer} must train only after pre-training there")
+    ends = [min(min(mark.x) for mark in marks), max(max(mark.x) for mark in marks)]
+    diagonal = Points(ends, ends, shape="", line="--", colour=GREY, label="equal cost")
+    along, up = "drop from scratch, points", "drop from a pre-trained start, points"
+    panel = Panel([diagonal, *marks], x=along, y=up)
+    low, high = bootstrap(groups, correlation)
+    caption = "Each layer frozen, from an initialization and from pre-trained weights, on the same new task."
+    values = {
+        "table": lines,
+        "layers": len(lines),
+        "n": lines[0]["n"],
+        "correlation": signed(correlation(groups)),
+        "low": signed(low),
+        "high": signed(high),
+        "undecided": low <= 0 <= high,
+        "fresh_critical": sum(line["fresh_critical"] for line in lines),
+        "tuned_critical": sum(line["tuned_critical"] for line in lines),
+        "moved": sum(line["fresh_critical"] and line["tuned_robust"] for line in lines),
+        "back": sum(line["tuned_critical"] and line["fresh_robust"] for line in lines),
+    }
+    return Finding(values, Picture([[panel]], caption))
+
+
+QUESTIONS = {
+    "routing": routing,
+    "sums": sums,
+    "timing": timing,
+    "counted": counted,
+    "notions": notions,
+    "starts": starts,
+}

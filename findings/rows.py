@@ -1,0 +1,98 @@
+"""The committed rows of studies, and what the document computes from them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+Row = dict[str, Any]
+
+
+class NoLongerTrue(Exception):
+    """A sentence of the document that the rows do not bear out any more."""
+
+
+def table(study: str, file: str = "rows.csv") -> list[Row]:
+    """The rows of a committed study; numbers are floats, empty cells None."""
+    with (RESULTS / study / file).open(encoding="utf-8", newline="") as lines:
+        return [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def _value(cell: str) -> Any:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
+
+
+def where(rows: Iterable[Row], **cells: Any) -> list[Row]:
+    """The rows with these values; a column that a study lacks counts as empty."""
+    return [row for row in rows if all(row.get(name) == value for name, value in cells.items())]
+
+
+def one(rows: Iterable[Row], **cells: Any) -> Row:
+    """The row with these values, of which there has to be one."""
+    [row] = where(rows, **cells)
+    return row
+
+
+def claim(holds: bool, sentence: str) -> None:
+    """Stop where the rows contradict a sentence of the template.
+
+    Raises:
+        NoLongerTrue: They do.
+    """
+    if not holds:
+        raise NoLongerTrue(f"the rows no longer say that {sentence}: rewrite it in findings.md.j2")
+
+
+def correlation(pairs: Sequence[Sequence[tuple[float, float]]]) -> float:
+    """Spearman's within groups: ranks in each group, centred and scaled there, so that groups do not matter.
+
+    Args:
+        pairs: For each group two values of each of its members; groups of fewer than three are left out.
+    """
+    first: list[float] = []
+    second: list[float] = []
+    for group in pairs:
+        if len(group) < 3:
+            continue
+        for into, values in zip((first, second), zip(*group, strict=True), strict=True):
+            into.extend((rankdata(values) - 1) / (len(group) - 1) - 0.5)
+    return float(spearmanr(first, second).statistic)
+
+
+def bootstrap(
+    groups: Sequence[Any], statistic: Callable[[Sequence[Any]], float], draws: int = 2000
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic over groups drawn with replacement."""
+    random = np.random.default_rng(0)
+    found = [statistic([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(draws)]
+    low, high = np.nanpercentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def points(value: float) -> str:
+    """A share as percentage points, with a true minus sign."""
+    return f"{100 * value:.2f}".replace("-", "−")
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """A share with its unit."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def interval(value: float, half: float) -> str:
+    """A drop and half its interval, in points."""
+    return f"{points(value)} ± {points(half)}"
+
+
+def signed(value: float) -> str:
+    """A correlation, with a true minus sign."""
+    return f"{value:.2f}".replace("-", "−")

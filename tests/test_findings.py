@@ -1,0 +1,71 @@
+"""The document of findings: every number comes from the committed rows, and every sentence is still true of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from findings import build, questions, rows
+
+TEMPLATE = (Path(build.__file__).parent / "findings.md.j2").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return {name: question() for name, question in questions.QUESTIONS.items()}
+
+
+def test_the_document_says_what_the_rows_say(found):
+    document = build.text(found)
+    assert document == (build.DOCS / "findings.md").read_text(encoding="utf-8")
+    assert build.to_latex(document) == (build.DOCS / "findings.tex").read_text(encoding="utf-8")
+
+
+def test_each_question_has_an_answer_and_a_figure(found):
+    document = build.text(found)
+    sections = re.findall(r"^## \d\. (.+?)\n\n\*\*(.+?)\*\*", document, re.MULTILINE | re.DOTALL)
+    assert len(sections) == len(found) == 6
+    assert all(re.search(r"\d", answer) for _, answer in sections)
+    for name in found:
+        assert f"(findings/{name}.svg)" in document
+        assert all((build.FIGURES / f"{name}.{form}").stat().st_size > 1000 for form in ("svg", "png", "pdf"))
+
+
+def test_it_is_at_most_ten_pages(found):
+    """500 words of text to a page and three figures to one."""
+    words = len(re.sub(r"\(\S+\)", "", build.text(found)).split())
+    assert words / 500 + len(found) / 3 <= 10
+
+
+def test_the_template_holds_no_measured_number():
+    text = re.sub(r"{[{%].*?[}%]}", "", TEMPLATE, flags=re.DOTALL)
+    assert not re.findall(r"\d+\.\d+ ?(?:%|points|±)|± ?\d", text)
+
+
+def test_another_row_is_another_text(found, monkeypatch, tmp_path):
+    shutil.copytree(rows.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    file = tmp_path / "results" / "finetune-lenet-fashion" / "rows.csv"
+    text = file.read_text(encoding="utf-8")
+    cell = rows.one(rows.table("finetune-lenet-fashion"), layer="fc3", intervention="frozen", start="pretrained")
+    file.write_text(text.replace(str(cell["drop_mean"]), "0.0777"), encoding="utf-8")
+    changed = questions.starts()
+    assert "7.77 ± " in build.text({**found, "starts": changed})
+
+
+def test_rows_that_contradict_a_sentence_stop_the_build(monkeypatch):
+    table = questions.table
+    worse = [{**row, "drop_mean": 0.5} if row.get("intervention") == "frozen" else row for row in table("map-mnist")]
+    monkeypatch.setattr(questions, "MAPS", (questions.MAPS[0],))
+    monkeypatch.setattr(questions, "table", lambda study: worse if study == "map-mnist" else table(study))
+    with pytest.raises(rows.NoLongerTrue, match="putting a layer back costs more"):
+        questions.routing()
+
+
+def test_every_study_of_the_document_has_a_command():
+    assert all((rows.RESULTS / study / "command").is_file() for study in build.studies())
