@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,21 +73,16 @@ def draw(found: dict[str, Finding]) -> None:
 def recompute() -> None:
     """Run every study's command again, into ``$LETITGO_STORE``, and write its rows."""
     commands = {name: (RESULTS / name / "command").read_text(encoding="utf-8").strip() for name in studies()}
-    runner = [sys.executable, "-m"]
-    seconds = 0.0
-    for name, command in commands.items():
-        dry = f"{' '.join(runner)} {command} --dry-run --format json"
-        told = json.loads(subprocess.run(dry, shell=True, check=True, stdout=subprocess.PIPE).stdout)["dry_run"]
-        seconds += told["seconds"] or 0.0
-        print(f"{name}: {duration(told['seconds'] or 0.0)}", flush=True)
-    print(
-        f"all subsets: {SUBSETS} minutes of a core; in all {duration(seconds + 60 * SUBSETS)} on this machine",
-        flush=True,
-    )
-    for name, command in commands.items():
-        done = subprocess.run(
-            f"{' '.join(runner)} {command} --format csv --report none", shell=True, check=True, stdout=subprocess.PIPE
-        )
+    programs = {name: [sys.executable, "-m", *shlex.split(command)] for name, command in commands.items()}
+    seconds = 60.0 * SUBSETS
+    for name, program in programs.items():
+        dry = subprocess.run([*program, "--dry-run", "--format", "json"], check=True, stdout=subprocess.PIPE)
+        takes = json.loads(dry.stdout)["dry_run"]["seconds"]
+        seconds += takes
+        print(f"{name}: {duration(takes)}", flush=True)
+    print(f"all subsets: {SUBSETS} min of a core; in all {duration(seconds)} on this machine", flush=True)
+    for name, program in programs.items():
+        done = subprocess.run([*program, "--format", "csv", "--report", "none"], check=True, stdout=subprocess.PIPE)
         (RESULTS / name / "rows.csv").write_bytes(done.stdout)
     bench = DOCS.parent / "benchmarks" / "bench_search.py"
     store = os.environ.get("LETITGO_STORE", ".letitgo")

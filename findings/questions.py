@@ -14,14 +14,11 @@ from findings.rows import (
     bootstrap,
     claim,
     correlation,
-    interval,
     one,
-    percent,
-    points,
-    signed,
     table,
     where,
 )
+from letitgo.report.numbers import count, decimal, percent, points
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Grid, Panel, Picture, Points, Rule
 
 TOLERANCE = 0.01
@@ -104,7 +101,7 @@ def _summary(study: Trained, frozen: list[Row], put_back: list[Row]) -> dict[str
     """A network's line in the table of question 1."""
     base = one(study.rows, intervention="baseline")
     line = {"network": study.network, "data": study.data, "n": int(base["n"]), "layers": len(put_back)}
-    line["accuracy"] = percent(base["accuracy_mean"], 1)
+    line["accuracy"] = f"{points(base['accuracy_mean'])} %"
     for name, rows in (("frozen", frozen), ("back", put_back)):
         if rows:
             line[f"{name}_robust"] = sum(map(is_robust, rows))
@@ -162,8 +159,8 @@ def routing() -> Finding:
         "apart": sum(r["drop_mean"] - r["drop_ci95"] > f["drop_mean"] + f["drop_ci95"] for f, r in both),
         "survives": sum(is_robust(r) for _, r in both),
         "survives_both": sum(is_robust(r) and is_robust(f) for f, r in both),
-        "narrow": interval(*_cost_of_first(MAPS[1])),
-        "wide": interval(*_cost_of_first(MAPS[3])),
+        "narrow": points(*_cost_of_first(MAPS[1])),
+        "wide": points(*_cost_of_first(MAPS[3])),
         "gap": points(median(gap)),
         "gap_low": points(gap[len(gap) // 4]),
         "gap_high": points(gap[-1 - len(gap) // 4]),
@@ -398,10 +395,10 @@ def counted() -> Finding:
                 {
                     "noise": percent(noise),
                     "way": name,
-                    "number": f"{top[0]:,.0f}",
-                    "share": percent(top[0] / base["parameters"], 1),
+                    "number": count(top[0]),
+                    "share": percent(top[0] / base["parameters"]),
                     "accuracy": f"{top[1]:.1f} ± {top[2]:.1f}",
-                    "over": f"{top[1] - 100 * base['accuracy_mean']:+.1f}".replace("-", "−"),
+                    "over": f"{top[1] - 100 * base['accuracy_mean']:+.1f}",
                 }
             )
         title = f"{percent(noise)} of the labels random" if noise else "true labels"
@@ -421,13 +418,13 @@ def counted() -> Finding:
     values = {
         "table": lines,
         "n": int(base[0.0]["n"]),
-        "all": f"{base[0.0]['parameters']:,.0f}",
+        "all": count(base[0.0]["parameters"]),
         "clean": f"{100 * base[0.0]['accuracy_mean']:.1f} ± {100 * base[0.0]['accuracy_ci95']:.1f}",
         "noisy": f"{100 * base[0.5]['accuracy_mean']:.1f} ± {100 * base[0.5]['accuracy_ci95']:.1f}",
         "best": {name: f"{top[1]:.1f}" for (name, noise), top in best.items() if noise},
-        "best_at": {name: f"{top[0]:,.0f}" for (name, noise), top in best.items() if noise},
+        "best_at": {name: count(top[0]) for (name, noise), top in best.items() if noise},
         "worst": f"{worst[1]:.1f} ± {worst[2]:.1f}",
-        "worst_at": f"{worst[0]:,.0f}",
+        "worst_at": count(worst[0]),
         "gain": f"{max(gains):.1f}",
         "worst_train": f"{100 * worst_row['train_accuracy_mean']:.1f}",
         "noisy_train": f"{100 * base[0.5]['train_accuracy_mean']:.1f}",
@@ -467,9 +464,9 @@ def notions() -> Finding:
     lines = [
         {
             "notion": NOTIONS[b],
-            "correlation": signed(cells[0][i]),
-            "low": signed(intervals[b][0]),
-            "high": signed(intervals[b][1]),
+            "correlation": decimal(cells[0][i]),
+            "low": decimal(intervals[b][0]),
+            "high": decimal(intervals[b][1]),
         }
         for i, b in enumerate(names)
         if i
@@ -503,8 +500,8 @@ def starts() -> Finding:
                 "network": network,
                 "data": data,
                 "layer": layer,
-                "fresh": interval(fresh[layer]["drop_mean"], fresh[layer]["drop_ci95"]),
-                "tuned": interval(tuned[layer]["drop_mean"], tuned[layer]["drop_ci95"]),
+                "fresh": points(fresh[layer]["drop_mean"], fresh[layer]["drop_ci95"]),
+                "tuned": points(tuned[layer]["drop_mean"], tuned[layer]["drop_ci95"]),
                 "n": int(fresh[layer]["n"]),
                 "fresh_robust": is_robust(fresh[layer]),
                 "tuned_robust": is_robust(tuned[layer]),
@@ -529,7 +526,7 @@ def starts() -> Finding:
     noise, permuted = TUNED["noise"][2], TUNED["labels"][2]
     claim(by_layer[noise, "fc1"]["fresh_critical"], "fc1 must train from scratch where pixels are noisy")
     claim(not by_layer[noise, "fc1"]["tuned_critical"], "fc1 costs little to freeze there after pre-training")
-    claim(by_layer[permuted, "fc1"]["tuned"].startswith("−"), "fc1 is better frozen where labels are permuted")
+    claim(by_layer[permuted, "fc1"]["tuned"].startswith("-"), "fc1 is better frozen where labels are permuted")
     for layer in ("fc2", "fc3"):
         line = by_layer[permuted, layer]
         claim(line["tuned_critical"] and line["fresh_robust"], f"{layer} must train only after pre-training there")
@@ -543,9 +540,9 @@ def starts() -> Finding:
         "table": lines,
         "layers": len(lines),
         "n": lines[0]["n"],
-        "correlation": signed(correlation(groups)),
-        "low": signed(low),
-        "high": signed(high),
+        "correlation": decimal(correlation(groups)),
+        "low": decimal(low),
+        "high": decimal(high),
         "undecided": low <= 0 <= high,
         "fresh_critical": sum(line["fresh_critical"] for line in lines),
         "tuned_critical": sum(line["tuned_critical"] for line in lines),

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
+
+from letitgo.studies.statistics import spearman
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 Row = dict[str, Any]
@@ -65,7 +67,8 @@ def correlation(pairs: Sequence[Sequence[tuple[float, float]]]) -> float:
             continue
         for into, values in zip((first, second), zip(*group, strict=True), strict=True):
             into.extend((rankdata(values) - 1) / (len(group) - 1) - 0.5)
-    return float(spearmanr(first, second).statistic)
+    found = spearman(first, second)
+    return float("nan") if found is None else found
 
 
 def bootstrap(
@@ -76,23 +79,3 @@ def bootstrap(
     found = [statistic([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(draws)]
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return float(low), float(high)
-
-
-def points(value: float) -> str:
-    """A share as percentage points, with a true minus sign."""
-    return f"{100 * value:.2f}".replace("-", "−")
-
-
-def percent(value: float, digits: int = 0) -> str:
-    """A share with its unit."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def interval(value: float, half: float) -> str:
-    """A drop and half its interval, in points."""
-    return f"{points(value)} ± {points(half)}"
-
-
-def signed(value: float) -> str:
-    """A correlation, with a true minus sign."""
-    return f"{value:.2f}".replace("-", "−")

@@ -82,15 +82,11 @@ class Process:
         with self._socket.makefile(encoding="utf-8") as lines:
             yield from lines
 
-    def end(self, patience: float = 1.0) -> int:
-        """End it, whatever it is at; give its exit code.
-
-        Args:
-            patience: Seconds it has to end by itself.
-        """
+    def end(self) -> int:
+        """End it, whatever it is at; give its exit code."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-        if not self._ended.wait(patience) and self.pid:
+        if not self._ended.wait(1) and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self._ended.wait()

@@ -105,21 +105,26 @@ def test_the_death_of_the_server_costs_no_job(store):
         assert kept.compute([untrained(small_recipe(), 1)]) == []
 
 
+ASKING = """
+import os
+from torch import nn
+def make(num_classes):
+    if os.getpid() != int(os.environ["DRIVER"]):
+        assert os.environ["SET"] == "late", "the environment is not the driver's"
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
 @pytest.mark.parametrize("forked", [True, False])
-def test_a_worker_starts_where_its_driver_is(forked, monkeypatch, tmp_path):
+def test_a_worker_has_the_folder_and_the_environment_of_its_driver(forked, monkeypatch, tmp_path, store):
+    processes.Process(forked).end()  # the server is up before they change
+    (tmp_path / "asking.py").write_text(ASKING)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ONLY_HERE", "yes")
-    if forked:
-        processes.Process(True).end()  # the server is up before the folder and the environment change
-        monkeypatch.setenv("ONLY_HERE", "now")
-    process = processes.Process(forked)
-    process.send(json.dumps({"job": "none"}))
-    lines = process.lines()
-    assert json.loads(next(lines)) == {"step": 0}
-    assert "error" in json.loads(next(lines))
-    assert Path(f"/proc/{process.pid}/cwd").resolve() == tmp_path
-    assert process.end() == 0
-    assert list(lines) == []
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DRIVER", str(os.getpid()))
+    monkeypatch.setenv("SET", "late")
+    monkeypatch.setattr(executor, "Process", lambda **_: processes.Process(forked))
+    assert Executor(store, workers=1).compute([untrained(small_recipe(model="asking:make", widths=None))]) == []
 
 
 def test_workers_give_the_same_bits(kept, here, store):
