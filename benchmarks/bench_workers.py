@@ -14,7 +14,7 @@ WORKERS = 4
 
 def started(forked: bool) -> Process:
     """A worker that has answered once, so all is imported."""
-    process = Process(forked)
+    process = Process("letitgo.execute.worker", forked)
     process.send(json.dumps({"job": "none"}))
     replies = process.lines()
     assert "step" in next(replies)

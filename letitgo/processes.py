@@ -23,6 +23,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
+FORKS = sys.platform == "linux"
+"""Whether a fork is safe here, on the CPU."""
+
 _START = """
 import sys
 sys.path[:] = filter(None, sys.path)  # not the working directory: a file in it may have any module's name
@@ -37,6 +40,7 @@ class Process:
     """A worker process. Lines go there and come back; it starts in the folder and with the environment of the driver.
 
     Args:
+        main: The module whose function ``main(orders, replies)`` it runs, two text files with a line for each message.
         forked: Whether it is forked from the server; else Python starts afresh.
 
     Raises:
@@ -47,7 +51,7 @@ class Process:
         code: How it ended, as :attr:`subprocess.Popen.returncode`; None while it runs.
     """
 
-    def __init__(self, forked: bool) -> None:
+    def __init__(self, main: str, forked: bool = FORKS) -> None:
         self.code: int | None = None
         self.pid = 0
         self._ended = threading.Event()
@@ -67,7 +71,7 @@ class Process:
         folder = ""
         with contextlib.suppress(OSError):  # it was removed
             folder = os.getcwd()
-        self.send(json.dumps({"environment": {**os.environ, **_THREADS}, "folder": folder}))
+        self.send(json.dumps({"main": main, "environment": {**os.environ, **_THREADS}, "folder": folder}))
 
     def send(self, line: str) -> None:
         """Say something.
@@ -103,7 +107,7 @@ class Process:
 
 def prepare() -> None:
     """Start the server, so that it imports while the caller does something else."""
-    _server(forked=sys.platform == "linux")
+    _server(FORKS)
 
 
 class _Server:
@@ -266,14 +270,14 @@ def work(connection: int) -> NoReturn:
     orders, replies = lines.makefile(encoding="utf-8"), lines.makefile("w", encoding="utf-8")
     first = orders.readline()
     if first:
-        _enter(**json.loads(first))
-        importlib.import_module("letitgo.execute.worker").main(orders, replies)
+        importlib.import_module(_enter(**json.loads(first))).main(orders, replies)
     os._exit(0)
 
 
-def _enter(environment: Mapping[str, str], folder: str) -> None:
+def _enter(main: str, environment: Mapping[str, str], folder: str) -> str:
     os.environ.clear()
     os.environ.update(environment)
     if folder:
         with contextlib.suppress(OSError):
             os.chdir(folder)
+    return main

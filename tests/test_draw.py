@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from matplotlib.text import Annotation
 
 from letitgo.execute import Failure
-from letitgo.report import Report, Section, draw
+from letitgo.report import Report, Section, draw, files
 from letitgo.report.draw import to_figure
+from letitgo.report.files import to_files
 from letitgo.report.page import to_page
 from letitgo.report.pictures import Panel, Picture, Points
 from letitgo.studies.outcome import by_cause
@@ -80,3 +82,21 @@ def test_a_cause_is_told_once_however_many_jobs_it_fails():
         "training everything, seed 0 and 4 more: no memory",
         "training fc1, seed 0: the loss is not finite",
     ]
+
+
+THREE = {name: Picture([[Panel([Points([0, 1], [1, y])])]], "") for y, name in enumerate(("one", "two", "three"))}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_draw_side_by_side_what_one_draws_and_one_that_fails_loses_nothing(tmp_path, monkeypatch, fails):
+    drawn = []
+    monkeypatch.setattr(draw, "to_figure", lambda picture: drawn.append(picture) or to_figure(picture))
+    alone = to_files({tmp_path / "alone" / name: picture for name, picture in THREE.items()})
+    assert len(drawn) == 3
+    if fails:
+        monkeypatch.setattr(files.pickle, "dumps", lambda _: b"no pictures")
+    together = to_files({tmp_path / "together" / name: picture for name, picture in THREE.items()}, workers=2)
+    assert len(drawn) == (6 if fails else 5)
+    assert together == alone
+    for file in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "together" / file.name).read_bytes() == file.read_bytes()

@@ -78,8 +78,8 @@ def test_workers_stay_within_a_context_and_end_with_it(store, monkeypatch):
     started = []
 
     class Noted(processes.Process):
-        def __init__(self, forked):
-            super().__init__(forked)
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
             started.append(self)
 
     monkeypatch.setattr(executor, "Process", Noted)
@@ -117,13 +117,13 @@ def make(num_classes):
 
 @pytest.mark.parametrize("forked", [True, False])
 def test_a_worker_has_the_folder_and_the_environment_of_its_driver(forked, monkeypatch, tmp_path, store):
-    processes.Process(forked).end()  # the server is up before they change
+    processes.Process("letitgo.execute.worker", forked).end()  # the server is up before they change
     (tmp_path / "asking.py").write_text(ASKING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("DRIVER", str(os.getpid()))
     monkeypatch.setenv("SET", "late")
-    monkeypatch.setattr(executor, "Process", lambda **_: processes.Process(forked))
+    monkeypatch.setattr(executor, "Process", lambda main, **_: processes.Process(main, forked))
     assert Executor(store, workers=1).compute([untrained(small_recipe(model="asking:make", widths=None))]) == []
 
 

@@ -58,7 +58,7 @@ def run_study(
     _write(outcome, options)
     _write_failures(outcome, options)
     if options.report != "none" and any(row.get("n", 1) for row in outcome.rows):
-        _write_report(outcome, options.report)
+        _write_report(outcome, options.report, workers if options.on == "processes" and place.kind == "cpu" else 0)
     return 1 if outcome.failures else 0
 
 
@@ -132,10 +132,10 @@ def _write_failures(outcome: Outcome, options: RunningOptions) -> None:
         print(note, file=sys.stderr)
 
 
-def _write_report(outcome: Outcome, folder: str) -> None:
+def _write_report(outcome: Outcome, folder: str, workers: int) -> None:
     try:
         with kept_from_stdout():
-            path = outcome.report(folder, command_line())
+            path = outcome.report(folder, command_line(), workers)
     except OSError as error:
         raise BadRequest(f"the report cannot be written to {folder} ({error.strerror}): name another folder") from error
     print(f"report: {path}", file=sys.stderr)

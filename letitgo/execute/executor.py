@@ -10,7 +10,6 @@ import math
 import os
 import queue
 import secrets
-import sys
 import threading
 import time
 import traceback
@@ -23,7 +22,7 @@ import torch
 from letitgo.errors import BadRequest
 from letitgo.execute.jobs import Job, describe, perform, plan_jobs, sentence
 from letitgo.plan import Stored
-from letitgo.processes import Process
+from letitgo.processes import FORKS, Process
 from letitgo.store import Store
 from letitgo.training.place import CPU, Place
 
@@ -377,7 +376,7 @@ class _Worker:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._process = Process(forked=place.kind == "cpu" and sys.platform == "linux")
+        self._process = Process("letitgo.execute.worker", forked=place.kind == "cpu" and FORKS)
         self._replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 

@@ -81,16 +81,16 @@ def _train(
     looks = _looks(run, begin, max(wanted))
     stops = sorted({*wanted, *range(begin + PAUSE, max(wanted), PAUSE), *looks})
     started = saved = time.monotonic()
-    best = deepcopy(module) if curve and _least(curve)["test_accuracy"] is None else None
+    best = weights.copied(module) if curve and _least(curve)["test_accuracy"] is None else None
     for moment in train(module, run.recipe, stops, begin, optimizer_state, on_step, place):
         now = time.monotonic()
         if moment.step in looks:
             curve = [*curve, _look(run, module, place, moment.step)]
-            best = deepcopy(module) if _least(curve) is curve[-1] else best
+            best = weights.copied(module) if _least(curve) is curve[-1] else best
         if moment.step not in wanted and now - saved < checkpoint_every:
             continue
         if curve:
-            curve = _judged(run, curve, moment.step, best, place)
+            curve = _judged(run, curve, moment.step, module, best, place)
         old = list(store.under(run.partial_folder))
         point = At(run, moment.step) if moment.step in wanted else Partial(run, moment.step)
         tensors, body = point.packed(module, pack(moment.optimizer, module), curve)
@@ -154,19 +154,23 @@ def _least(curve: list[Point]) -> Point:
     return min(curve, key=lambda point: math.inf if point["loss"] is None else point["loss"])
 
 
-def _judged(run: Run, curve: list[Point], step: int, best: nn.Module | None, place: Place) -> list[Point]:
+def _judged(
+    run: Run, curve: list[Point], step: int, module: nn.Module, best: weights.State | None, place: Place
+) -> list[Point]:
     """A curve with the test accuracy at its least loss and at no other point, as it is stored with the state of a step.
 
     Where the loss is least at that very step, it is left out: the state tells it.
 
     Args:
-        best: The network at the least loss; None where its test accuracy is known.
+        module: The network; it stays as it is.
+        best: Its state at the least loss; None where the test accuracy there is known.
     """
     least, share = _least(curve), run.recipe.dataset.task.share
     test = least["test_accuracy"]
     if share and test is None and least["step"] != step:
         assert best is not None
-        split = place.bring(run.recipe.dataset.split("test"))
+        network, split = deepcopy(module), place.bring(run.recipe.dataset.split("test"))
+        weights.load_state(network, best)
         with place.autocast(run.recipe.precision):
-            test = run.recipe.dataset.task.evaluate(best, split)[share.name]
+            test = run.recipe.dataset.task.evaluate(network, split)[share.name]
     return [{**point, "test_accuracy": test if point is least else None} for point in curve]

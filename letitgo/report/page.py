@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from letitgo.report.files import to_files
 from letitgo.report.grammar import MARKS, Report
-from letitgo.report.pictures import VERDICTS, Picture
-from letitgo.value import sha256
+from letitgo.report.pictures import VERDICTS
 
 
-def to_page(report: Report, folder: str | Path, about: Mapping[str, Any]) -> Path:
+def to_page(report: Report, folder: str | Path, about: Mapping[str, Any], workers: int = 0) -> Path:
     """Write ``NAME.html`` and the figures into a folder.
 
     Args:
         report: What to write.
         folder: Made if need be; files of an earlier report are overwritten.
         about: ``command``, ``took``, ``versions`` and ``failures`` of the study.
+        workers: Number of processes that draw, this one among them; 0 or 1: this one alone.
 
     Returns:
         The path of the page.
@@ -31,27 +31,12 @@ def to_page(report: Report, folder: str | Path, about: Mapping[str, Any]) -> Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {id(picture): Markup(_drawn(picture, folder / name)) for name, picture in report.pictures.items()}
+    drawn = to_files({folder / name: picture for name, picture in report.pictures.items()}, workers)
+    svgs = {id(picture): Markup(svg) for picture, svg in zip(report.pictures.values(), drawn, strict=True)}
     path = folder / f"{report.name}.html"
-    page = _environment().get_template("page.html.j2").render(report=report, drawn=drawn, **about)
+    page = _environment().get_template("page.html.j2").render(report=report, drawn=svgs, **about)
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def _drawn(picture: Picture, path: Path) -> str:
-    """The picture as SVG; its files are written unless the SVG there, the last to be written, says it is the same."""
-    svg, png, pdf = (path.with_name(f"{path.name}.{form}") for form in ("svg", "png", "pdf"))
-    code = Path(__file__).with_name("draw.py").read_text(encoding="utf-8")
-    digest = sha256(f"{code}{version('matplotlib')}{picture!r}")
-    if not (png.is_file() and pdf.is_file() and svg.is_file() and digest in svg.read_text(encoding="utf-8")):
-        from letitgo.report.draw import render, to_figure
-
-        figure = to_figure(picture)
-        for file, form in ((png, "png"), (pdf, "pdf"), (svg, "svg")):
-            file.write_bytes(render(figure, form, digest))
-            figure.set_layout_engine("none")  # the layout of the first file does for all
-    text = svg.read_text(encoding="utf-8")
-    return text[text.index("<svg") :]
 
 
 def fragment(report: Report) -> str:

@@ -96,12 +96,13 @@ class Outcome:
 
         return {name: to_figure(picture) for name, picture in self.said.pictures.items()}
 
-    def report(self, folder: str | Path, command: str = "") -> Path:
+    def report(self, folder: str | Path, command: str = "", workers: int = 0) -> Path:
         """Write the HTML page, and each figure as PNG, SVG and PDF.
 
         Args:
             folder: Made if need be; files of an earlier report are overwritten.
             command: The command that makes the same report, for the page.
+            workers: Number of processes that draw the figures; 0: this one alone.
 
         Returns:
             The path of the page.
@@ -117,7 +118,7 @@ class Outcome:
             "versions": self.versions,
             "failures": by_cause(self.failures),
         }
-        return to_page(self.said, folder, about)
+        return to_page(self.said, folder, about, workers)
 
     @property
     def versions(self) -> dict[str, str]:
