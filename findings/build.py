@@ -22,7 +22,7 @@ from letitgo.report.numbers import duration
 
 DOCS = RESULTS.parent
 FIGURES = DOCS / "findings"
-NOISE = ("map-noise", "fraction-noise", "dimension-noise", "ticket-noise")
+OTHERS = ("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length")
 SUBSETS = 25
 """Minutes of one core that all subsets of five networks take, which is no command of letitgo."""
 
@@ -30,7 +30,8 @@ SUBSETS = 25
 def studies() -> list[str]:
     """Every study whose rows the document reads."""
     trained = [each.study for each in (*MAPS, *REINITIALISED, *TIMED)]
-    return sorted({*trained, *ADVISERS, *NOISE, *(study for study, *_ in TUNED.values())})
+    beside = [f"{study}-{each.beside}" for each in MAPS if each.beside for study in ("ticket", "align")]
+    return sorted({*trained, *beside, *ADVISERS, *OTHERS, *(study for study, *_ in TUNED.values())})
 
 
 def text(found: dict[str, Finding]) -> str:

@@ -10,11 +10,14 @@ from statistics import mean, median
 from typing import Any
 
 from findings.rows import (
+    RESULTS,
+    Ranks,
     Row,
     bootstrap,
     claim,
     correlation,
     one,
+    ranked,
     table,
     where,
 )
@@ -47,12 +50,14 @@ class Trained:
         network: As the document calls it.
         data: Likewise.
         only: Which of its rows, where it swept something.
+        beside: The end of the names of the studies of tickets and of alignment of the same network, if there are any.
     """
 
     study: str
     network: str
     data: str
     only: Mapping[str, Any]
+    beside: str = ""
 
     @property
     def rows(self) -> list[Row]:
@@ -72,11 +77,12 @@ class Trained:
 
 MAPS = (
     Trained("map-mnist", "fully connected, 3 × 256", "MNIST, all", {}),
-    Trained("map-widths", "fully connected, 3 × 32", "MNIST", {"widths": 32.0}),
-    Trained("map-widths", "fully connected, 3 × 128", "MNIST", {"widths": 128.0}),
-    Trained("map-widths", "fully connected, 3 × 512", "MNIST", {"widths": 512.0}),
-    Trained("map-fashion", "fully connected, 3 × 256", "Fashion-MNIST", {}),
-    Trained("map-lenet", "LeNet", "MNIST", {}),
+    Trained("map-widths", "fully connected, 3 × 32", "MNIST", {"widths": 32.0}, "widths"),
+    Trained("map-widths", "fully connected, 3 × 128", "MNIST", {"widths": 128.0}, "widths"),
+    Trained("map-widths", "fully connected, 3 × 512", "MNIST", {"widths": 512.0}, "widths"),
+    Trained("map-fashion", "fully connected, 3 × 256", "Fashion-MNIST", {}, "fashion"),
+    Trained("map-lenet", "LeNet", "MNIST", {}, "lenet"),
+    Trained("map-lenet-fashion", "LeNet", "Fashion-MNIST", {}),
     Trained("map-vit", "small ViT", "MNIST", {}),
 )
 """Both interventions on the same layers."""
@@ -116,6 +122,34 @@ def _cost_of_first(study: Trained) -> tuple[float, float]:
     return row["drop_mean"], row["drop_ci95"]
 
 
+def capacity() -> list[dict[str, Any]]:
+    """What putting the second layer back costs, by width, length of training and learning rate."""
+    lines = []
+    for row in where(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0):
+        base = one(table("map-length"), intervention="baseline", **{name: row[name] for name in SETTINGS})
+        lines.append(
+            {
+                **{name: f"{row[name]:g}" for name in SETTINGS},
+                "accuracy": f"{points(base['accuracy_mean'])} %",
+                "drop": points(row["drop_mean"], row["drop_ci95"]),
+                "n": int(row["n"]),
+            }
+        )
+        for name, short in (("epochs", 10.0), ("lr", 0.01)):
+            if row[name] != short:
+                before = {**{name: row[name] for name in SETTINGS}, name: short}
+                less = one(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0, **before)
+                claim(row["drop_mean"] > less["drop_mean"], "fc2 costs no less after longer or faster training")
+        if row["widths"] == 1024:
+            narrow = {**{name: row[name] for name in SETTINGS}, "widths": 256.0}
+            more = one(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0, **narrow)
+            claim(row["drop_mean"] < more["drop_mean"], "fc2 costs less in the wider network")
+    return lines
+
+
+SETTINGS = ("widths", "epochs", "lr")
+
+
 def routing() -> Finding:
     """Q1: does training route around a frozen layer where a trained network cannot be put back?"""
     lines, marks, both = [], [], []
@@ -152,6 +186,7 @@ def routing() -> Finding:
     values = {
         "table": lines,
         "only": [_summary(study, [], list(study.drops("reinitialised").values())) for study in REINITIALISED],
+        "capacity": capacity(),
         "layers": len(both),
         "dearer": dearer,
         "rescued": rescued,
@@ -315,6 +350,7 @@ TIMED = (
     Trained("map-mnist", "fully connected", "MNIST, all", {}),
     Trained("map-fashion", "fully connected", "Fashion-MNIST", {}),
     Trained("map-lenet", "LeNet", "MNIST", {}),
+    Trained("map-lenet-fashion", "LeNet", "Fashion-MNIST", {}),
 )
 
 
@@ -347,22 +383,34 @@ def timing() -> Finding:
                 )
             )
         rule = Rule(100 * TOLERANCE)
-        panels.append(Panel([*series, rule], title=study.name, x="frozen from epoch", y="drop, points", ticks=epochs))
+        panel = Panel([*series, rule], title=study.name, x="frozen from epoch", y="drop, points", ticks=epochs)
+        panels.append(panel)
     claim(done_early > 0.5 * count, "most layers are done within two epochs")
     for study in TIMED:
         own = where(lines, network=study.network, data=study.data)
-        claim(max(own, key=lambda line: line["done"] or 0)["layer"] == "fc1", "fc1 is done last in each network")
+        claim(all(line["done"] is not None for line in own), "every layer is done at some epoch that was tried")
+        latest = max(line["done"] for line in own)
+        claim(one(own, layer="fc1")["done"] == latest, "no layer is done later than fc1")
     caption = (
         f"The drop of freezing a layer from an epoch on. The dashed line is the tolerance of {100 * TOLERANCE:g} point."
     )
     values = {
-        "table": lines,
+        "table": [
+            {
+                "network": study.network,
+                "data": study.data,
+                "n": own[0]["n"],
+                "done": ", ".join(f"{line['layer']} {line['done']:g}" for line in own),
+            }
+            for study in TIMED
+            for own in [where(lines, network=study.network, data=study.data)]
+        ],
         "layers": count,
         "early": done_early,
         "at_start": sum(line["done"] == 0 for line in lines),
         "never": sum(line["done"] is None for line in lines),
     }
-    return Finding(values, Picture([panels], caption))
+    return Finding(values, Picture([panels[:2], panels[2:]], caption))
 
 
 def _curves(noise: float) -> dict[str, list[tuple[float, float, float]]]:
@@ -405,7 +453,7 @@ def counted() -> Finding:
         panels.append(Panel(marks, title=title, x="trained values", y="test accuracy, %", xlog=True))
     base = {noise: one(table("map-noise"), label_noise=noise, intervention="baseline") for noise in (0.0, 0.5)}
     reached = 100 * (base[0.5]["accuracy_mean"] + base[0.5]["accuracy_ci95"])
-    for name in ("one layer frozen", "random filters", "lottery ticket"):
+    for name in ("one layer frozen", "random filters", "random subspace", "lottery ticket"):
         claim(best[name, 0.5][1] - best[name, 0.5][2] > reached, f"{name} helps where labels are random")
     worst = min(_curves(0.5)["lottery ticket"], key=lambda row: row[1])
     claim(worst[1] + worst[2] < 100 * base[0.5]["accuracy_mean"] - 5, "most tickets do harm where labels are random")
@@ -414,6 +462,10 @@ def counted() -> Finding:
     worst_row = one(table("ticket-noise"), label_noise=0.5, variant="ticket", weights_left=worst[0])
     fit = worst_row["train_accuracy_mean"] - base[0.5]["train_accuracy_mean"]
     claim(fit > 0.1, "tickets memorise random labels better than the whole network")
+    adam = {noise: one(table("dimension-noise"), label_noise=noise, row="baseline") for noise in (0.0, 0.5)}
+    top = best["random subspace", 0.5]
+    gained = top[1] - top[2] - 100 * (adam[0.5]["accuracy_mean"] + adam[0.5]["accuracy_ci95"])
+    claim(gained > 0, "a random subspace helps where labels are random, against training everything in the same way")
     caption = "Test accuracy against the number of trained values; 95 % intervals. The dashed line trains everything."
     values = {
         "table": lines,
@@ -426,10 +478,23 @@ def counted() -> Finding:
         "worst": f"{worst[1]:.1f} ± {worst[2]:.1f}",
         "worst_at": count(worst[0]),
         "gain": f"{max(gains):.1f}",
+        "adam": f"{100 * adam[0.5]['accuracy_mean']:.1f} ± {100 * adam[0.5]['accuracy_ci95']:.1f}",
+        "adam_clean": f"{100 * adam[0.0]['accuracy_mean']:.1f}",
+        "rate": f"{_rate():g}",
         "worst_train": f"{100 * worst_row['train_accuracy_mean']:.1f}",
         "noisy_train": f"{100 * base[0.5]['train_accuracy_mean']:.1f}",
     }
     return Finding(values, Picture([panels], caption))
+
+
+def _rate() -> float:
+    """Adam's learning rate that is best for random subspaces on held-out examples, over both shares of wrong labels."""
+    rows = [row for row in table("dimension-rates") if row["row"] == "d" and row["d"]]
+    rates = {row["lr"]: mean(other["accuracy_mean"] for other in where(rows, lr=row["lr"])) for row in rows}
+    best = max(rates, key=lambda rate: rates[rate])
+    command = (RESULTS / "dimension-noise" / "command").read_text(encoding="utf-8")
+    claim(f"--lr {best:g} " in command, "subspaces train at the rate that is best on held-out examples")
+    return best
 
 
 def _curve(rows: Iterable[Row], at: str) -> list[tuple[float, float, float]]:
@@ -444,38 +509,80 @@ NOTIONS = {
     "gradient_mean": "gradient at the start",
     "parameters": "size",
 }
+FURTHER = {"density": "density in a ticket", "ratio_mean": "nearness to rank one"}
+"""Notions that another group of networks was asked for."""
 ADVISERS = tuple(
     f"advisers-{net}" for net in ("fcn", "conv", "residual", "fashion-fcn", "fashion-lenet", "fashion-residual")
 )
+LEVEL = 2
+"""The ticket whose densities are compared: a quarter of the weights is left."""
+
+
+def densities(study: Trained) -> dict[str, float]:
+    """The share of each layer's weights in a ticket; not of the last layer, which pruning spares."""
+    ticket = one(table(f"ticket-{study.beside}"), level=LEVEL, **study.only)
+    shares = dict(part.rsplit(" ", 1) for part in ticket["layers"].split(", "))
+    *named, _ = ((name.removesuffix(".weight"), float(share)) for name, share in shares.items())
+    return dict(named)
+
+
+def noted(study: Trained) -> list[Row]:
+    """The layers of a network, with what every notion says of them."""
+    frozen, put_back, density = study.drops("frozen"), study.drops("reinitialised"), densities(study)
+    aligned = where(table(f"align-{study.beside}"), **study.only)
+    last = max(row["epoch"] for row in aligned)
+    ratios = {row["layer"]: row["ratio_mean"] for row in aligned if row["epoch"] == last}
+    return [
+        {
+            "drop_mean": frozen[layer]["drop_mean"],
+            "fall_mean": put_back[layer]["drop_mean"],
+            "density": density.get(layer),
+            "ratio_mean": ratios.get(layer),
+        }
+        for layer in frozen
+    ]
+
+
+def both(a: str, b: str, groups: Iterable[list[Row]]) -> list[Ranks]:
+    """Ranks by two notions in each group, of the layers that have both; groups of fewer than three are left out."""
+    pairs = [[(row[a], row[b]) for row in group if row[a] is not None and row[b] is not None] for group in groups]
+    return [ranked(each) for each in pairs if len(each) > 2]
+
+
+def _agreement(notion: str, name: str, groups: Sequence[list[Row]]) -> dict[str, Any]:
+    """A notion's line in the table of question 5: its agreement with both costs."""
+    line: dict[str, Any] = {
+        "notion": name,
+        "layers": sum(row[notion] is not None for group in groups for row in group),
+        "networks": len(groups),
+    }
+    for cost in ("drop_mean", "fall_mean"):
+        if cost != notion:
+            ranks = both(cost, notion, groups)
+            found = bootstrap(ranks, correlation)
+            low, high = (decimal(end) for end in found)
+            line[cost] = f"{decimal(correlation(ranks))} ({low} to {high})"
+            line[f"{cost}_decided"] = found[0] > 0 or found[1] < 0
+    return line
 
 
 def notions() -> Finding:
     """Q5: do the notions of "critical" agree?"""
     groups = [where(table(study), row="unit") for study in ADVISERS]
     names = list(NOTIONS)
-
-    def between(a: str, b: str, chosen: Iterable[list[Row]]) -> float:
-        return correlation(
-            [[(row[a], row[b]) for row in group if row[a] is not None and row[b] is not None] for group in chosen]
-        )
-
-    cells = [[1.0 if a == b else between(a, b, groups) for b in names] for a in names]
-    intervals = {b: bootstrap(groups, lambda chosen, b=b: between("drop_mean", b, chosen)) for b in names[1:]}
-    lines = [
-        {
-            "notion": NOTIONS[b],
-            "correlation": decimal(cells[0][i]),
-            "low": decimal(intervals[b][0]),
-            "high": decimal(intervals[b][1]),
-        }
-        for i, b in enumerate(names)
-        if i
-    ]
+    cells = [[1.0 if a == b else correlation(both(a, b, groups)) for b in names] for a in names]
+    others = [noted(study) for study in MAPS if study.beside]
+    lines = [_agreement(name, NOTIONS[name], groups) for name in names[1:]]
+    lines += [_agreement(name, what, others) for name, what in FURTHER.items()]
     labels = [NOTIONS[name] for name in names]
     grid = Grid(cells, "rank correlation", "{:.2f}", -1, 1)
     panel = Panel([grid], places=labels, steps=[label.replace(" ", "\n", 1) for label in labels])
     caption = "Rank correlations over layers, ranked within each network."
-    values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups)}
+    values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups), "main": lines[0]["drop_mean"]}
+    density, ratio = lines[-2:]
+    values |= {"density": density, "ratio": ratio}
+    claim(density["drop_mean_decided"] and density["drop_mean"][0] == "-", "thin layers are dear to freeze")
+    claim(ratio["fall_mean_decided"] and ratio["fall_mean"][0] != "-", "layers near rank one are dear to put back")
     return Finding(values, Picture([[panel]], caption))
 
 
@@ -494,7 +601,7 @@ def starts() -> Finding:
         rows = where(table(study), scope="layer", intervention="frozen", **only)
         fresh = {row["layer"]: row for row in rows if row["start"] == "initialization"}
         tuned = {row["layer"]: row for row in rows if row["start"] == "pretrained"}
-        groups.append([(fresh[layer]["drop_mean"], tuned[layer]["drop_mean"]) for layer in fresh])
+        groups.append(ranked([(fresh[layer]["drop_mean"], tuned[layer]["drop_mean"]) for layer in fresh]))
         lines += [
             {
                 "network": network,

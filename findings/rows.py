@@ -54,20 +54,18 @@ def claim(holds: bool, sentence: str) -> None:
         raise NoLongerTrue(f"the rows no longer say that {sentence}: rewrite it in findings.md.j2")
 
 
-def correlation(pairs: Sequence[Sequence[tuple[float, float]]]) -> float:
-    """Spearman's within groups: ranks in each group, centred and scaled there, so that groups do not matter.
+Ranks = tuple[np.ndarray, np.ndarray]
 
-    Args:
-        pairs: For each group two values of each of its members; groups of fewer than three are left out.
-    """
-    first: list[float] = []
-    second: list[float] = []
-    for group in pairs:
-        if len(group) < 3:
-            continue
-        for into, values in zip((first, second), zip(*group, strict=True), strict=True):
-            into.extend((rankdata(values) - 1) / (len(group) - 1) - 0.5)
-    found = spearman(first, second)
+
+def ranked(pairs: Sequence[tuple[float, float]]) -> Ranks:
+    """The ranks of a group's members by each of their two values, centred and scaled, so that groups do not matter."""
+    first, second = ((rankdata(values) - 1) / (len(pairs) - 1) - 0.5 for values in zip(*pairs, strict=True))
+    return first, second
+
+
+def correlation(groups: Sequence[Ranks]) -> float:
+    """Spearman's over groups, ranked within each."""
+    found = spearman(*(np.concatenate(side).tolist() for side in zip(*groups, strict=True)))
     return float("nan") if found is None else found
 
 
