@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from letitgo.recipes import data
 from letitgo.store import Store, open_store
 
 torch.set_num_threads(1)
@@ -51,3 +52,21 @@ def svg_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     render = draw.render
     monkeypatch.setattr(draw, "render", lambda figure, form, of: render(figure, form, of) if form == "svg" else b"")
+
+
+@pytest.fixture
+def noise_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mnist``, ``fashion_mnist`` and ``cifar10`` are noise: decoding them takes most of the time."""
+
+    def noise(name: str, reading: dict[str, str]) -> data.Decoded:
+        shape = {"mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[name]
+        generator = torch.Generator().manual_seed(len(name))
+        splits = {
+            split: (torch.randint(256, (size, *shape), dtype=torch.uint8, generator=generator), torch.arange(size) % 10)
+            for split, size in {"train": 5000, "test": 1000}.items()
+        }
+        return data.Decoded("images", splits, 10)
+
+    monkeypatch.delenv("LETITGO_DATA", raising=False)
+    monkeypatch.setenv("LETITGO_CACHE", str(tmp_path / "noise"))
+    monkeypatch.setattr(data, "_from_hub", noise)

@@ -465,6 +465,7 @@ def test_what_the_command_refuses_is_one_sentence(options, words, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("noise_for_images")
 def test_claims_of_mypt19():
     study = mypt19.study(0.01, 2)
     assert [recipe.epochs for recipe in study.trained] == [2] * 4

@@ -46,6 +46,7 @@ def test_rows_have_the_columns_that_their_document_names(folder):
         assert stems - fields <= known, f"{file} has columns that docs/{study_of(folder)}.md does not name"
 
 
+@pytest.mark.usefixtures("noise_for_images")
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
 def test_the_command_beside_the_rows_is_one(folder, monkeypatch):
     asked = []
