@@ -455,7 +455,7 @@ def _decode(name: str, rows: Any, image: str, label: str, amounts: bool) -> tupl
             )
         if mode == "L" != picture.mode:
             raise BadRequest(f"row {i} of {name!r} is in colour and row 0 is grey: convert all images to one mode")
-        pixels[i] = np.asarray(picture.convert(mode)).reshape(pixels.shape[1:])
+        pixels[i] = np.asarray(picture if picture.mode == mode else picture.convert(mode)).reshape(pixels.shape[1:])
     if pixels is None:
         raise BadRequest(f"the data set {name!r} has a split without rows")
     labels = rows[label][:]
@@ -483,10 +483,10 @@ def _picture(name: str, cell: Any, row: int) -> Any:
                     f"{where} has pixels of more than 8 bits (mode {found.mode}): convert the images, which says how "
                     "their values map to 0 to 255"
                 )
-            picture = ImageOps.exif_transpose(found)
-            if picture.has_transparency_data and any(picture.convert("RGBA").getchannel("A").histogram()[:255]):
+            ImageOps.exif_transpose(found, in_place=True)
+            if found.has_transparency_data and any(found.convert("RGBA").getchannel("A").histogram()[:255]):
                 raise BadRequest(f"{where} is transparent in places: put the images on a background")
-            return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+            return found.convert("L" if found.mode in ("1", "L") else "RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRequest(f"{where} is no whole image: {named(error)}") from error
 
