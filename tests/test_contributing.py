@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,38 +36,75 @@ def copy(tmp_path_factory):
     return folder
 
 
-def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "LETITGO_STORE": str(folder / "store")}
-    command = [sys.executable, "-c", "from letitgo.cli.main import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+PROGRAM = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from letitgo.cli.main import run
+from letitgo.report import draw
+
+render, done = draw.render, []
+draw.render = lambda figure, form, of: render(figure, form, of) if form == "svg" else b""
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run(arguments)
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+"""Runs commands one after the other: a process for each would import for seconds."""
+SMALL = ("--epochs", "1", "--widths", "8", "--examples", "100", "--seeds", "2", "--workers", "0")
 
 
-def test_a_study_is_three_files_and_a_line(copy):
-    done = call(copy, "biases", "--help")
-    assert "Find what it costs to freeze all biases" in " ".join(done.stdout.split())
-    assert "--tolerance" in done.stdout
-    small = ("--epochs", "1", "--widths", "8", "--examples", "100", "--seeds", "2", "--workers", "0")
-    done = call(copy, "biases", *small, "--format", "json", "--report", "page")
-    assert done.returncode == 0, done.stderr
-    trained, frozen = json.loads(done.stdout)["rows"]
+class Done(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def done(copy):
+    """What came of each command."""
+    [network] = re.findall(r"```sh\n(letitgo train --model mynets.*?)\n```", TEXT)
+    [task] = re.findall(r"```sh\n(letitgo map --task mytasks.*?)\n```", TEXT)
+    commands = {
+        "help": ["biases", "--help"],
+        "biases": ["biases", *SMALL, "--format", "json", "--report", "page"],
+        "refused": ["biases", "--tolerance", "-1"],
+        "network": [*shlex.split(network)[1:], "--workers", "0"],
+        "task": [*shlex.split(task)[1:], "--workers", "0", "--format", "json", "--report", "task"],
+    }
+    environment = {**os.environ, "PYTHONPATH": str(copy), "LETITGO_STORE": str(copy / "store")}
+    program = [sys.executable, "-c", PROGRAM, json.dumps([*commands.values()])]
+    ran = subprocess.run(program, capture_output=True, text=True, cwd=copy, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return {name: Done(*told) for name, told in zip(commands, json.loads(ran.stdout), strict=True)}
+
+
+def test_a_study_is_three_files_and_a_line(copy, done):
+    told = done["help"].out
+    assert "Find what it costs to freeze all biases" in " ".join(told.split())
+    assert "--tolerance" in told
+    code, out, err = done["biases"]
+    assert code == 0, err
+    trained, frozen = json.loads(out)["rows"]
     assert frozen["drop_mean"] == pytest.approx(trained["accuracy_mean"] - frozen["accuracy_mean"])
     assert "Freezing all biases costs" in (copy / "page" / "biases.html").read_text()
-    done = call(copy, "biases", "--tolerance", "-1")
-    assert (done.returncode, done.stderr) == (2, "letitgo: tolerance is -1.0: give at least 0\n")
+    code, _, err = done["refused"]
+    assert (code, err) == (2, "letitgo: tolerance is -1.0: give at least 0\n")
 
 
-def test_a_network_is_a_function(copy):
-    [command] = re.findall(r"```sh\n(letitgo train --model mynets.*?)\n```", TEXT)
-    done = call(copy, *shlex.split(command)[1:], "--workers", "0")
-    assert done.returncode == 0, done.stderr
-    assert "test accuracy" in done.stdout
+def test_a_network_is_a_function(done):
+    code, out, err = done["network"]
+    assert code == 0, err
+    assert "test accuracy" in out
 
 
-def test_a_task_is_a_class(copy):
-    [command] = re.findall(r"```sh\n(letitgo map --task mytasks.*?)\n```", TEXT)
-    done = call(copy, *shlex.split(command)[1:], "--workers", "0", "--format", "json", "--report", "task")
-    assert done.returncode == 0, done.stderr
-    base, *others = json.loads(done.stdout)["rows"]
+def test_a_task_is_a_class(copy, done):
+    code, out, err = done["task"]
+    assert code == 0, err
+    base, *others = json.loads(out)["rows"]
     assert 0 < base["rmse_mean"] < 10
     assert base["drop_mean"] == 0
     for row in others:
