@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import factorial
 from statistics import mean, median
@@ -84,6 +85,7 @@ MAPS = (
     Trained("map-lenet", "LeNet", "MNIST", {}, "lenet"),
     Trained("map-lenet-fashion", "LeNet", "Fashion-MNIST", {}),
     Trained("map-vit", "small ViT", "MNIST", {}),
+    Trained("map-resnet-digits", "ResNet-20", "digits", {}),
 )
 """Both interventions on the same layers."""
 REINITIALISED = (
@@ -93,9 +95,9 @@ REINITIALISED = (
 """Re-initialised only."""
 
 
-def is_robust(row: Row) -> bool:
+def is_robust(row: Row, of: str = "drop") -> bool:
     """Whether the whole interval of the drop lies within the tolerance."""
-    return row["drop_mean"] + row["drop_ci95"] <= TOLERANCE
+    return row[f"{of}_mean"] + row[f"{of}_ci95"] <= TOLERANCE
 
 
 def is_critical(row: Row) -> bool:
@@ -123,31 +125,58 @@ def _cost_of_first(study: Trained) -> tuple[float, float]:
 
 
 def capacity() -> list[dict[str, Any]]:
-    """What putting the second layer back costs, by width, length of training and learning rate."""
-    lines = []
-    for row in where(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0):
-        base = one(table("map-length"), intervention="baseline", **{name: row[name] for name in SETTINGS})
-        lines.append(
-            {
-                **{name: f"{row[name]:g}" for name in SETTINGS},
-                "accuracy": f"{points(base['accuracy_mean'])} %",
-                "drop": points(row["drop_mean"], row["drop_ci95"]),
-                "n": int(row["n"]),
-            }
-        )
-        for name, short in (("epochs", 10.0), ("lr", 0.01)):
-            if row[name] != short:
-                before = {**{name: row[name] for name in SETTINGS}, name: short}
-                less = one(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0, **before)
-                claim(row["drop_mean"] > less["drop_mean"], "fc2 costs no less after longer or faster training")
-        if row["widths"] == 1024:
-            narrow = {**{name: row[name] for name in SETTINGS}, "widths": 256.0}
-            more = one(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0, **narrow)
-            claim(row["drop_mean"] < more["drop_mean"], "fc2 costs less in the wider network")
-    return lines
+    """What putting the second layer back costs, by width, learning rate and length of training."""
+    costs = {
+        tuple(row[name] for name in SETTINGS): row
+        for row in where(table("map-length"), layer="fc2", intervention="reinitialised", epoch=0.0)
+    }
+    for (width, rate, epochs), row in costs.items():
+        claim(row["drop_mean"] >= costs[width, rate, 10.0]["drop_mean"], "fc2 costs no less after longer training")
+        claim(row["drop_mean"] >= costs[width, 0.01, epochs]["drop_mean"], "fc2 costs no less at a larger rate")
+        claim(row["drop_mean"] <= costs[256.0, rate, epochs]["drop_mean"], "fc2 costs less in the wider network")
+    return [
+        {
+            "width": count(width),
+            "rate": f"{rate:g}",
+            "n": int(costs[width, rate, 10.0]["n"]),
+            "drops": [
+                points(row["drop_mean"], row["drop_ci95"]) for row in (costs[width, rate, e] for e in (10.0, 30.0))
+            ],
+        }
+        for width, rate in dict.fromkeys(settings[:2] for settings in costs)
+    ]
 
 
-SETTINGS = ("widths", "epochs", "lr")
+SETTINGS = ("widths", "lr", "epochs")
+
+
+def residual_blocks() -> dict[str, int]:
+    """Of residual networks with LayerNorm: how many blocks there are, and how many are robust frozen and put back."""
+    blocks = [row for study in RESIDUAL for row in where(table(study), row="unit") if row["parameters"] == BLOCK]
+    robust = {
+        f"blocks_{name}": sum(map(partial(is_robust, of=of), blocks))
+        for name, of in (("frozen", "drop"), ("back", "fall"))
+    }
+    claim(robust["blocks_back"] == robust["blocks_frozen"] == len(blocks), "every block with LayerNorm is robust")
+    return {"blocks": len(blocks), **robust}
+
+
+def resnet() -> dict[str, str]:
+    """What putting the first and the last block of ResNet-20 back costs."""
+    study = MAPS[-1]
+    blocks = {layer: row for layer, row in study.drops("reinitialised").items() if layer.startswith("layer")}
+    first, *_, last = blocks.values()
+    claim(max(row["drop_mean"] for row in blocks.values()) == first["drop_mean"], "the first block costs most put back")
+    claim(is_critical(first) and not is_critical(last), "the first block is critical put back, and the last is not")
+    claim(not any(map(is_critical, study.drops("frozen").values())), "freezing any block costs little")
+    return {
+        f"resnet_{name}": points(row["drop_mean"], row["drop_ci95"]) for name, row in (("first", first), ("last", last))
+    }
+
+
+RESIDUAL = ("advisers-residual", "advisers-fashion-residual")
+BLOCK = 4800.0
+"""Parameters of a block of theirs."""
 
 
 def routing() -> Finding:
@@ -187,6 +216,8 @@ def routing() -> Finding:
         "table": lines,
         "only": [_summary(study, [], list(study.drops("reinitialised").values())) for study in REINITIALISED],
         "capacity": capacity(),
+        **residual_blocks(),
+        **resnet(),
         "layers": len(both),
         "dearer": dearer,
         "rescued": rescued,

@@ -81,6 +81,18 @@ def test_a_network_that_cannot_be_found_is_named(name, args, sentence):
     assert said(find_network, name, DIGITS, 10, args).startswith(sentence)
 
 
+@pytest.mark.parametrize(("given", "text"), [(16, "16"), ((300, 100), "300x100"), ([8], "8"), ("16", "16")])
+def test_widths_are_numbers_or_text(given, text):
+    assert Recipe(widths=given).widths == text
+    assert Recipe(widths=given).key == Recipe(widths=text).key
+
+
+@pytest.mark.parametrize("given", [0, True, 1.5, [], [16, 0], "a"])
+def test_other_widths_are_refused(given):
+    with pytest.raises(BadRequest, match="widths is "):
+        Recipe(widths=given)
+
+
 def test_a_module_that_raises_on_import_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken_on_import.py").write_text("1 / 0\n")

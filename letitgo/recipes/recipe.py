@@ -59,6 +59,13 @@ else:
     ]
 
 
+def _joined(widths: Any) -> Any:
+    """One width or several as text: 300x100."""
+    if isinstance(widths, int) and not isinstance(widths, bool):
+        return str(widths)
+    return "x".join(map(str, widths)) if isinstance(widths, (tuple, list)) else widths
+
+
 @checked
 @dataclass(frozen=True, eq=False, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe(Value):
@@ -87,6 +94,7 @@ class Recipe(Value):
     widths: Annotated[
         str | None,
         Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", description="units of the hidden layers: 256, or 300x100 one by one"),
+        BeforeValidator(_joined),
     ] = None
     depth: Annotated[int | None, Field(ge=0, description="number of hidden layers, for a single width")] = None
     model_args: Annotated[dict[str, Any], Field(description="further arguments of the network's factory, as JSON")] = (
