@@ -194,7 +194,7 @@ def routing() -> Finding:
                 [100 * r["drop_ci95"] for _, r in pairs],
                 across=[100 * f["drop_ci95"] for f, _ in pairs],
                 label=study.name,
-                colour=PALETTE[i % len(PALETTE)],
+                colour=(*PALETTE, BLACK)[i],
                 shape="osD^vPX*h"[i],
             )
         )
