@@ -383,6 +383,16 @@ def test_a_loss_that_is_not_finite_fails_the_work_and_keeps_the_rest(letitgo):
     assert {row["n"] for row in rows if row["lr"] == 1e30} == {0}
 
 
+@pytest.mark.parametrize("after", [0, 3, 30])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_network_that_ends_the_program_fails_in_a_sentence(letitgo, after, workers):
+    network = ("--model", "helpers:leaves", "--model-args", json.dumps({"after": after}))
+    done = letitgo("map", *network, "--epochs", "8", "--seeds", "1", "--workers", workers, "--report", "none")
+    assert done.returncode in (1, 2)
+    assert "exit" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("code", ["import letitgo", "from letitgo.cli.main import run; run(['map', '--help'])"])
 def test_help_and_import_do_not_load_torch(code):
     script = f"{code}\nimport sys\nsys.exit(3 if 'torch' in sys.modules else 0)"

@@ -6,8 +6,8 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from letitgo.cli.config import command_line
 from letitgo.cli.options import RunningOptions
 from letitgo.cli.progress import shown_progress
 from letitgo.cli.tables import stdout_console, write
-from letitgo.errors import BadRequest, PartlyFailed
+from letitgo.errors import BadRequest, PartlyFailed, WorkFailed
 from letitgo.execute import Progress
 from letitgo.execute.cluster import disconnect, on_ray
 from letitgo.execute.executor import default_workers
@@ -46,7 +46,7 @@ def run_study(
     store = open_store(options.store, make=not options.dry_run)
     store.recompute_other_versions, store.device = options.recompute_other_versions, place.device
     if options.dry_run:
-        with kept_from_stdout():
+        with kept_from_stdout(), _no_exit():
             takes = estimate(study, store, workers, place)
         _write_estimate(takes, options.format, store)
         return 0
@@ -78,7 +78,7 @@ def place_of(options: RunningOptions) -> Place:
 
 
 def _compute(study: Study, options: RunningOptions, workers: int, store: Store, place: Place) -> Outcome:
-    with kept_from_stdout(), warnings.catch_warnings(), shown_progress() as show:
+    with kept_from_stdout(), _no_exit(), warnings.catch_warnings(), shown_progress() as show:
         warnings.simplefilter("ignore", PartlyFailed)  # each failure is printed with the rows
         interrupt.check()
 
@@ -101,6 +101,20 @@ def _compute(study: Study, options: RunningOptions, workers: int, store: Store, 
         if options.on == "ray":
             disconnect()
         return outcome
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """User code does not end the program.
+
+    Raises:
+        WorkFailed: It tried to.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        what = f"the network, data or task called sys.exit({error.code!r}): it has to return, or to raise an error"
+        raise WorkFailed(what) from error
 
 
 def _write(outcome: Outcome, options: RunningOptions) -> None:

@@ -185,7 +185,7 @@ class Executor:
             try:
                 on_step = functools.partial(board.step, job)
                 done = perform(job, self.store, self.checkpoint_every, on_step, self.owner, self.place)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 board.fail(job, sentence(error), traceback.format_exc())
             else:
                 board.finish(job) if done else board.postpone(job)

@@ -195,10 +195,10 @@ def answer(request: dict[str, Any], on_step: Callable[[int], None] | None = None
         place, every, owner = Place(**request["place"]), request["checkpoint_every"], request["owner"]
         store = Store(request["store"], request.get("recompute_other_versions", False), place.device)
         return {"done": perform(revive(request["job"]), store, every, on_step, owner, place)}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {"error": sentence(error), "trace": traceback.format_exc()}
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """What went wrong, for a person."""
     return str(error) if isinstance(error, (LetItGoError, OSError, ValueError)) else f"{type(error).__name__}: {error}"

@@ -32,7 +32,7 @@ def check_recipe(recipe: Recipe) -> None:
     try:
         with torch.no_grad():
             outputs = module.eval()(inputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         fits = {"text": "lstm", "tokens": "transformer", "features": "fcn"}.get(recipe.dataset.kind)
         hint = f"; for {recipe.dataset.kind} give --model {fits}" if fits and recipe.model != fits else ""
         raise BadRequest(
@@ -51,7 +51,7 @@ def check_recipe(recipe: Recipe) -> None:
     optimizer = recipe.make_optimizer(weights.trainable(module))
     try:
         take_step(module, optimizer, recipe.dataset.task, inputs, labels, recipe.clip)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(
             f"the optimiser {recipe.optimizer!r} cannot take a step on {recipe.model!r}: {named(error)}"
         ) from error
@@ -60,7 +60,7 @@ def check_recipe(recipe: Recipe) -> None:
         factor = recipe.rate(0)
     except BadRequest:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):
         raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")
@@ -74,7 +74,7 @@ def _check_loss(recipe: Recipe, outputs: torch.Tensor, labels: torch.Tensor) -> 
         shape = task.loss(outputs, labels).shape
     except BadRequest:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadRequest(f"{what} cannot be computed for two examples of {recipe.data}: {named(error)}") from error
     if shape.numel() != 1:
         raise BadRequest(f"{what} gives a tensor of shape {tuple(shape)} for a batch: it has to give one number")
