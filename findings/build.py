@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from findings.questions import ADVISERS, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding
 from findings.rows import RESULTS
+from letitgo.report.files import to_files
 from letitgo.report.numbers import duration
 
 DOCS = RESULTS.parent
@@ -61,14 +62,8 @@ def to_latex(markdown: str) -> str:
 
 def draw(found: dict[str, Finding]) -> None:
     """Write every figure, as PNG, PDF and SVG."""
-    from letitgo.report.draw import render, to_figure
-
     FIGURES.mkdir(exist_ok=True)
-    for name, finding in found.items():
-        figure = to_figure(finding.picture)
-        for form in ("png", "pdf", "svg"):
-            (FIGURES / f"{name}.{form}").write_bytes(render(figure, form, name))
-            figure.set_layout_engine("none")
+    to_files({FIGURES / name: finding.picture for name, finding in found.items()})
 
 
 def recompute() -> None:

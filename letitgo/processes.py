@@ -270,14 +270,15 @@ def work(connection: int) -> NoReturn:
     orders, replies = lines.makefile(encoding="utf-8"), lines.makefile("w", encoding="utf-8")
     first = orders.readline()
     if first:
-        importlib.import_module(_enter(**json.loads(first))).main(orders, replies)
+        about = json.loads(first)
+        _enter(about["environment"], about["folder"])
+        importlib.import_module(about["main"]).main(orders, replies)
     os._exit(0)
 
 
-def _enter(main: str, environment: Mapping[str, str], folder: str) -> str:
+def _enter(environment: Mapping[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     if folder:
         with contextlib.suppress(OSError):
             os.chdir(folder)
-    return main

@@ -91,6 +91,8 @@ THREE = {name: Picture([[Panel([Points([0, 1], [1, y])])]], "") for y, name in e
 def test_processes_draw_side_by_side_what_one_draws_and_one_that_fails_loses_nothing(tmp_path, monkeypatch, fails):
     drawn = []
     monkeypatch.setattr(draw, "to_figure", lambda picture: drawn.append(picture) or to_figure(picture))
+    for folder in ("alone", "together"):
+        (tmp_path / folder).mkdir()
     alone = to_files({tmp_path / "alone" / name: picture for name, picture in THREE.items()})
     assert len(drawn) == 3
     if fails:

@@ -58,7 +58,10 @@ def run_study(
     _write(outcome, options)
     _write_failures(outcome, options)
     if options.report != "none" and any(row.get("n", 1) for row in outcome.rows):
-        _write_report(outcome, options.report, workers if options.on == "processes" and place.kind == "cpu" else 0)
+        forked = (
+            options.on == "processes" and place.kind == "cpu"
+        )  # elsewhere a process takes longer to start than to draw
+        _write_report(outcome, options.report, workers if forked else 0)
     return 1 if outcome.failures else 0
 
 

@@ -19,7 +19,7 @@ def to_files(pictures: Mapping[Path, Picture], workers: int = 0) -> list[str]:
     """Draw each picture as ``PATH.png``, ``PATH.pdf`` and ``PATH.svg``, unless these files are there already.
 
     Args:
-        pictures: By path.
+        pictures: By path, whose folder is there.
         workers: Number of processes that draw, this one among them; 0 or 1: this one alone.
 
     Returns:
@@ -28,14 +28,13 @@ def to_files(pictures: Mapping[Path, Picture], workers: int = 0) -> list[str]:
     Raises:
         OSError: A file cannot be written.
     """
-    for path in pictures:
-        path.parent.mkdir(parents=True, exist_ok=True)
     left = [(path, picture) for path, picture in pictures.items() if not _is_there(path, picture)]
-    shares = [dict(left[i::workers]) for i in range(min(workers, len(left)))]
+    count = max(1, min(workers, len(left)))
+    own, *shares = (dict(left[i::count]) for i in range(count))
     with ExitStack() as others:
-        for share in shares[1:]:
+        for share in shares:
             others.enter_context(_drawn_elsewhere(share))
-        for path, picture in (shares[0] if shares else dict(left)).items():
+        for path, picture in own.items():
             _draw(path, picture)
     return [_svg(path, picture) for path, picture in pictures.items()]
 
