@@ -254,7 +254,7 @@ class Sets:
         """For each set of two units or more the mean over seeds of its drop less the sum of its units' drops."""
         alone = {unit: mean(self.by_seed[frozenset([unit])][seed] for seed in seeds) for unit in self.units}
         return [
-            mean(drops[seed] for seed in seeds) - sum(alone[unit] for unit in chosen)
+            mean(drops[seed] for seed in seeds) - sum(alone[unit] for unit in sorted(chosen))
             for chosen, drops in self.by_seed.items()
             if len(chosen) > 1
         ]
@@ -309,7 +309,7 @@ def sums() -> Finding:
         sets = all_subsets(net)
         single = {unit: sets.test[frozenset([unit])] for unit in sets.units}
         several = [chosen for chosen in sets.test if len(chosen) > 1]
-        total = {chosen: sum(single[unit] for unit in chosen) for chosen in several}
+        total = {chosen: sum(single[unit] for unit in sorted(chosen)) for chosen in several}
         more += sum(sets.test[chosen] > total[chosen] for chosen in several)
         multiple += len(several)
         pairs = [sets.test[frozenset(pair)] - single[pair[0]] - single[pair[1]] for pair in combinations(sets.units, 2)]
