@@ -46,6 +46,12 @@ def store() -> Store:
 
 
 @pytest.fixture
+def all_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that have learned nothing are judged all the same: those of tests train for a moment only."""
+    monkeypatch.setattr(data.Data, "learned", lambda *_: True)
+
+
+@pytest.fixture
 def svg_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The PNG and PDF of a figure, which take most of the time, are empty files."""
     from letitgo.report import draw

@@ -27,6 +27,8 @@ from letitgo.studies.map.study import Map
 from letitgo.studies.search.study import Search
 from letitgo.studies.statistics import spearman
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 RECIPE = small_recipe(widths="16", depth=3)
 
 
@@ -294,8 +296,7 @@ def test_a_pretrained_start_has_the_runs_of_finetune(tmp_path):
     recipe, source = small_recipe(depth=3, shift="invert", examples=300), {"epochs": 1}
     store = open_store(tmp_path)
     study = Advisers(recipe, pretrained=source, seeds=2)
-    with patch.object(Data, "learned", lambda *_: True):
-        outcome = compute(study, store)
+    outcome = compute(study, store)
     assert outcome.failures == []
     assert {row["start"] for row in outcome.rows} == {"pretrained"}
     assert outcome.said.sections[0].heading.endswith(", pretrained: 1 epoch on digits")

@@ -17,7 +17,6 @@ from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Kept, Masked
-from letitgo.recipes.data import Data
 from letitgo.report.pictures import BLACK, PALE, PALETTE, Grid, Points
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM
@@ -25,6 +24,8 @@ from letitgo.studies.carry.report import report
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, Carry, place
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.ticket.study import Ticket
+
+pytestmark = pytest.mark.usefixtures("all_learned")
 
 SMALL = {"widths": "8", "depth": 2, "batch_size": 256, "epochs": 2}
 RECIPES = (
@@ -420,8 +421,7 @@ COMMAND = [
 ]
 
 
-def test_the_command_writes_rows_and_a_report(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Data, "learned", lambda *_: True)  # one epoch is too short, and is judged all the same
+def test_the_command_writes_rows_and_a_report(tmp_path, capsys):
     folder = tmp_path / "report"
     assert run([*COMMAND, "--report", str(folder), "--format", "json"]) == 0
     written = json.loads(capsys.readouterr().out)

@@ -13,7 +13,6 @@ from helpers import small_recipe
 from scipy.stats import norm, t, ttest_ind
 
 from letitgo.plan import Evaluation
-from letitgo.recipes.data import Data
 from letitgo.recipes.tasks import unpacked
 from letitgo.report.words import of_the_error
 from letitgo.store import open_store
@@ -24,6 +23,8 @@ from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
 from letitgo.studies.statistics import ALPHA, Drop, ci95, disagreement, for_new_examples, looks, paired, unpaired
+
+pytestmark = pytest.mark.usefixtures("all_learned")
 
 BASE = [0.95, 0.96, 0.94, 0.955, 0.945, 0.95]
 NEAR = [0.94, 0.95, 0.945]
@@ -206,12 +207,6 @@ def test_draws_of_a_seed_are_averaged(tmp_path):
     right = [unpacked(draw["test"].result(store)["correct"], 359) for draw in drawn]
     assert study.correct(cells[-1], of, store)[of.recipe.seed] == pytest.approx(np.mean(right, axis=0))
     assert by_layer(three.rows, "rerandomised")["fc1"]["n"] == 2
-
-
-@pytest.fixture(autouse=True)
-def learned(monkeypatch):
-    """Networks here are so small that some do not learn: they are judged all the same."""
-    monkeypatch.setattr(Data, "learned", lambda *_: True)
 
 
 STUDIES: dict[str, Callable[..., Any]] = {

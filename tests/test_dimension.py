@@ -35,6 +35,8 @@ from letitgo.studies.sweep import sweep
 from letitgo.value import dump
 from letitgo.weights import parameter_names, seeded
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 RECIPE = small_recipe(widths="8", depth=1, batch_size=256, epochs=2, optimizer="adam", lr=0.05)
 NAMES = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
 

@@ -33,6 +33,8 @@ from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
 from letitgo.weights import copied, initial_state
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 TARGET = small_recipe(widths="8", depth=2, batch_size=32, epochs=2, shift="permute-labels", examples=200)
 DEEPER = replace(TARGET, depth=3)
 START = {"epochs": 3, "batch_size": 64}

@@ -34,6 +34,8 @@ from letitgo.studies.sweep import with_seed
 from letitgo.training import train
 from letitgo.weights import copied, initial_state, load, load_state, norms, parameter_names, seeded
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 
 def smooth(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """A network in which every value has a gradient."""

@@ -235,6 +235,13 @@ def test_the_study_of_one_run_shows_perplexities_on_text(recipe, store):
 
 
 def test_dimensions_on_text_are_reported(recipe, store):
-    found = compute(Dimension(dataclasses.replace(recipe, iterations=3), seeds=1, grid=(10,), split="test"), store)
+    found = compute(Dimension(dataclasses.replace(recipe, iterations=30), seeds=1, grid=(10,), split="test"), store)
     assert not found.failures
-    assert found.answers
+    assert "dimensions" in found.answers[0]
+
+
+def test_dimensions_on_text_need_a_network_that_learned(recipe, store):
+    blind = dataclasses.replace(recipe, iterations=3, lr=1e-7)
+    [answer] = compute(Dimension(blind, seeds=2, grid=(10,), split="test"), store).answers
+    assert answer.startswith("No verdicts: the baseline's ")
+    assert "accuracy" in answer

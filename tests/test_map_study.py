@@ -27,6 +27,8 @@ from letitgo.studies.sweep import sweep, with_seed
 from letitgo.studies.train.study import Train
 from letitgo.weights import initial_state
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 COLUMNS = {
     *("layer", "scope", "intervention", "epoch", "parameters", "trained", "accuracy_mean", "accuracy_ci95"),
     *("train_accuracy_mean", "train_accuracy_ci95", "gap_mean", "gap_ci95", "drop_mean", "drop_ci95", "drop_new_ci95"),

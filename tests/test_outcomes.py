@@ -29,6 +29,8 @@ from letitgo.studies.ticket.options import VARIANTS
 from letitgo.studies.ticket.study import Ticket
 from letitgo.studies.train.study import Train
 
+pytestmark = pytest.mark.usefixtures("all_learned")
+
 SMALL = {"widths": "8", "depth": 2, "epochs": 2, "examples": 200, "batch_size": 50}
 
 

@@ -292,7 +292,8 @@ def test_live_objects(store):
     assert run(scale=2.0).rows[0]["test_loss_mean"] != first.rows[0]["test_loss_mean"]
     assert run().usage.stored == run().usage.results
     train, test = loaders()
-    assert first.study.recipes[0].own.constant == pytest.approx(0.1)  # of ten classes, equally many each
+    own = first.study.recipes[0].own
+    assert own.constant(own.metric) == pytest.approx(0.1)  # of ten classes, equally many each
     worse = letitgo.map(own_tasks.small, train, test, metric=own_tasks.error, more_is_better=False, epochs=1, seeds=1)
     assert worse.rows[0]["error_mean"] < 0.9
     with pytest.raises(BadRequest, match="give a function, not a network"):

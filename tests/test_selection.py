@@ -98,6 +98,7 @@ def test_what_fine_tuning_recommends_is_read_from_held_out_examples(tmp_path):
         assert all(r["behind_mean"] == pytest.approx(row["accuracy_mean"] - r["accuracy_mean"]) for r in own)
 
 
+@pytest.mark.usefixtures("all_learned")
 def test_d_is_searched_on_held_out_examples_and_judged_on_the_test_set_once(tmp_path):
     study, store = Dimension(small_recipe(**TINY), seeds=2, resolution=1.0, max_d=200), open_store(tmp_path)
     outcome = compute(study, store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from helpers import small_recipe
@@ -49,10 +51,11 @@ def test_carry_is_silent_on_the_target_that_did_not_learn(store):
     assert {row["target"] for table in silent.tables for row in table.rows} == {"digits, sgd:1e-07"}
 
 
-def test_of_two_seeds_the_mean_decides():
-    data = BLIND.dataset
-    assert data.learned(0.5, 0.6, 2)
-    assert not data.learned(0.5, 0.6, 3)
+def test_the_whole_interval_decides_from_two_seeds_on():
+    learned = partial(BLIND.dataset.learned, Metric("accuracy"), 0.5)
+    assert learned(None)
+    assert learned(0.3)
+    assert not learned(0.6)
 
 
 def test_a_metric_beats_another_number_with_its_whole_interval():

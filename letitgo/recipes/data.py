@@ -22,6 +22,7 @@ from letitgo.code import code_of
 from letitgo.errors import BadRequest, named, nearest
 from letitgo.imports import import_object
 from letitgo.recipes.made import call_maker, decoded
+from letitgo.recipes.metrics import Metric
 from letitgo.recipes.splits import Content, Decoded, Kind, Split
 from letitgo.recipes.steps import Examples, Length, Step, TestExamples, Vocabulary, brightest, described, moments
 from letitgo.recipes.tables import read_table
@@ -116,19 +117,24 @@ class Data(Value):
         """Inputs of two examples, to count operations with."""
         return self.split("train").batch(slice(0, 2))
 
-    @property
-    def constant(self) -> float | None:
-        """What the best prediction that does not look at the inputs reaches on the test split, in the task's metric."""
+    def constant(self, metric: Metric) -> float | None:
+        """What the best prediction that does not look at the inputs reaches on the test split, if that is known.
+
+        Args:
+            metric: The task's, or the accuracy.
+        """
         train, test = (split.in_units(split.labels) for split in map(self.split, ("train", "test")))
+        if metric != self.task.metric:
+            return float(test.flatten().bincount().max()) / test.numel()
         return self.task.constant(train, test, self.classes)
 
-    def learned(self, mean: float, half: float | None, n: int) -> bool:
-        """Whether n networks whose test metric is ``mean ± half`` have learned anything.
+    def learned(self, metric: Metric, mean: float, half: float | None) -> bool:
+        """Whether networks that reach ``mean ± half`` on the test split have learned anything.
 
-        The whole interval has to be better than :attr:`constant`. Of two networks it is too wide for that, so their
-        mean has to be.
+        The whole interval has to be better than :meth:`constant`; of one network, which has none, its number.
         """
-        return self.constant is None or self.task.metric.beats(mean, half if n > 2 else None, self.constant)
+        constant = self.constant(metric)
+        return constant is None or metric.beats(mean, half, constant)
 
 
 def open_data(name: str, *steps: Step, task: Task | None = None, columns: Reading = ()) -> Data:

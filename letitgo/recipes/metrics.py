@@ -61,6 +61,9 @@ class Metric:
         return mean - half > other if self.more_is_better else mean + half < other
 
 
+ACCURACY = Metric("accuracy")
+
+
 # Name → the function of sklearn.metrics, its arguments, whether more is better, whether it is a share, what it judges.
 _KNOWN: dict[str, tuple[str, dict[str, Any], bool, bool, Literal["classes", "amounts"]]] = {
     "accuracy": ("accuracy_score", {}, True, True, "classes"),

@@ -142,14 +142,14 @@ class Own(Value):
         """Whether ``train`` goes on from what it yielded, which it then takes as ``resume``."""
         return "resume" in inspect.signature(self._task.train).parameters
 
-    @property
-    def constant(self) -> float | None:
+    def constant(self, metric: Metric) -> float | None:
         """What the best prediction that ignores the inputs reaches, if the task says so."""
         return getattr(self._task, "constant", None)
 
-    def learned(self, mean: float, half: float | None, n: int) -> bool:
+    def learned(self, metric: Metric, mean: float, half: float | None) -> bool:
         """As :meth:`letitgo.recipes.data.Data.learned`."""
-        return self.constant is None or self.metric.beats(mean, half if n > 2 else None, self.constant)
+        constant = self.constant(metric)
+        return constant is None or metric.beats(mean, half, constant)
 
     def train(self, module: nn.Module, seed: int, checkpoint: Any = None) -> Iterator[Any]:
         """Run the task's training code on a network.

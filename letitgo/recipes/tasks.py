@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from letitgo.code import Code, code_of
 from letitgo.errors import BadRequest, WorkFailed, named, nearest
 from letitgo.imports import import_object
-from letitgo.recipes.metrics import Judge, Metric, find_metric
+from letitgo.recipes.metrics import ACCURACY, Judge, Metric, find_metric
 from letitgo.recipes.splits import Content, Kind, Split
 from letitgo.value import Value
 
@@ -61,7 +61,7 @@ class Task(Value):
         default_loss: The name of its loss in ``torch.nn.functional``.
     """
 
-    metric: ClassVar[Metric] = Metric("accuracy")
+    metric: ClassVar[Metric] = ACCURACY
     labels: ClassVar[Labels | None] = None
     kinds: ClassVar[tuple[Kind, ...]] = ()
     default_loss: ClassVar[str] = ""
@@ -88,7 +88,7 @@ class Task(Value):
         """The share that networks are compared by where it takes one: the metric, or the accuracy; None if neither."""
         if self.metric.share:
             return self.metric
-        return None if self.labels == "amounts" else Metric("accuracy")
+        return None if self.labels == "amounts" else ACCURACY
 
     def outputs(self, classes: int) -> int:
         """Number of outputs for each answer, which a network gets as ``num_classes``; by default the classes."""

@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
+from letitgo.recipes.metrics import ACCURACY
 from letitgo.report.grammar import NEW, TEST, Column, Section, Table
 from letitgo.report.numbers import decimal, percent, points, significant
 
@@ -268,14 +269,16 @@ def other_numbers(rows: Sequence[Row]) -> list[str]:
 def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | None:
     """The section of a recipe whose baseline has not learned, with all numbers and no advice; None of one that has."""
     data, metric = recipe.dataset, metric_of(study)
-    mean, half = base.get(f"{metric.name}_mean"), base.get(f"{metric.name}_ci95")  # none where a study has accuracies
-    if mean is None or data.learned(mean, half, base["n"]):
+    if f"{metric.name}_mean" not in base:
+        metric = ACCURACY
+    mean, half = base[f"{metric.name}_mean"], base[f"{metric.name}_ci95"]
+    if mean is None or data.learned(metric, mean, half):
         return None
-    shown = points if metric.share else decimal
+    constant = data.constant(metric)
+    shown = f"{points(constant)} %" if metric.share else decimal(constant)
     answer = (
-        f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than "
-        f"{shown(data.constant)}{' %' if metric.share else ''}, what a prediction that ignores the inputs reaches. "
-        "Train longer, or at another learning rate."
+        f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than {shown}, "
+        "what a prediction that ignores the inputs reaches. Train longer, change the learning rate, or add seeds."
     )
     return Section(
         heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe), unlearned=True

@@ -287,7 +287,7 @@ class CellStudy(StudyOptions):
         if base is None:
             return True
         values = [value for one in self.found(base, of, store).values() if (value := one[of.metric.name]) is not None]
-        return not values or of.recipe.dataset.learned(fmean(values), ci95(values), len(values))
+        return not values or of.recipe.dataset.learned(of.metric, fmean(values), ci95(values))
 
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""
