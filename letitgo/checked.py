@@ -118,5 +118,6 @@ def _wanted(cls: type, field: str, kind: str, bounds: dict[str, Any], message: s
         return getattr(cls, "SHAPES", {}).get(field, f"it has to match {bounds['pattern']}")
     if kind in _BOUNDS:
         name, phrase = _BOUNDS[kind]
-        return phrase.format(f"{bounds[name]:g}")
+        bound = bounds[name]
+        return phrase.format(f"{bound:,}" if isinstance(bound, int) else f"{bound:g}")
     return _WANTED.get(kind, message[0].lower() + message[1:])

@@ -313,7 +313,7 @@ def test_blocks_are_acted_on_as_one(store):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"seeds": 0}, "seeds is 0: give a whole number of at least 1, or auto"),
+        ({"seeds": 0}, "seeds is 0: give a whole number from 1 to 10,000, or auto"),
         ({"tolerance": 100.0}, "tolerance is 100.0: give less than 100"),
         ({"tolerance": -0.1}, "tolerance is -0.1: give at least 0"),
         ({"freeze_at": (0, 3)}, "freeze-at names epoch 3: training has 3 epochs, 0 to 2"),

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from letitgo.code import Code, code_of, code_of_modules, digest_of, opened
-from letitgo.errors import BadRequest, named, nearest
+from letitgo.errors import BadRequest, named, nearest, out_of_memory
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import convnets
 from letitgo.recipes.init import Init, drawn
@@ -231,6 +231,8 @@ class Network(Value):
         except BadRequest:
             raise
         except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                raise BadRequest(f"the {what} {self.factory!r} does not fit into memory: {named(error)}") from error
             raise BadRequest(f"the {what} {self.factory!r} raises {named(error)}") from error
 
     def _code_now(self) -> Code:

@@ -225,9 +225,10 @@ class Recipe(Value):
             description="over which the learning rate rises to the schedule's, as in 500it or 5ep [default: none]",
         ),
     ] = None
-    epochs: Annotated[int, Field(ge=1, description="passes over the training data")] = 30
+    epochs: Annotated[int, Field(ge=1, le=10**9, description="passes over the training data")] = 30
     iterations: Annotated[
-        int | None, Field(ge=1, description="steps of training, in place of epochs; the last epoch may be cut short")
+        int | None,
+        Field(ge=1, le=10**9, description="steps of training, in place of epochs; the last epoch may be cut short"),
     ] = None
     batch_size: Annotated[int, Field(ge=1, description="examples per step")] = 128
     precision: Annotated[

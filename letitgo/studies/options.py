@@ -31,15 +31,16 @@ else:
 
 
 def _number_or_auto(value: Any) -> Any:
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise BadRequest(f"seeds is {value!r}: give a whole number of at least 1, or auto")
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_SEEDS):
+        raise BadRequest(f"seeds is {value!r}: give a whole number from 1 to {MOST_SEEDS:,}, or auto")
     return value
 
 
+MOST_SEEDS = 10_000
 HELD_OUT, MOST, LEAST = 5, 5000, 30
 """What is held out to choose on: one training example in so many, at most so many, and no fewer than so many."""
 
-Seeds = Annotated[int, Field(ge=1, description="number of seeds, counted up from the recipe's")]
+Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS, description="number of seeds, counted up from the recipe's")]
 Layers = Annotated[tuple[str, ...], Field(description="patterns of the layers to act on [default: all]")]
 Blocks = Annotated[
     tuple[str, ...], Field(description="patterns of blocks to act on as one; by decides for the other layers")
@@ -115,7 +116,7 @@ class SeededOptions(StudyOptions):
         BeforeValidator(_number_or_auto),
         Field(description="number of seeds, counted up from the recipe's; auto: as many as each verdict needs"),
     ] = "auto"
-    max_seeds: Annotated[int, Field(ge=2, description="most seeds of a row where seeds is auto")] = 20
+    max_seeds: Annotated[int, Field(ge=2, le=MOST_SEEDS, description="most seeds of a row where seeds is auto")] = 20
     tolerance: Tolerance = 1.0
 
     def __post_init__(self) -> None:
