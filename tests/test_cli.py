@@ -45,8 +45,8 @@ COLUMNS = {
 }
 SMALL = ("--epochs", "2", "--depth", "2", "--workers", "0")
 QUICK = (*SMALL, "--widths", "16", "--seeds", "2")
-LEARNED = (*SMALL, "--widths", "32", "--seeds", "2", "--optimizer", "adam", "--lr", "0.02")
-"""At 87 ± 7 % it gets verdicts."""
+LEARNED = (*SMALL, "--widths", "32", "--optimizer", "adam", "--lr", "0.02")
+"""Of two seeds 87 ± 7 %: a map of it has verdicts."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def twice(tmp_path_factory):
     def times():
         return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.json")}
 
-    study = ("map", *LEARNED, "--together")
+    study = ("map", *LEARNED, "--seeds", "2", "--together")
     program = [sys.executable, "-c", "from letitgo.cli.main import main; main()"]
     environment = {**os.environ, "LETITGO_STORE": str(folder / "store")}
     first = subprocess.run(
@@ -122,7 +122,7 @@ def test_second_time_computes_nothing(twice):
     before, after = twice.times
     assert twice.second.returncode == 0
     assert before == after
-    told = command(twice.folder, "map", *LEARNED, "--together", "--dry-run", "--format", "json")
+    told = command(twice.folder, "map", *LEARNED, "--seeds", "2", "--together", "--dry-run", "--format", "json")
     plan = json.loads(told.stdout)["dry_run"]
     assert plan["runs"] == plan["runs_stored"] > 0
     assert plan["operations"] == 0
@@ -149,7 +149,7 @@ def test_dry_run_starts_nothing(letitgo, tmp_path):
 
 
 def test_train_shares_the_baseline_with_map(twice):
-    options = [*SMALL, "--widths", "16"]
+    options = [*LEARNED]
     options += ["--validation", str(len(Recipe().dataset.split("train")) // 5)]  # which the map holds out to choose on
     told = command(twice.folder, "train", *options, "--dry-run", "--format", "json")
     plan = json.loads(told.stdout)["dry_run"]
@@ -157,7 +157,7 @@ def test_train_shares_the_baseline_with_map(twice):
     frozen = ("--freeze", "fc*", "--freeze", "!fc3")
     done = command(twice.folder, "train", *options, *frozen, "--save", "out.safetensors", "--format", "json")
     row = json.loads(done.stdout)["rows"][0]
-    assert row["trained"] == 16 * 10 + 10
+    assert row["trained"] == 32 * 10 + 10
 
 
 def test_train_saves_weights_with_the_frozen_ones_at_their_initial_values(letitgo, tmp_path):
