@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("LETITGO_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_is_no_garbage() -> None:
+    """Collections do not look through what is there already: torch and the like, a tenth of the time of all tests."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
