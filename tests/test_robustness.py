@@ -555,3 +555,74 @@ def test_networks_of_transformers():
     assert everything_of(model) == before
     with pytest.raises(BadRequest, match=r"nothing draws .*cls_token"):
         robustness(model, closeness)
+
+
+# Blocks that are left out
+
+
+class Residual(nn.Module):
+    """Three blocks: the second halves the width, the third is not called as a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor, passed: Tensor) -> tuple[Tensor, Tensor]:
+        wide = inputs + self.first(input=inputs)
+        return nn.functional.linear(self.second(wide), self.third.weight), passed
+
+
+def test_a_block_is_left_out_by_passing_on_what_it_takes():
+    torch.manual_seed(0)
+    model, given = Residual(), torch.randn(5, 8)
+    before = everything_of(model)
+    frame = robustness(
+        *(model, lambda model: model(given, given)[0].detach().square().sum()),
+        draws=0,
+        blocks=("first", "second", "third"),
+        skip=True,
+    )
+    assert everything_of(model) == before
+    assert not model.first._forward_hooks
+    rows = frame.set_index("layer")
+    assert list(rows.intervention) == ["baseline", "skipped", "skipped", "skipped"]
+    expected = nn.functional.linear(model.second(2 * given), model.third.weight).detach().square().sum()
+    assert rows.score["first"] == pytest.approx(float(expected))
+    assert rows.score["first"] != rows.score["all"]
+    assert rows["drop"]["first"] == rows.score["all"] - rows.score["first"]
+    assert rows.score[["second", "third"]].isna().all()
+    assert list(rows.parameters[1:]) == [72, 36, 20]
+
+
+def test_a_block_that_gives_more_than_one_output_passes_on_the_rest():
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, hidden: Tensor, extra: int) -> tuple[Tensor, int]:
+            return self.linear(hidden), extra + 1
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Layer(), Layer()])
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            extra = 0
+            for layer in self.layers:
+                hidden, extra = layer(hidden, extra)
+            return hidden * extra
+
+    torch.manual_seed(0)
+    model, given = Stack(), torch.randn(5, 8)
+    frame = robustness(
+        model, lambda model: model(given).detach().sum(), draws=0, blocks="layers.*", skip=True
+    ).set_index("layer")
+    expected = 2 * model.layers[1].linear(given).detach().sum()
+    assert frame.score["layers.0"] == pytest.approx(float(expected))
+
+
+def test_leaving_out_needs_blocks():
+    with pytest.raises(BadRequest, match="skip leaves out blocks: give by='block', or patterns as blocks"):
+        robustness(nn.Linear(2, 2), float, skip=True)

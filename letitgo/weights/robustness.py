@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import sqrt
+from math import nan, sqrt
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +41,7 @@ def robustness(
     progress: bool = True,
     blocks: str | Sequence[str] = (),
     by: By = "layer",
+    skip: bool = False,
 ) -> DataFrame:
     """Put each layer of a trained network back to its initial weights, or draw it afresh, and evaluate.
 
@@ -72,13 +73,16 @@ def robustness(
         by: What a unit is: a ``"layer"``, the norm that belongs to it included; a ``"block"`` of the network's; or each
             ``"module"`` that owns parameters by itself, norms too. With patterns as ``layers``, a norm is chosen with
             its layer unless units are modules; a selection is taken as it is.
+        skip: Also leave out each unit, as Veit, Wilber and Belongie (arXiv:1605.06431) leave out residual blocks: its
+            input is passed on in place of its output. Needs ``by="block"`` or ``blocks``.
 
     Returns:
-        One row for the trained network (``baseline``), then one per layer put back (``reinitialised``) and one per
-        layer and draw (``rerandomised``). ``layer``; ``intervention``; ``draw``, from 0; ``parameters``, how many
-        weights changed hands; ``score``; ``drop``, the baseline's score minus this one's; ``distance_l2``, from the
-        trained weights, divided by the square root of their number; ``distance_linf``, the largest difference. A score
-        that is NaN stays so.
+        One row for the trained network (``baseline``), then one per unit left out (``skipped``), per layer put back
+        (``reinitialised``) and per layer and draw (``rerandomised``). ``layer``; ``intervention``; ``draw``, from 0;
+        ``parameters``, how many weights changed hands or were left out; ``score``; ``drop``, the baseline's score minus
+        this one's; ``distance_l2``, from the trained weights, divided by the square root of their number;
+        ``distance_linf``, the largest difference. A score that is NaN stays so. It is NaN where a unit cannot be
+        skipped: it gives another shape than it takes, or is not called as a module.
 
     A weight behind ``torch.nn.utils.parametrizations`` is taken from a donor together with the parametrization's
     buffers. Its module's ``reset_parameters`` does not reach it: it is refused unless ``init`` assigns to it.
@@ -86,14 +90,15 @@ def robustness(
     Raises:
         BadRequest: The model is spread over processes; the donor does not fit or shares its tensors with the model;
             neither ``reset_parameters`` nor ``init`` draws a parameter; there is nothing to do; ``evaluate`` gives no
-            number.
+            number; ``skip`` without blocks.
     """
     refuse_sharded(model, "robustness")
+    _check_skip(skip, by, blocks)
     owned = _chosen(model, layers, by)
     units = units_of(model, owned, by, [blocks] if isinstance(blocks, str) else blocks)
     chosen = {unit: tuple(name for layer in own for name in owned[layer]) for unit, own in units.items()}
-    donor = _checked(model, evaluate, donor, draws, init, statistics, batches)
-    tensors = _tensors(model)
+    donor = _checked(model, evaluate, donor, draws, init, statistics, batches, skip)
+    tensors, modules = _tensors(model), dict(model.named_modules())
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
     restore = remembered(model)
 
@@ -108,6 +113,7 @@ def robustness(
 
     def sources() -> Iterator[tuple[str, str, int | None, Mapping[str, Tensor]]]:
         yield "all", "baseline", None, {}
+        yield from ((unit, "skipped", None, {}) for unit in chosen if skip)
         if isinstance(donor, Mapping):
             for layer in chosen:
                 yield layer, "reinitialised", None, donor
@@ -126,39 +132,72 @@ def robustness(
         if source and batches is not None:
             with drawing_from(seed, "statistics"):
                 re_estimate(model, batches)
-        score = number(evaluate(model))
+        left_out = modules.get(layer, nn.Module()) if intervention == "skipped" else None
+        score = _scored(model, evaluate, left_out)
         restore()
         return {
             "layer": layer,
             "intervention": intervention,
             "draw": draw,
-            "parameters": apart["count"] if source else sum(p.numel() for p in model.parameters()),
+            "parameters": apart["count"] if source else sum(p.numel() for p in (left_out or model).parameters()),
             "score": score,
             "distance_l2": sqrt(apart["squares"] / max(apart["count"], 1)),
             "distance_linf": apart["largest"],
         }
 
     try:
-        if isinstance(donor, Mapping):
-            _check_fit(donor, tensors, moved)
+        if donor is not None:
+            whole = donor if isinstance(donor, Mapping) else _renamed(model, _built(donor, seed))
+            _check_fit(whole, tensors, moved)
         if callable(donor):
-            _check_fit(_renamed(model, _built(donor, seed)), tensors, moved)
             check_draws(donor, "the factory given as donor")
         elif draws:
             _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
         rows = []
-        with _bar(1 + len(chosen) * (draws + isinstance(donor, Mapping)), progress) as advance:
+        with _bar(1 + len(chosen) * (draws + isinstance(donor, Mapping) + skip), progress) as advance:
             for source in sources():
                 rows.append(measured(*source))
                 advance()
     finally:
         restore()
 
+    return _with_drops(rows)
+
+
+def _check_skip(skip: bool, by: By, blocks: str | Sequence[str]) -> None:
+    if skip and by != "block" and not blocks:
+        raise BadRequest("skip leaves out blocks: give by='block', or patterns as blocks")
+
+
+def _with_drops(rows: list[dict[str, Any]]) -> DataFrame:
     from pandas import DataFrame
 
     frame = DataFrame(rows).astype({"draw": "Int64"})
     frame.insert(5, "drop", frame["score"].iloc[0] - frame["score"])
     return frame
+
+
+def _scored(model: nn.Module, evaluate: Callable[[nn.Module], Any], left_out: nn.Module | None) -> float:
+    """The score of a model, with a module left out: it gives what it takes. NaN where shapes do not fit."""
+    passed: list[bool] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> Any:
+        taken = args[0] if args else next(iter(given.values()), None)
+        first, *rest = output if isinstance(output, tuple) and output else (output,)
+        fits = isinstance(taken, Tensor) and isinstance(first, Tensor) and taken.shape == first.shape
+        passed.append(fits)
+        if not fits:
+            return output
+        return (taken, *rest) if isinstance(output, tuple) else taken
+
+    if left_out is None:
+        return number(evaluate(model))
+    handle = left_out.register_forward_hook(hook, with_kwargs=True)
+    try:
+        score = number(evaluate(model))
+    finally:
+        handle.remove()
+    return score if passed and all(passed) else nan
 
 
 def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None, by: By) -> dict[str, tuple[str, ...]]:
@@ -188,6 +227,7 @@ def _checked(
     init: Any,
     statistics: str,
     batches: Iterable[Any] | None,
+    skip: bool,
 ) -> Any:
     """The donor, a state under the model's own names."""
     check_evaluate(evaluate)
@@ -195,8 +235,8 @@ def _checked(
         raise BadRequest("donor is a network: give its weights, donor.state_dict(), or the factory that builds it")
     if donor is not None and not isinstance(donor, Mapping) and not callable(donor):
         raise BadRequest(f"donor is a {type(donor).__name__}: it can be a state (tensors by name) or a factory")
-    if draws < 0 or (draws == 0 and not isinstance(donor, Mapping)):
-        raise BadRequest(f"draws is {draws}: at least 1 is needed, or 0 with initial weights as donor")
+    if draws < 0 or (draws == 0 and not isinstance(donor, Mapping) and not skip):
+        raise BadRequest(f"draws is {draws}: at least 1 is needed, or 0 with initial weights as donor or with skip")
     if init is not None and callable(donor):
         raise BadRequest("init and a factory are two laws for the same draws: give one of them")
     if statistics not in ("as is", "re-estimate"):
