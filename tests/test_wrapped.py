@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -187,6 +188,36 @@ def test_compiled_networks_follow_what_is_frozen(backend, part):
         after = weights(module)
         assert {name[0] for name in after if after[name] == before[name]} == stays
         assert {name[0] for name, p in module.named_parameters() if p.grad is None} == stays
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + self.linear(inputs).relu()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("needed", "graphs"), [(False, 2), (True, 1)])
+def test_equal_blocks_share_a_graph_where_the_input_of_the_first_needs_a_gradient(needed, graphs):
+    torch._dynamo.reset()
+    embedding, blocks, made = nn.Embedding(10, 4), nn.Sequential(Block(), Block(), Block()), []
+    freeze(embedding, "weight")
+    if needed:
+        embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    for block in blocks:
+        block.compile(backend=backend)
+    for _ in range(2):
+        blocks(embedding(torch.arange(5))).sum().backward()
+    assert len(made) == graphs
+    assert embedding.weight.grad is None
 
 
 def test_graphs_are_made_anew_where_torch_keeps_stale_ones(monkeypatch):
