@@ -81,6 +81,18 @@ class Spare(nn.Module):
         return self.head(inputs.flatten(1))
 
 
+class Scaled(nn.Module):
+    """A layer that scales the outputs, whose freezing saves no matrix product."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(int(np.prod(input_shape)), num_classes)
+        self.scale = nn.LayerNorm(num_classes, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale(self.head(inputs.flatten(1)))
+
+
 def block_net() -> nn.Module:
     def block() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))

@@ -7,8 +7,11 @@ from functools import partial
 import pytest
 import torch
 from helpers import small_recipe
+from torch import nn
 
-from letitgo.recipes.tasks import Classification, Metric, NextWord
+from letitgo.recipes import Recipe
+from letitgo.recipes.metrics import find_metric
+from letitgo.recipes.tasks import Classification, Metric, NextWord, best_constant
 from letitgo.studies.advisers.study import Advisers
 from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
@@ -17,6 +20,7 @@ from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
+from letitgo.studies.sweep import sweep
 from letitgo.studies.ticket.study import Ticket
 
 BLIND = small_recipe(lr=1e-7, epochs=1)
@@ -38,6 +42,12 @@ def test_at_chance_nothing_is_judged(name, store):
     [answer] = outcome.answers
     assert answer.startswith("No verdicts: the baseline's ")
     assert "not surely better than" in answer
+
+
+def test_a_sweep_says_where_there_are_no_verdicts(store):
+    recipes = sweep(widths="8", depth=1, epochs=3, batch_size=32, optimizer="adam", lr=[0.02, 1e-7])
+    answer = compute(Map(recipes, seeds=3, reinit_at=(0,), draws=1), store).answers[0]
+    assert "at 0.02, no verdicts at 1e-07." in answer
 
 
 def test_carry_is_silent_on_the_target_that_did_not_learn(store):
@@ -70,3 +80,38 @@ def test_the_best_constant_prediction():
     uniform = torch.arange(8)
     assert NextWord().constant(uniform, uniform, 8) == pytest.approx(8)
     assert NextWord().constant(torch.zeros(100, dtype=torch.int64), torch.zeros(10, dtype=torch.int64), 8) < 1.1
+
+
+def test_a_guess_ignores_the_inputs_too():
+    """Ten classes: a constant has a macro F1 of 0.018, a guess one of 0.1."""
+    metric, judge = find_metric("f1_macro")
+    labels = torch.arange(1000) % 10
+    assert best_constant(judge, metric, labels, labels) == pytest.approx(0.1, abs=0.01)
+    guesses = torch.randint(10, (1000,), generator=torch.Generator().manual_seed(1))
+    assert float(judge(guesses, labels)) > 4 * float(judge(torch.zeros_like(labels), labels))
+
+
+def test_under_a_macro_averaged_metric_an_untrained_network_is_not_judged(store):
+    blind = small_recipe(lr=1e-7, epochs=1, widths="32x32", metric="f1_macro")
+    outcome = compute(Map(blind, seeds=8, freeze_at=(0,), reinit_at=(), draws=1), store)
+    assert outcome.answers[0].startswith("No verdicts: the baseline's ")
+
+
+class Cut(nn.Module):
+    """No gradient reaches its first layer."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 8), nn.Linear(8, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(inputs.flatten(1)).relu().detach())
+
+
+def test_a_layer_that_never_moves_has_no_verdict(store):
+    cut = Recipe(model="test_unlearned:Cut", optimizer="adam", lr=0.02, epochs=10)
+    outcome = compute(Map(cut, seeds=3, reinit_at=(0,), tolerance=90.0, draws=1), store)
+    verdicts = {(row["layer"], row["intervention"]): row["verdict"] for row in outcome.rows}
+    assert verdicts["first", "frozen"] is verdicts["first", "reinitialised"] is None
+    assert verdicts["first", "rerandomised"] == verdicts["last", "frozen"] == "robust"
+    assert "first" not in outcome.answers[0]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,14 @@ class Data(Value):
         Args:
             metric: The task's, or the accuracy.
         """
+        if metric == self.task.metric:
+            return self._constant
+        labels = self.split("test").labels
+        return float(labels.flatten().bincount().max()) / labels.numel()
+
+    @cached_property
+    def _constant(self) -> float | None:
         train, test = (split.in_units(split.labels) for split in map(self.split, ("train", "test")))
-        if metric != self.task.metric:
-            return float(test.flatten().bincount().max()) / test.numel()
         return self.task.constant(train, test, self.classes)
 
     def learned(self, metric: Metric, mean: float, half: float | None) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import exp, isfinite
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -240,12 +241,26 @@ class Regression(Task):
 
 
 def best_constant(judge: Judge, metric: Metric, train: Tensor, test: Tensor) -> float:
-    """What the best prediction that is the same everywhere reaches: of amounts the training set's mean or median, of
-    classes the most frequent one."""
-    flat = test if test.is_floating_point() else test.flatten()
-    guesses = [train.mean(0), train.median(0).values] if test.is_floating_point() else [flat.bincount().argmax()]
-    values = [float(judge(guess.expand_as(flat), flat)) for guess in guesses]
-    return max(values) if metric.more_is_better else min(values)
+    """What the best prediction that ignores the inputs reaches.
+
+    Of amounts that is the training set's mean or median. Of classes it is the most frequent one, or a guess among all,
+    equally often or as often as they are there (the mean of several draws), which is ahead under a macro-averaged
+    metric.
+    """
+    best = max if metric.more_is_better else min
+    if test.is_floating_point():
+        return best(float(judge(guess.expand_as(test), test)) for guess in (train.mean(0), train.median(0).values))
+    flat, generator = test.flatten(), torch.Generator().manual_seed(0)
+
+    def guessed(among: Tensor) -> float:
+        draws = (among[torch.randint(len(among), flat.shape, generator=generator)] for _ in range(GUESSES))
+        return fmean(float(judge(draw, flat)) for draw in draws)
+
+    return best(float(judge(flat.mode().values.expand_as(flat), flat)), guessed(flat.unique()), guessed(flat))
+
+
+GUESSES = 10
+"""Draws of which the mean tells what guessing reaches."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from letitgo.errors import BadRequest
-from letitgo.plan import Absent, Measure, Stored
+from letitgo.plan import Absent, At, Evaluation, Measure, Stored
 from letitgo.recipes import Recipe
 from letitgo.recipes.own import ASSUMED
 from letitgo.recipes.tasks import Metric, unpacked
@@ -67,6 +67,7 @@ class Cell:
         judged: Whether the drop gets a verdict.
         paired: Whether its runs go on from a trained state that those of ``base`` share under the same seed.
         decides: Whether seeds are added until its verdict is there; else it is followed as long as others that do.
+        acts_on: Parameters that the row is about: where training moves none of them, it has no verdict.
         context: What ``numbers`` needs besides the results.
         draws: What is measured of further draws under a seed; quantities are means over all draws of a seed.
         count: How many seeds it is measured under, where its verdict decides that.
@@ -80,6 +81,7 @@ class Cell:
     judged: bool = True
     paired: bool = False
     decides: bool = True
+    acts_on: tuple[str, ...] = ()
     context: Any = None
     draws: Sequence[Callable[[Recipe], Mapping[str, Measure]]] = ()
     count: int | None = field(default=None, init=False)
@@ -261,7 +263,8 @@ class CellStudy(StudyOptions):
                 if found and (not split or row[f"{split}drop_mean"] is not None):
                     row |= {f"{split}drop_mean": drop.mean, f"{split}drop_ci95": drop.half}
             row["verdict"] = None
-            if tolerance is not None and cell.judged and self._learned(cell, of, store):
+            judged = cell.judged and self._learned(cell, of, store) and not self._is_idle(cell, of, store)
+            if tolerance is not None and judged:
                 limit = tolerance / 100
                 row["verdict"] = cell.drops[""].verdict(limit) if cell.drops else verdict(drops, limit)
             row["drop_new_ci95"] = for_new_examples(row["drop_ci95"], self.sides(cell, of, store))
@@ -288,6 +291,16 @@ class CellStudy(StudyOptions):
             return True
         values = [value for one in self.found(base, of, store).values() if (value := one[of.metric.name]) is not None]
         return not values or of.recipe.dataset.learned(of.metric, fmean(values), ci95(values))
+
+    def _is_idle(self, cell: Cell, of: Subject, store: Store) -> bool:
+        """Whether training moves nothing that a cell acts on."""
+        base, acts_on = cell.against.get("base"), set(cell.acts_on)
+        if base is None or not acts_on:
+            return False
+        tests = (base.measures(recipe)["test"] for recipe in of.seeds[: base.count])
+        ends = (test.state for test in tests if isinstance(test, Evaluation) and isinstance(test.state, At))
+        bodies = [body for end in ends if (body := store.read(end.address, end.key))]
+        return bool(bodies) and all(acts_on <= set(body.get("unmoved", ())) for body in bodies)
 
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""

@@ -365,8 +365,10 @@ def _over_sweep(study: Map, rows: Sequence[Row]) -> Section:
         )
     }
     first = _first(rows)
-    robust = [sum(row["verdict"] == "robust" for row in _singles(rows, first) if row[field] == v) for v in values]
-    said = ", ".join(f"{number} at {value}" for number, value in zip(robust, values, strict=True))
+    verdicts = {value: [row["verdict"] for row in _singles(rows, first) if row[field] == value] for value in values}
+    said = ", ".join(
+        f"{found.count('robust') if any(found) else 'no verdicts'} at {value}" for value, found in verdicts.items()
+    )
     how = QUESTIONS[first][0].lower() + QUESTIONS[first][1:]
     answer = f"Layers that are robust when {how}, along {field.replace('_', '-')}: {said}."
     conditions = f"{words.heading(study.recipes[0], without=(field,))}, over {field.replace('_', '-')}"

@@ -113,7 +113,10 @@ class Map(MapOptions, CellStudy):
 
         labels = self._labels(of, unit, "frozen", epoch) | {"saved": 1 - of.trainings(state(of.recipe))}
         measures = self._measures(of, state, donor, chosen=True)
-        return Cell(labels, measures, {"base": base}, paired=epoch > 0, context=of.layers_of(unit))
+        shared = epoch > 0
+        return Cell(
+            labels, measures, {"base": base}, paired=shared, acts_on=unit.parameters, context=of.layers_of(unit)
+        )
 
     def _put_back(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
         def donor(recipe: Recipe) -> State:
@@ -153,6 +156,7 @@ class Map(MapOptions, CellStudy):
             {"base": base},
             paired=True,
             decides=not epoch,  # put back to one epoch after another, a layer passes the tolerance somewhere
+            acts_on=unit.parameters if what == "reinitialised" else (),
             context=of.layers_of(unit),
             draws=others,
         )
