@@ -299,8 +299,13 @@ class CellStudy(StudyOptions):
             return False
         tests = (base.measures(recipe)["test"] for recipe in of.seeds[: base.count])
         ends = (test.state for test in tests if isinstance(test, Evaluation) and isinstance(test.state, At))
-        bodies = [body for end in ends if (body := store.read(end.address, end.key))]
-        return bool(bodies) and all(acts_on <= set(body.get("unmoved", ())) for body in bodies)
+        known = False
+        for end in ends:
+            if body := store.read(end.address, end.key):
+                known = True
+                if not acts_on <= set(body.get("unmoved", ())):
+                    return False
+        return known
 
     def summary(self, name: str, values: Sequence[float]) -> Row:
         """The columns of a quantity, from its values over seeds."""

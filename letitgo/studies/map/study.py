@@ -113,10 +113,8 @@ class Map(MapOptions, CellStudy):
 
         labels = self._labels(of, unit, "frozen", epoch) | {"saved": 1 - of.trainings(state(of.recipe))}
         measures = self._measures(of, state, donor, chosen=True)
-        shared = epoch > 0
-        return Cell(
-            labels, measures, {"base": base}, paired=shared, acts_on=unit.parameters, context=of.layers_of(unit)
-        )
+        layers = of.layers_of(unit)
+        return Cell(labels, measures, {"base": base}, paired=epoch > 0, acts_on=unit.parameters, context=layers)
 
     def _put_back(self, of: Subject, unit: Unit, epoch: int, base: Cell) -> Cell:
         def donor(recipe: Recipe) -> State:
