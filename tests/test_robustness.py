@@ -623,6 +623,22 @@ def test_a_block_that_gives_more_than_one_output_passes_on_the_rest():
     assert frame.score["layers.0"] == pytest.approx(float(expected))
 
 
+def test_statistics_are_re_estimated_with_the_block_left_out():
+    torch.manual_seed(0)
+    batches = [torch.randn(20, 4) + 3, torch.randn(20, 4) + 5]
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    seen: list[Tensor] = []
+
+    def evaluate(model: nn.Module) -> float:
+        seen.append(model[1].running_mean.clone())  # type: ignore[index,union-attr]
+        return 0.0
+
+    robustness(model, evaluate, draws=0, blocks="0", skip=True, layers="0", statistics="re-estimate", batches=batches)
+    assert torch.equal(seen[0], torch.zeros(4))
+    assert torch.allclose(seen[1], torch.cat(batches).mean(0), atol=1e-5)
+    assert torch.equal(model[1].running_mean, torch.zeros(4))
+
+
 def test_leaving_out_needs_blocks():
     with pytest.raises(BadRequest, match="skip leaves out blocks: give by='block', or patterns as blocks"):
         robustness(nn.Linear(2, 2), float, skip=True)

@@ -129,26 +129,28 @@ def robustness(
             for name in moved[layer] if source else ():
                 tensors[name].copy_(source[name])
         apart = distance(trained, {name: tensors[name].detach().cpu() for name in names}, names)
-        if source and batches is not None:
-            with drawing_from(seed, "statistics"):
-                re_estimate(model, batches)
         left_out = modules.get(layer, nn.Module()) if intervention == "skipped" else None
-        score = _scored(model, evaluate, left_out)
+        with _passed_by(left_out) as passed:
+            if intervention != "baseline" and batches is not None:
+                with drawing_from(seed, "statistics"):
+                    re_estimate(model, batches)
+            score = number(evaluate(model))
         restore()
         return {
             "layer": layer,
             "intervention": intervention,
             "draw": draw,
-            "parameters": apart["count"] if source else sum(p.numel() for p in (left_out or model).parameters()),
-            "score": score,
+            "parameters": apart["count"]
+            if source
+            else sum(p.numel() for p in (model if left_out is None else left_out).parameters()),
+            "score": score if passed and all(passed) else nan,
             "distance_l2": sqrt(apart["squares"] / max(apart["count"], 1)),
             "distance_linf": apart["largest"],
         }
 
     try:
         if donor is not None:
-            whole = donor if isinstance(donor, Mapping) else _renamed(model, _built(donor, seed))
-            _check_fit(whole, tensors, moved)
+            _check_fit(donor if isinstance(donor, Mapping) else _renamed(model, _built(donor, seed)), tensors, moved)
         if callable(donor):
             check_draws(donor, "the factory given as donor")
         elif draws:
@@ -177,9 +179,10 @@ def _with_drops(rows: list[dict[str, Any]]) -> DataFrame:
     return frame
 
 
-def _scored(model: nn.Module, evaluate: Callable[[nn.Module], Any], left_out: nn.Module | None) -> float:
-    """The score of a model, with a module left out: it gives what it takes. NaN where shapes do not fit."""
-    passed: list[bool] = []
+@contextmanager
+def _passed_by(module: nn.Module | None) -> Iterator[list[bool]]:
+    """Within, a module gives what it takes. Yields whether the shapes fit, call by call; of no module, that they do."""
+    passed = [] if module is not None else [True]
 
     def hook(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> Any:
         taken = args[0] if args else next(iter(given.values()), None)
@@ -190,14 +193,12 @@ def _scored(model: nn.Module, evaluate: Callable[[nn.Module], Any], left_out: nn
             return output
         return (taken, *rest) if isinstance(output, tuple) else taken
 
-    if left_out is None:
-        return number(evaluate(model))
-    handle = left_out.register_forward_hook(hook, with_kwargs=True)
+    handle = None if module is None else module.register_forward_hook(hook, with_kwargs=True)
     try:
-        score = number(evaluate(model))
+        yield passed
     finally:
-        handle.remove()
-    return score if passed and all(passed) else nan
+        if handle is not None:
+            handle.remove()
 
 
 def _chosen(model: nn.Module, layers: Selection | str | Sequence[str] | None, by: By) -> dict[str, tuple[str, ...]]:
