@@ -1009,6 +1009,31 @@ dist.destroy_process_group()
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
+HELD_DDP = (
+    TRAINER_DDP[: TRAINER_DDP.index("schedule =")].replace(
+        "FreezeSchedule\n", "FreezeSchedule\nfrom letitgo import entries, hold\n"
+    )
+    + """
+module = Module()
+start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+with hold(module, entries(module, {"a.weight": torch.eye(4)})) as held:
+    optimizer = torch.optim.AdamW(held.parameters(), lr=0.1, weight_decay=0.1)
+    data = [{"inputs": x} for x in numbers]
+    Trainer(module, arguments, train_dataset=data, callbacks=[Probe()], optimizers=(optimizer, None)).train()
+changed = {name: tensor.ne(start[name]).nonzero().tolist() for name, tensor in module.state_dict().items()}
+if dist.get_rank() == 0: print([same for _, same in Probe.seen], changed)
+dist.destroy_process_group()
+"""
+)
+
+
+@pytest.mark.slow
+def test_the_trainer_trains_held_entries_under_ddp(hf: Any, tmp_path: Path) -> None:
+    seen = ran(tmp_path, HELD_DDP, "default", launcher=TWO_PROCESSES)
+    diagonal = [[i, i] for i in range(4)]
+    assert f"[True, True, True] {{'a.weight': {diagonal}, 'a.bias': [], 'b.weight': [], 'b.bias': []}}" in seen
+
+
 @pytest.mark.slow
 def test_the_trainer_freezes_under_ddp(hf: Any, tmp_path: Path) -> None:
     a, b, both = "[False, False, True, True]", "[True, True, False, False]", "[True, True, True, True]"

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import bits
@@ -19,6 +21,8 @@ from torch.nn.functional import mse_loss
 
 from letitgo import (
     BadRequest,
+    Part,
+    Subspace,
     biases,
     bisect,
     copied,
@@ -169,20 +173,88 @@ def test_gradients_that_wait_to_be_reduced_do_not_move_what_is_frozen():
     assert still(module, start) == {"0"}
 
 
-def test_hold_takes_whole_tensors_and_refuses_less():
+def test_hold_takes_whole_tensors_and_refuses_subspaces():
     module = shard(net())
     start = whole(module)
     with hold(module, biases(module)) as held:
         step(module, torch.optim.AdamW(held.parameters(), lr=0.1), X)
     now = whole(module)
     assert {name for name in now if torch.equal(now[name], start[name])} == {f"{i}.weight" for i in (0, 2, 4)}
-    some = entries(module, {"0.weight": torch.eye(8, 6)})
     chosen = subspace(net(), 5)
-    for part in (some, chosen):
-        with pytest.raises(BadRequest, match=r"needs whole weights, and 0\.weight is spread over processes"):
-            hold(module, part)
+    with pytest.raises(BadRequest, match=r"needs whole weights, and 0\.weight is spread over processes"):
+        hold(module, chosen)
     with pytest.raises(BadRequest, match="a subspace needs whole weights"):
         subspace(module, 5)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def some(module: nn.Module) -> Part:
+    """The last rows of one layer, single entries of others, and a bias."""
+    masks = {name: torch.zeros(net().get_parameter(name).shape) for name in ("0.weight", "2.weight", "4.bias")}
+    masks["0.weight"][6:] = masks["2.weight"][0, 3] = masks["2.weight"][5, 1:4] = masks["4.bias"][1] = 1
+    return entries(module, masks) | select(module, "0.bias")
+
+
+def held_steps(
+    module: nn.Module, part: Part | Subspace, inputs: list[Tensor], wrap: Callable[[nn.Module], nn.Module] = lambda m: m
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The state and the gradients' norms after steps of two batches each, clipped, with a validation in between."""
+    norms = []
+    with hold(module, part) as held:
+        model = wrap(module)
+        optimizer = torch.optim.AdamW(held.parameters(), lr=0.1, weight_decay=0.1)
+        for i in range(3):
+            optimizer.zero_grad()
+            with model.no_sync() if i == 1 and hasattr(model, "no_sync") else nullcontext():
+                sum(model(x - 1).float().square().mean() / len(inputs) for x in inputs).backward()
+            sum(model(x + i).float().square().mean() / len(inputs) for x in inputs).backward()
+            clipped = (module if i else held).parameters()
+            norms.append(float(nn.utils.clip_grad_norm_(clipped, 0.1)))
+            optimizer.step()
+            with torch.no_grad():
+                model(inputs[0])
+    return whole(module), norms
+
+
+@pytest.mark.parametrize("policy", [None, MixedPrecisionPolicy(reduce_dtype=torch.float32)])
+def test_hold_takes_single_entries(policy, tmp_path):
+    module, plain = shard(net(), policy), net()
+    base = copied(module)
+    state, norms = held_steps(module, some(module), [X])
+    expected, expected_norms = held_steps(plain, some(plain), [X])
+    assert norms == expected_norms
+    assert bits(state) == bits(expected)
+    changed = {name: int((state[name] != tensor).sum()) for name, tensor in net().state_dict().items()}
+    assert changed == {"0.weight": 12, "0.bias": 8, "2.weight": 4, "2.bias": 0, "4.weight": 0, "4.bias": 1}
+    save(module, tmp_path / "change", base=base)
+    load(again := net(), tmp_path / "change")
+    assert bits(whole(again)) == bits(state)
+
+
+def test_entries_held_in_bf16_leave_the_others_alone():
+    module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+    start = whole(module)
+    state, _ = held_steps(module, some(module), [X])
+    changed = {name: int((state[name] != tensor).sum()) for name, tensor in start.items()}
+    assert changed == {"0.weight": 12, "0.bias": 8, "2.weight": 4, "2.bias": 0, "4.weight": 0, "4.bias": 1}
+
+
+def test_weights_loaded_into_a_held_network_are_trained_on():
+    module = shard(net())
+    with hold(module, some(module)) as held:
+        load_state(module, net(1).state_dict())
+        step(module, torch.optim.SGD(held.parameters(), lr=0.1), X)
+    plain = net(1)
+    with hold(plain, some(plain)) as held:
+        step(plain, torch.optim.SGD(held.parameters(), lr=0.1), X)
+    assert bits(whole(module)) == bits(whole(plain))
+
+
+def test_entries_that_are_kept_elsewhere_are_refused():
+    """As under a policy that offloads to the CPU; here to the device without values."""
+    module = shard(net().to("meta"))
+    with pytest.raises(BadRequest, match=r"entries of 0\.weight cannot be held: its shards are on meta .* on cpu"):
+        hold(module, some(module))
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
@@ -320,6 +392,15 @@ step(flat, flat_optimizer, inputs)
 with FullyShardedDataParallel.summon_full_params(flat):
     kept = [name for name, p in net().named_parameters() if torch.equal(p, fixed.get_parameter(name))]
 
+both = [X, X + 1]
+held = {
+    "alone": held_steps(net(), some(net()), both),
+    "FSDP2": held_steps(shard(net()), some(net()), [inputs]),
+    "DDP": held_steps(net(), some(net()), [inputs], nn.parallel.DistributedDataParallel),
+    "subspace alone": held_steps(net(), subspace(net(), 9), both),
+    "subspace DDP": held_steps(net(), subspace(net(), 9), [inputs], nn.parallel.DistributedDataParallel),
+}
+
 ends = []
 for ignores in (False, True):
     base = net()
@@ -332,6 +413,7 @@ for ignores in (False, True):
     ends.append({k: x.tolist() for k, x in whole(base).items()})
 
 found = {
+    "held": {how: [{k: x.tolist() for k, x in state.items()}, norms] for how, (state, norms) in held.items()},
     "sharded base": ends[0], "base that is not": ends[1],
     "kept by FSDP1": kept,
     "still": seen, "module": {k: x.tolist() for k, x in whole(module).items()},
@@ -362,6 +444,15 @@ def test_two_processes_have_the_same_bits(tmp_path):
     assert one["sharded base"] == one["base that is not"]
     assert one["base that is not"]["0.weight"] == net()[0].weight.tolist()
     assert one["base that is not"]["2.weight"] != net()[2].weight.tolist()
+    held = one["held"]
+    for how, alone in (("FSDP2", "alone"), ("DDP", "alone"), ("subspace DDP", "subspace alone")):
+        for name, expected in held[alone][0].items():  # sums of two gradients may round differently
+            assert np.allclose(held[how][0][name], expected, atol=1e-6, rtol=1e-6), (how, name)
+        assert np.allclose(held[how][1], held[alone][1])
+    for how in ("FSDP2", "DDP"):
+        assert held[how][0]["4.weight"] == net()[4].weight.tolist()
+        assert held[how][0]["0.weight"][:6] == net()[0].weight[:6].tolist()
+        assert held[how][0]["0.weight"][6:] != net()[0].weight[6:].tolist()
     assert one["kept by FSDP1"] == ["0.weight", "0.bias"]
     assert one["still"] == [["0"], [], ["2", "4"]]
     assert one["module"] == one["again"]

@@ -6,6 +6,7 @@ Hugging Face Trainer's ``max_grad_norm``, looks for gradients in ``module.parame
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class StandIn(Tensor):
     @staticmethod
     def of(parameter: nn.Parameter, own: nn.Parameter) -> StandIn:
         """For ``parameter``, of which ``own`` is what moves."""
-        shown = Tensor._make_subclass(StandIn, parameter.detach().new_zeros(()).expand(parameter.shape))
+        zero = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
+        shown = Tensor._make_subclass(StandIn, zero.expand(parameter.shape))
         shown._own = own
         return shown
 
@@ -37,6 +39,15 @@ class StandIn(Tensor):
             if func.__name__ in _CONVERSIONS:
                 return func(*args, **(kwargs or {}))
             return func(*tree_map(_meant, args), **tree_map(_meant, kwargs or {}))
+
+
+def after_averaging(work: Callable[[], None]) -> None:
+    """From within a backward pass: call at its end, once ``DistributedDataParallel`` has put averaged gradients back.
+
+    It queues its own work for that end when the last gradient comes in, so what is queued before that runs earlier.
+    """
+    queue = torch.autograd.Variable._execution_engine.queue_callback
+    queue(lambda: queue(work))
 
 
 def has_gradient(parameter: nn.Parameter) -> bool:

@@ -6,6 +6,9 @@ its Parameter objects, its modules and its ``state_dict`` keys. After ``backward
 is cut down to the moving entries and let go, with a stand-in for those who clip the network's gradients
 (:mod:`letitgo.weights.gradients`); after ``optimizer.step()`` the entries are written back in place. In a subspace
 (:mod:`letitgo.weights.subspace`) its coordinates are what the optimiser is handed.
+
+In several processes gradients are averaged first. Under ``DistributedDataParallel`` they are cut down at the end of the
+backward pass. Under FSDP2 each process holds the moving entries of its shard; together they are one DTensor.
 """
 
 from __future__ import annotations
@@ -22,11 +25,22 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.compiled import drop_stale_graphs
 from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen_until
-from letitgo.weights.gradients import StandIn, give_way, has_gradient
+from letitgo.weights.gradients import StandIn, after_averaging, give_way, has_gradient
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.part import Part, part_of
 from letitgo.weights.select import Selection
-from letitgo.weights.sharded import flags_changed, refuse_sharded, reshard
+from letitgo.weights.sharded import (
+    averaged_by,
+    by_first_dimension,
+    flags_changed,
+    is_sharded,
+    joined,
+    laid_out,
+    local,
+    refuse_offloaded,
+    refuse_sharded,
+    reshard,
+)
 from letitgo.weights.subspace import Projected, Subspace, subspace_of
 
 
@@ -52,8 +66,8 @@ def hold(
         What lets go again, by ``release()`` or as a context manager.
 
     Raises:
-        BadRequest: The module is held already, or the part is none or of another network, or holds single entries or
-            a subspace of a network that is spread over processes.
+        BadRequest: The module is held already, or the part is none or of another network, or is a subspace of a
+            network that is spread over processes, or single entries of parameters that are offloaded.
     """
     if not isinstance(part, (Part, Selection, Subspace)):
         raise BadRequest(f"{part!r} is no part: choose with select, fraction, entries or subspace")
@@ -63,8 +77,10 @@ def hold(
         raise BadRequest("the part is of another network: choose one of this network") from None
     if held_of(module):
         raise BadRequest("the module is held already: release() it first")
-    if isinstance(part, Subspace) or part.entries:
-        refuse_sharded(module, "a subspace" if isinstance(part, Subspace) else "a part of single entries")
+    if isinstance(part, Subspace):
+        refuse_sharded(module, "a subspace")
+    else:
+        refuse_offloaded(module, part.entries)
     return Held(module, part, statistics, dropout)
 
 
@@ -140,7 +156,7 @@ class Held:
             _watch(self)
             self._hooks = [
                 *(hook for mover in self._movers for hook in mover.hooks),
-                module.register_forward_pre_hook(self),
+                module.register_forward_pre_hook(partial(_before_forward, self), prepend=True),  # ahead of FSDP's
                 module.register_state_dict_pre_hook(self),
             ]
 
@@ -187,6 +203,7 @@ class Held:
     def __call__(self, *_: object) -> None:
         """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
         if not torch.compiler.is_compiling():
+            reshard(self._module)
             self._check_parameters()
             for mover in self._movers:
                 mover.meet()
@@ -222,15 +239,17 @@ class Held:
                     )
         concerned = [mover for mover in self._movers if not given.isdisjoint(map(id, mover.own))]
         if concerned:
+            reshard(self._module)
             self._check_parameters()
         for mover in concerned:
             if mover.touched():
                 mover.meet()
             if (name := mover.late()) is not None:
                 raise WorkFailed(
-                    f"a gradient of {name} came after what moves of it had its own, as under "
-                    "DistributedDataParallel, which a module held in part cannot be trained with"
+                    f"a gradient of {name} came after what moves of it had its own, as where processes average "
+                    "gradients by other means than DistributedDataParallel and fully_shard"
                 )
+            mover.collect()
 
     def after_step(self, given: set[int]) -> None:
         """Write what the optimiser moved into the network."""
@@ -242,29 +261,33 @@ class Held:
 
 
 class Moving:
-    """The moving entries of one parameter.
+    """The moving entries of one parameter; of one that FSDP2 spreads over processes, those of this process's shard.
 
     Attributes:
         parameter: The network's.
-        mask: Where it moves, shape of the parameter, on the CPU.
+        mask: Where it moves, shape of the parameter or of its shard, on its device.
         values: The moving entries, for the optimiser: shape (rows, ...) where whole rows of dimension 0 move, else
-            (entries, 1, …) of as many dimensions as the parameter, by which optimisers tell weights from biases.
+            (entries, 1, …) of as many dimensions as the parameter, by which optimisers tell weights from biases. A
+            DTensor where the parameter is one, of shards that may have different lengths.
+        averaging: What averages gradients over processes after the backward pass, if anything does.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
         self.name, self.parameter, self.parameters = name, parameter, {name: parameter}
-        rows = mask.reshape(len(mask), -1)
-        self._by_rows = bool((rows == rows[:, :1]).all())
-        self.mask = mask
-        self._index = (rows[:, 0] if self._by_rows else mask.reshape(-1)).nonzero().squeeze(1).to(parameter.device)
-        self.values = nn.Parameter(self._read(parameter.data))
-        self._seen = self.values.detach().clone()
+        self.averaging: nn.parallel.DistributedDataParallel | None = None
+        rows = _rows(mask)
+        self._by_rows = bool((rows == rows[:, :1]).all()) and by_first_dimension(parameter)
+        self._length = int((rows[:, 0] if self._by_rows else mask).sum())
+        self.mask = local(laid_out(mask.to(parameter.device), parameter))
+        self._index = (_rows(self.mask)[:, 0] if self._by_rows else self.mask.reshape(-1)).nonzero().squeeze(1)
+        self.values = nn.Parameter(self._moving(parameter.data))
+        self._seen = local(self.values).detach().clone()
         self._version = parameter._version
         self._stand_in = StandIn.of(parameter, self.values)
         parameter.grad = None
         self.hooks = [
             parameter.register_hook(lambda _: give_way(parameter)),
-            parameter.register_post_accumulate_grad_hook(self._collect),
+            parameter.register_post_accumulate_grad_hook(self._arrived),
         ]
 
     @property
@@ -282,35 +305,46 @@ class Moving:
 
     def meet(self, stepped: bool = False) -> None:
         """Write the values into the parameter where they changed; read them from it where it was changed by others."""
-        own, values = self.parameter, self.values
-        self._version = own._version
+        own, values = local(self.parameter.data), local(self.values)
+        self._version = self.parameter._version
         if values.device != own.device or values.dtype != own.dtype:
-            self._index = self._index.to(own.device)
-            gradient, values.grad = values.grad, None
-            values.data = self._read(own.data)
-            values.grad = None if gradient is None else gradient.to(own)
-            self._stand_in = StandIn.of(own, values)
+            self._index, self.mask = self._index.to(own.device), self.mask.to(own.device)
+            gradient, self.values.grad = self.values.grad, None
+            self.values.data = self._moving(self.parameter.data)
+            self.values.grad = None if gradient is None else gradient.to(own.device, own.dtype)
+            self._stand_in = StandIn.of(self.parameter, self.values)
         elif stepped:
-            self._write(own.data)
-        elif not torch.equal(now := self._read(own.data), self._seen):
+            self._write(own)
+        elif not torch.equal(now := self._read(own), self._seen):
             with torch.no_grad():
                 values.copy_(now)
         elif not torch.equal(values, self._seen):
-            self._write(own.data)
+            self._write(own)
         else:
             return
-        self._seen = values.detach().clone()
+        self._seen = local(self.values).detach().clone()
 
-    def _collect(self, parameter: Tensor) -> None:
+    def _arrived(self, _: Tensor) -> None:
+        if self.averaging is None:
+            self.collect()
+        elif self.averaging.require_backward_grad_sync:
+            after_averaging(self.collect)
+
+    def collect(self) -> None:
         """Cut the gradient down to the moving entries, and let the rest go."""
-        if parameter.grad is None:  # a function on the way gave none
+        if not has_gradient(self.parameter):  # a function on the way gave none
             return
-        gradient, parameter.grad = self._read(parameter.grad), None
+        assert self.parameter.grad is not None
+        gradient, self.parameter.grad = self._moving(self.parameter.grad), None
         if self.values.grad is None:
             self.values.grad = gradient
         else:
             self.values.grad += gradient
-        parameter.grad = self._stand_in
+        self.parameter.grad = self._stand_in
+
+    def _moving(self, tensor: Tensor) -> Tensor:
+        """The moving entries of a tensor that is spread as the parameter is."""
+        return joined(self._read(local(tensor)), self._length, self.parameter)
 
     def _read(self, tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense() if tensor.is_sparse else tensor
@@ -320,13 +354,18 @@ class Moving:
 
     def _write(self, tensor: Tensor) -> None:
         # ``tensor`` is the parameter's ``data``, so that autograd takes it for the same weights that a graph may hold.
-        values = self.values.detach()
+        values = local(self.values).detach()
         if self._by_rows:
             tensor.index_copy_(0, self._index, values)
         elif tensor.is_contiguous():
             tensor.view(-1).scatter_(0, self._index, values.flatten())
         else:
-            tensor.masked_scatter_(self.mask.to(tensor.device), values)
+            tensor.masked_scatter_(self.mask, values)
+
+
+def _rows(mask: Tensor) -> Tensor:
+    """A mask as a matrix, a row for each index of dimension 0."""
+    return mask.unsqueeze(-1).flatten(1)
 
 
 _alive: weakref.WeakSet[Held] = weakref.WeakSet()
@@ -368,6 +407,16 @@ def _after_steps(optimizer: torch.optim.Optimizer, *_: object) -> None:
 
 def _ids(optimizer: torch.optim.Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _before_forward(held: Held, module: nn.Module, _: object) -> None:
+    """Begin a forward pass of a held module, or of a copy, which is held no more."""
+    if isinstance(held, Held) and not torch.compiler.is_compiling():
+        held()
+        for mover in held._movers:
+            mover.averaging = averaged_by(module)
+            for parameter in filter(is_sharded, mover.parameters.values()):
+                give_way(parameter)  # FSDP adds to a gradient that is there, and calls no hook before
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:

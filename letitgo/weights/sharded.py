@@ -48,6 +48,30 @@ def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(mesh.device_type), mesh, placements)
 
 
+def by_first_dimension(tensor: Tensor) -> bool:
+    """Whether shards hold whole rows; of a tensor that is not spread, yes."""
+    return not is_sharded(tensor) or all(p.is_replicate() or p.is_shard(0) for p in tensor.placements)  # type: ignore[attr-defined]
+
+
+def joined(shard: Tensor, length: int, like: Tensor) -> Tensor:
+    """Each process's shard, of any length, as one tensor of ``length`` along dimension 0, spread as another is."""
+    if not is_sharded(like):
+        return shard
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    shape = torch.Size((length, *shard.shape[1:]))
+    along = [Shard(0) if placement.is_shard() else placement for placement in placements]
+    strides = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(shard, mesh, along, run_check=False, shape=shape, stride=strides)
+
+
+def averaged_by(module: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The ``DistributedDataParallel`` that a module is, or in whose forward pass it is called."""
+    kind = nn.parallel.DistributedDataParallel
+    return module if isinstance(module, kind) else kind._active_ddp_module
+
+
 def reshard(module: nn.Module) -> None:
     """Put a network back to its shards.
 
@@ -115,6 +139,22 @@ def refuse_sharded(module: nn.Module, what: str) -> None:
     for name, parameter in module.named_parameters():
         if is_sharded(parameter):
             raise BadRequest(f"{what} needs whole weights, and {name} is spread over processes: take one that is not")
+
+
+def refuse_offloaded(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse parameters whose shards are kept elsewhere than where they are computed with.
+
+    Raises:
+        BadRequest: One of those named is such a parameter.
+    """
+    reshard(module)
+    for name in names:
+        parameter: Any = module.get_parameter(name)
+        if is_sharded(parameter) and parameter.device_mesh.device_type != local(parameter).device.type:
+            raise BadRequest(
+                f"single entries of {name} cannot be held: its shards are on {local(parameter).device.type} and are "
+                f"computed with on {parameter.device_mesh.device_type}. Shard without an offload policy"
+            )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.weights.gradients import StandIn, give_way, has_gradient
+from letitgo.weights.gradients import StandIn, after_averaging, give_way, has_gradient
 from letitgo.weights.hadamard import full_precision
 from letitgo.weights.layers import layers, parameter_names
 from letitgo.weights.projections import Kind, check_kind, draw
@@ -107,9 +107,11 @@ class Projected:
         scales: One for each layer, ones at first; None without SAID.
         origin: Parameter name → θ₀.
         projection: P.
+        averaging: What averages gradients over processes after the backward pass, if anything does.
     """
 
     def __init__(self, module: nn.Module, part: Subspace) -> None:
+        self.averaging: nn.parallel.DistributedDataParallel | None = None
         self.part = part
         self.parameters = {name: module.get_parameter(name) for name in part.projected}
         self._sizes = [parameter.numel() for parameter in self.parameters.values()]
@@ -131,7 +133,7 @@ class Projected:
         for parameter in self.parameters.values():
             parameter.grad = None
             self.hooks.append(parameter.register_hook(lambda _, parameter=parameter: give_way(parameter)))
-            self.hooks.append(parameter.register_post_accumulate_grad_hook(self._when_all_are_there))
+            self.hooks.append(parameter.register_post_accumulate_grad_hook(self._arrived))
 
     @property
     def own(self) -> list[nn.Parameter]:
@@ -181,11 +183,14 @@ class Projected:
             # Into ``data``, so that autograd takes it for the same weights that a graph may hold.
             torch.add(self.origin[name], piece.view(parameter.shape).to(parameter.device), out=parameter.data)
 
-    def _when_all_are_there(self, _: Tensor) -> None:
-        torch.autograd.Variable._execution_engine.queue_callback(self._collect)
+    def _arrived(self, _: Tensor) -> None:
+        if self.averaging is None:
+            torch.autograd.Variable._execution_engine.queue_callback(self.collect)
+        elif self.averaging.require_backward_grad_sync:
+            after_averaging(self.collect)
 
     @torch.no_grad()
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """At the end of a backward pass: project the gradient onto the subspace, and let go of it."""
         if not any(map(has_gradient, self.parameters.values())):
             return
