@@ -139,6 +139,22 @@ def test_a_freeze_after_a_validation_is_not_lost():
         assert still(module, start) == stays
 
 
+def test_what_fully_shard_ignores_is_not_thawed():
+    module = net()
+    freeze(module, ["0", "2"])
+    ignored = {module.get_parameter(name) for name in ("0.weight", "0.bias")}
+    fully_shard(module, mesh=init_device_mesh("cpu", (1,)), ignored_params=ignored)
+    with torch.no_grad():
+        module(X)
+    thaw(module, "2")
+    for change in (lambda: thaw(module), lambda: train_only(module, "0"), lambda: hold(module, select(module, "0"))):
+        with pytest.raises(BadRequest, match=r"0\.weight cannot be trained: fully_shard was told to ignore it"):
+            change()
+    assert {name for name, p in module.named_parameters() if p.requires_grad} == {
+        f"{i}.{kind}" for i in (2, 4) for kind in ("weight", "bias")
+    }
+
+
 @pytest.mark.parametrize("first", [["0"], ["0", "2"]])
 def test_thawing_under_mixed_precision(first):
     module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))

@@ -37,6 +37,7 @@ from letitgo.weights.sharded import (
     joined,
     laid_out,
     local,
+    refuse_ignored,
     refuse_offloaded,
     refuse_sharded,
     reshard,
@@ -81,6 +82,8 @@ def hold(
         refuse_sharded(module, "a subspace")
     else:
         refuse_offloaded(module, part.entries)
+        moves = (*part.whole, *part.entries)
+        refuse_ignored(module, (name for name in moves if not module.get_parameter(name).requires_grad))
     return Held(module, part, statistics, dropout)
 
 

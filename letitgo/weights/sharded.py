@@ -141,6 +141,22 @@ def refuse_sharded(module: nn.Module, what: str) -> None:
             raise BadRequest(f"{what} needs whole weights, and {name} is spread over processes: take one that is not")
 
 
+def refuse_ignored(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse to train what ``fully_shard`` was told to ignore: nobody averages its gradients over the processes.
+
+    Raises:
+        BadRequest: One of the parameters named is inside a module that was sharded, and is not.
+    """
+    within = {id(p): p for part in _fsdp_modules(module) for p in part.parameters()}
+    for name in names if within else ():
+        parameter = module.get_parameter(name)
+        if id(parameter) in within and not is_sharded(parameter):
+            raise BadRequest(
+                f"{name} cannot be trained: fully_shard was told to ignore it, so the processes would drift apart. "
+                "Shard without ignored_params"
+            )
+
+
 def refuse_offloaded(module: nn.Module, names: Iterable[str]) -> None:
     """Refuse parameters whose shards are kept elsewhere than where they are computed with.
 
