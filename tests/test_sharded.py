@@ -347,9 +347,10 @@ def test_what_is_not_carried_out_on_shards_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")
 def test_fsdp1_and_deepspeed_are_refused_where_what_trains_would_change(tmp_path):
     wrapped = FullyShardedDataParallel(net(), use_orig_params=True, device_id=torch.device("cpu"))
-    zero_3, zero_2 = net(), net()
-    for parameter in zero_3.parameters():
+    zero_3, zero_2, inside = net(), net(), net()
+    for parameter, other in zip(zero_3.parameters(), inside.parameters(), strict=True):
         parameter.ds_id = 0
+        other._hp_mapping = None
     engine = type("Engine", (nn.Sequential,), {"__module__": "deepspeed.runtime.engine"})(*zero_2)
     schedule = Schedule({0: ["0"], 1: []})
     for fixed, reason in ((wrapped, "FullyShardedDataParallel"), (zero_3, "DeepSpeed"), (engine, "DeepSpeed")):
@@ -363,6 +364,15 @@ def test_fsdp1_and_deepspeed_are_refused_where_what_trains_would_change(tmp_path
         ):
             with pytest.raises(BadRequest, match=rf"{reason} .*fixes what trains .*shard with fully_shard"):
                 change()
+    for change in (
+        lambda: thaw(inside),
+        lambda: schedule.begin(inside, []),
+        lambda: load(inside, tmp_path / "file"),
+        lambda: cost(inside, X, "2"),
+    ):
+        with pytest.raises(BadRequest, match="DeepSpeed fixes what trains, and copies weights"):
+            change()
+    save(inside, tmp_path / "change", base=net(1))  # ZeRO-2 leaves weights whole
     optimizer = type("Optimizer", (torch.optim.SGD,), {"__module__": "accelerate.utils.deepspeed"})(net().parameters())
     with pytest.raises(BadRequest, match="DeepSpeed fixes what trains"):
         schedule.begin(net(), [optimizer])

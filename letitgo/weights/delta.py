@@ -23,7 +23,7 @@ from letitgo.weights.checkpoint import read_weights
 from letitgo.weights.coding import Code, Coded, decode, encode, fits
 from letitgo.weights.layers import bare, plain
 from letitgo.weights.sealed import About, damaged, digests, dtype, own_versions, read, write
-from letitgo.weights.sharded import is_sharded, local, on_first_process, refuse_fixed, whole
+from letitgo.weights.sharded import is_sharded, local, on_first_process, refuse_fixed, refuse_flat, whole
 from letitgo.weights.state import State, initial_state, load_state, own_tensors
 
 Factory = Callable[[], nn.Module]
@@ -118,6 +118,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], base: Base | Factory | 
     Raises:
         BadRequest: The file is damaged or no such file, is of another network, or was saved against another base.
     """
+    refuse_fixed(model)
     own, firsts = plain_tensors(model)
     # The names of the model bound what an honest header can take: nothing larger is parsed.
     about, stored = read(path, "letitgo", _Change, 2**20 + sum(1024 + 40 * len(name) for name in firsts))
@@ -156,7 +157,7 @@ def check_delta(path: str | os.PathLike[str]) -> None:
 
 def plain_tensors(model: nn.Module) -> tuple[State, dict[str, str]]:
     """:func:`own_tensors`, refused where safetensors cannot hold one or FSDP1 or DeepSpeed has laid them out anew."""
-    refuse_fixed(model)
+    refuse_flat(model)
     own, firsts = own_tensors(model)
     for name, tensor in own.items():
         _check_plain(name, tensor)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from letitgo.errors import BadRequest, nearest
+from letitgo.weights.sharded import of_deepspeed
 
 _PARAMETRIZATIONS = ".parametrizations."
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -39,7 +40,7 @@ def plain(module: nn.Module, name: str) -> str:
     """The name that a module, parameter or buffer has without the wrappers around it or around modules in it."""
     kept, here = [], module
     for part in name.split("."):
-        wrapped = part == "module" and isinstance(here, (DataParallel, DistributedDataParallel))
+        wrapped = part == "module" and (isinstance(here, (DataParallel, DistributedDataParallel)) or of_deepspeed(here))
         if not wrapped and part not in _WRAPPED:
             kept.append(part)
         here = getattr(here, part, None)

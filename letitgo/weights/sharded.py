@@ -104,7 +104,21 @@ def flags_changed(module: nn.Module) -> None:
 
 
 def refuse_fixed(module: nn.Module, optimizers: Iterable[object] = ()) -> None:
-    """Refuse a network of FSDP1 or DeepSpeed.
+    """Refuse a network of which FSDP1 or DeepSpeed has fixed what trains.
+
+    Raises:
+        BadRequest: It is one.
+    """
+    refuse_flat(module, optimizers)
+    if any(hasattr(parameter, "_hp_mapping") for parameter in module.parameters()):  # ZeRO-1 and 2
+        raise BadRequest(
+            "DeepSpeed fixes what trains, and copies weights, in deepspeed.initialize: do this before that call, or "
+            "shard with fully_shard"
+        )
+
+
+def refuse_flat(module: nn.Module, optimizers: Iterable[object] = ()) -> None:
+    """Refuse a network whose weights FSDP1 or DeepSpeed has laid out anew, or an engine of DeepSpeed.
 
     Raises:
         BadRequest: It is one.
@@ -115,13 +129,16 @@ def refuse_fixed(module: nn.Module, optimizers: Iterable[object] = ()) -> None:
             "FullyShardedDataParallel lays parameters flat and fixes what trains when it wraps: do this before "
             "wrapping, or shard with fully_shard"
         )
-    kinds = [type(module), *map(type, optimizers)]
-    by_deepspeed = any("deepspeed" in kind.__module__.split(".") for kind in kinds)
-    if by_deepspeed or any(hasattr(parameter, "ds_id") for parameter in parameters):
+    if any(map(of_deepspeed, (module, *optimizers))) or any(hasattr(parameter, "ds_id") for parameter in parameters):
         raise BadRequest(
             "DeepSpeed fixes what trains in deepspeed.initialize, and under ZeRO-3 parameters have no shape: do this "
             "before that call, or shard with fully_shard"
         )
+
+
+def of_deepspeed(thing: object) -> bool:
+    """Whether something is an engine or an optimiser of DeepSpeed."""
+    return "deepspeed" in type(thing).__module__.split(".")
 
 
 def refuse_sharded(module: nn.Module, what: str) -> None:
@@ -134,7 +151,7 @@ def refuse_sharded(module: nn.Module, what: str) -> None:
     Raises:
         BadRequest: A parameter of the network is spread over processes.
     """
-    refuse_fixed(module)
+    refuse_flat(module)
     reshard(module)
     for name, parameter in module.named_parameters():
         if is_sharded(parameter):
@@ -180,7 +197,7 @@ def whole_on_meta(module: nn.Module) -> Iterator[None]:
     Raises:
         BadRequest: The network is one of FSDP1 or DeepSpeed.
     """
-    refuse_fixed(module)
+    refuse_flat(module)
     reshard(module)
     if not any(map(is_sharded, module.parameters())):
         yield
