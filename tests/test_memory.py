@@ -186,6 +186,22 @@ def test_adapters_of_low_rank_are_counted_by_hand():
         lora_cost(net(), torch.randn(N, 20), 0)
 
 
+def test_adapters_behind_a_frozen_beginning_are_counted():
+    """No linear layer, so nothing adapts it: there its outputs could be cached."""
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.first, self.last = nn.Conv2d(1, 2, 3), nn.Linear(72, 8), nn.Linear(8, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(self.conv(inputs).flatten(1)).relu())
+
+    found = lora_cost(Images(), torch.randn(N, 1, 8, 8), 2)
+    assert found.memory.trainable == 2 * (72 + 8)
+    assert found.step.forward == step_cost(Images(), torch.randn(N, 1, 8, 8)).forward + 2 * 2 * (72 + 8)
+
+
 @pytest.mark.parametrize("share", [0.999, 0.8, 0.6, 0.5])
 def test_the_largest_set_that_fits_has_no_larger_one(share):
     example, names = torch.randn(300, 20), parameter_names(blocks())

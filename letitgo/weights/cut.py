@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -495,7 +496,8 @@ def find_cut(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Cut | None, 
 
     Args:
         module: In the modes it trains in. It is left as it was.
-        args: Two examples or more, first dimensions alike; on ``meta`` nothing is computed, and nothing proved.
+        args: Two examples or more, first dimensions alike; on ``meta``, and of fake tensors, nothing is computed and
+            nothing proved.
         kwargs: The same by keyword.
 
     Returns:
@@ -521,7 +523,7 @@ def find_cut(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Cut | None, 
         cut = Cut(module, call, tuple(watch.used)[: call.weights], inputs)
         with undisturbed(module, "cut"):
             fits = cut._fits(before, leaves, tensors[0].device)
-        if fits and (tensors[0].is_meta or cut._proved(leaves)):
+        if fits and (tensors[0].is_meta or isinstance(tensors[0], FakeTensor) or cut._proved(leaves)):
             return cut, watch
     return None, watch
 
