@@ -239,6 +239,7 @@ WRONG = {
     "words for numbers": (("--epochs", "ten"), "epochs is 'ten'"),
     "list with a hole": (("--lr", "0.1,,0.2"), "lr is '0.1,,0.2': a value is missing"),
     "list with a value twice": (("--lr", "0.1,0.1"), "lr has a value twice"),
+    "widths as a list": (("--widths", "32,32"), "widths has a value twice: 32, 32; one network has 32x32"),
     "widths": (("--widths", "0"), "widths is '0': write 256, or 300x100"),
     "arguments that are no JSON": (("--model-args", "{width"), "model-args is '{width': give a JSON object"),
     "arguments nobody takes": (("--model-args", '{"hight": 3}'), "the network 'fcn' takes no 'hight'"),

@@ -329,7 +329,7 @@ def test_a_map_that_cannot_be_drawn_is_refused(fields, sentence, store):
     assert not list(store.root.glob("*/**/*.json"))
 
 
-def test_a_study_that_fails_keeps_what_came_through(store):
+def test_a_study_that_fails_keeps_what_came_through(store, capsys):
     study = Map((small_recipe(lr=1e30, epochs=1),), seeds=1, select="test")
     with pytest.warns(PartlyFailed, match="jobs failed, the first: training everything, seed 0: the loss is not"):
         outcome = compute(study, store)
@@ -337,6 +337,8 @@ def test_a_study_that_fails_keeps_what_came_through(store):
     assert all("not finite" in failure.why for failure in outcome.failures)
     assert all(row["n"] == 0 and row["accuracy_mean"] is None for row in outcome.rows)
     assert {row["verdict"] for row in outcome.rows} == {None, "undecided"}
+    outcome.show()
+    assert "Failed: training everything, seed 0" in capsys.readouterr().out
 
 
 def test_train_freezes_what_is_asked(store):

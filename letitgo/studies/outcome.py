@@ -80,11 +80,17 @@ class Outcome:
         return self.said.answers
 
     def show(self, console: Console | None = None) -> None:
-        """Write the answers and the main tables to a terminal."""
+        """Write the answers and the main tables to a terminal.
+
+        Args:
+            console: Where to; by default this process's, which is told what failed where there are no answers.
+        """
         from rich.console import Console
 
         from letitgo.report.terminal import to_terminal
 
+        for line in () if console or self.answers else by_cause(self.failures):
+            print(f"Failed: {line}")
         console = console or Console()
         to_terminal(console, self.said)
         if still := of_unmoved(self.usage):

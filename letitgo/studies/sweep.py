@@ -31,7 +31,8 @@ def sweep(**fields: Any) -> list[Recipe]:
         if not values:
             raise BadRequest(f"{name} is an empty list: give at least one value")
         if len({str(value) for value in values}) < len(values):
-            raise BadRequest(f"{name} has a value twice: {', '.join(map(str, values))}")
+            said = f"{name} has a value twice: {', '.join(map(str, values))}"
+            raise BadRequest(f"{said}; one network has {'x'.join(map(str, values))}" if name == "widths" else said)
     found = [dict(zip(lists, choice, strict=True)) for choice in product(*lists.values())]
     recipes = [Recipe(**given) for given in found]
     for recipe, given in zip(recipes, found, strict=True):
