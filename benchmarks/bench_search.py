@@ -358,7 +358,7 @@ def judged(root: str) -> None:
 
 def depth(root: str) -> None:
     print("| network | layers | sets tried | trainings | saves | drop |\n| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, layers in itertools.product(("plain", "residual"), (8, 16, 32)):
+    for name, layers in itertools.product(("plain", "residual"), (8, 16, 32, 64)):
         fields: dict[str, Any] = {"widths": "64", "depth": layers - 1, "model_args": {"norm": True}}
         if name == "residual":
             fields = {"model": "nets:residual", "model_args": {"depth": layers - 2}}
