@@ -41,6 +41,7 @@ from letitgo.weights import (
     trainable,
     zero_out,
 )
+from letitgo.weights.gradients import has_gradient
 
 
 @st.composite
@@ -209,7 +210,7 @@ def test_the_optimizers_state_is_as_small_as_the_part():
         with torch._C.DisableTorchFunctionSubclass():  # a stand-in holds one number
             assert sum(p.grad.untyped_storage().nbytes() for p in module.parameters()) == 4 * 4
         optimizer.step()
-        assert all(p.grad is None for p in module.parameters())
+        assert not any(map(has_gradient, module.parameters()))
         kept = sum(x.numel() for state in optimizer.state.values() for x in state.values() if x.ndim)
         assert kept == 2 * sum(p.numel() for p in held.parameters())
         assert kept == 2 * (4 * (3 * 9 + 1) + 5 * (40 * 9 + 1))
@@ -681,3 +682,69 @@ def test_a_network_that_is_let_go_while_held_is_only_forgotten():
     del module
     gc.collect()
     assert not weight.requires_grad  # no finalizer thawed it
+
+
+# ---- gradients that others clear, read and add to
+
+
+@pytest.mark.parametrize("clear", ["outer", "by hand", "optimizer", "held"])
+def test_whoever_clears_the_gradients_clears_those_of_what_moves(clear):
+    outer = nn.Sequential(nn.Linear(4, 4))
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0] = True
+    with hold(outer[0], entries(outer[0], {"weight": mask})) as held:
+        optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+        for _ in range(3):
+            if clear == "by hand":
+                for parameter in outer.parameters():
+                    parameter.grad = None
+            else:
+                {"outer": outer, "optimizer": optimizer, "held": outer[0]}[clear].zero_grad()
+            outer(torch.ones(1, 4)).sum().backward()
+            assert held.parameters()[0].grad.equal(torch.ones(1, 4))
+            optimizer.step()
+
+
+def test_gradients_that_nobody_clears_add_up():
+    module = nn.Linear(4, 4)
+    mask = torch.eye(4, dtype=torch.bool)
+    with hold(module, entries(module, {"weight": mask})) as held:
+        optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+        for count in range(1, 4):
+            module(torch.ones(1, 4)).sum().backward()
+            assert held.parameters()[0].grad.equal(torch.full((4, 1), float(count)))
+            optimizer.step()
+
+
+def test_the_stand_in_shows_what_moves_to_those_who_read_it():
+    module = small().bfloat16()
+    with hold(module, fraction(module, 0.5, of="weights")) as held:
+        module(inputs().bfloat16()).square().mean().backward()
+        shown, own = module[0].weight.grad, held.moving["0.weight"].values.grad
+        for read in (
+            lambda grad: grad.norm(),
+            lambda grad: grad.data.norm(),
+            lambda grad: grad.float().norm(),
+            lambda grad: grad.double().norm(),
+            lambda grad: grad.to(torch.float64).norm(),
+            lambda grad: grad.detach().float().norm(),
+        ):
+            assert read(shown).equal(read(own))
+        assert own.any()
+        shown.data.mul_(2)
+        assert shown.norm().equal(own.norm())
+        assert shown.shape == module[0].weight.shape
+
+
+def test_a_part_of_a_network_of_other_shapes_is_refused():
+    part = entries(nn.Linear(4, 3), {"weight": torch.eye(3, 4)})
+    module = nn.Linear(8, 3)
+    with pytest.raises(BadRequest, match="the part is of another network: choose one of this network"):
+        hold(module, part)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("mask", [None, [[1, 0], [0, 1]]])
+def test_a_mask_that_is_no_tensor_is_refused(mask):
+    with pytest.raises(BadRequest, match="the mask of weight is no tensor"):
+        entries(nn.Linear(2, 2), {"weight": mask})

@@ -18,9 +18,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import mse_loss
+from torch.utils.checkpoint import checkpoint
 
 from letitgo import (
     BadRequest,
+    Held,
     Part,
     Subspace,
     biases,
@@ -48,6 +50,21 @@ from letitgo import (
 from letitgo.callbacks import Schedule, load_changed
 from letitgo.callbacks.changed import Changed
 from letitgo.weights import load_state
+
+
+class Branched(nn.Module):
+    """A process may leave its branch out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, inputs: Tensor, branch: bool) -> Tensor:
+        return self.b(self.a(inputs)) if branch else self.a(inputs)
+
+    def part(self) -> Part:
+        return entries(self, dict.fromkeys(("a.weight", "b.weight"), torch.eye(6)))
 
 
 class Recurrent(nn.Module):
@@ -155,6 +172,18 @@ def test_what_fully_shard_ignores_is_not_thawed():
     }
 
 
+def test_what_was_frozen_when_ddp_wrapped_it_is_not_thawed():
+    module = net()
+    freeze(module, "0")
+    wrapped = nn.parallel.DistributedDataParallel(module)
+    freeze(wrapped, "2")
+    thaw(wrapped, "2")
+    for change in (lambda: thaw(wrapped), lambda: hold(wrapped, select(wrapped, "0", "2", "4"))):
+        with pytest.raises(BadRequest, match=r"0\.weight cannot be trained: it was frozen when Distributed"):
+            change()
+    assert [p.requires_grad for p in module.parameters()] == [False, False, True, True, True, True]
+
+
 @pytest.mark.parametrize("first", [["0"], ["0", "2"]])
 def test_thawing_under_mixed_precision(first):
     module = shard(net(), MixedPrecisionPolicy(torch.bfloat16, torch.float32))
@@ -245,6 +274,81 @@ def test_hold_takes_single_entries(policy, tmp_path):
     save(module, tmp_path / "change", base=base)
     load(again := net(), tmp_path / "change")
     assert bits(whole(again)) == bits(state)
+
+
+def norms_and_state(module: nn.Module, held: Held) -> tuple[list[float], dict[str, Tensor]]:
+    """Norms of the gradients of the network and of what moves, and the state after a clipped step."""
+    optimizer = torch.optim.AdamW(held.parameters(), lr=0.1)
+    shown, own = (
+        torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
+        for parameters in (module.parameters(), held.parameters())
+    )
+    nn.utils.clip_grad_norm_(module.parameters(), 0.01)
+    optimizer.step()
+    return [float(shown), float(own)], whole(module)
+
+
+def validated(call: nn.Module, module: nn.Module) -> None:
+    loss = call(X).square().mean()
+    with torch.no_grad():
+        module(X)
+    loss.backward()
+    with torch.no_grad():
+        module(X)
+
+
+def two_at_once(call: nn.Module, module: nn.Module) -> None:
+    losses = [call(X).square().mean(), call(X + 1).square().mean()]
+    for loss in losses:
+        loss.backward()
+
+
+def twice(call: nn.Module, module: nn.Module) -> None:
+    loss = call(X).square().mean()
+    loss.backward(retain_graph=True)
+    loss.backward()
+
+
+@pytest.mark.parametrize("backward", [validated, two_at_once, twice])
+@pytest.mark.parametrize("wrap", [shard, nn.parallel.DistributedDataParallel])
+def test_passes_in_any_order_give_the_gradients_of_one_process(wrap, backward):
+    if wrap is not shard and backward is two_at_once:
+        pytest.skip("DistributedDataParallel takes a backward pass after each forward pass")
+    found = []
+    for wrapped in (False, True):
+        module = net()
+        if wrapped and wrap is shard:
+            shard(module)
+        with hold(module, some(module)) as held:
+            backward(wrap(module) if wrapped and wrap is not shard else module, module)
+            found.append(norms_and_state(module, held))
+    (alone, expected), (norms, state) = found
+    assert norms == alone
+    assert norms[0] == norms[1] > 0
+    assert bits(state) == bits(expected)
+
+
+class Recomputed(nn.Module):
+    """Computed again on the way back."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.body, self.reentrant = net(), reentrant
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return checkpoint(self.body, inputs.requires_grad_(), use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_entries_are_held_under_ddp_with_activation_checkpointing(reentrant):
+    found = []
+    for wrap in (lambda m: m, nn.parallel.DistributedDataParallel):
+        module = Recomputed(reentrant)
+        with hold(module, entries(module, {"body.0.weight": torch.eye(8, 6)})) as held:
+            wrap(module)(X.clone()).square().mean().backward()
+            found.append(norms_and_state(module, held))
+    assert found[0][0] == found[1][0]
+    assert bits(found[0][1]) == bits(found[1][1])
 
 
 def test_entries_held_in_bf16_leave_the_others_alone():
@@ -427,6 +531,19 @@ held = {
     "subspace DDP": held_steps(net(), subspace(net(), 9), [inputs], nn.parallel.DistributedDataParallel),
 }
 
+branched = []
+for many in (False, True):
+    forked = Branched()
+    with hold(forked, forked.part()) as entries_held:
+        call = nn.parallel.DistributedDataParallel(forked, find_unused_parameters=True) if many else forked
+        optimizer_held = torch.optim.SGD(entries_held.parameters(), lr=0.1)
+        for took in ((0, 1), (0,), ()):  # the processes that take the branch
+            for process in (rank,) if many else (0, 1):
+                (call(X + process, process in took).square().mean() / (1 if many else 2)).backward()
+        norm = float(nn.utils.clip_grad_norm_(forked.parameters(), 0.01))
+        optimizer_held.step()
+    branched.append([norm, {k: x.tolist() for k, x in whole(forked).items()}])
+
 ends = []
 for ignores in (False, True):
     base = net()
@@ -439,6 +556,7 @@ for ignores in (False, True):
     ends.append({k: x.tolist() for k, x in whole(base).items()})
 
 found = {
+    "branched": branched,
     "held": {how: [{k: x.tolist() for k, x in state.items()}, norms] for how, (state, norms) in held.items()},
     "sharded base": ends[0], "base that is not": ends[1],
     "kept by FSDP1": kept,
@@ -470,6 +588,10 @@ def test_two_processes_have_the_same_bits(tmp_path):
     assert one["sharded base"] == one["base that is not"]
     assert one["base that is not"]["0.weight"] == net()[0].weight.tolist()
     assert one["base that is not"]["2.weight"] != net()[2].weight.tolist()
+    (norm, expected), (shared_norm, state) = one["branched"]
+    assert np.isclose(norm, shared_norm)
+    assert all(np.allclose(state[name], expected[name], atol=1e-7) for name in expected)
+    assert state != {name: x.tolist() for name, x in Branched().state_dict().items()}
     held = one["held"]
     for how, alone in (("FSDP2", "alone"), ("DDP", "alone"), ("subspace DDP", "subspace alone")):
         for name, expected in held[alone][0].items():  # sums of two gradients may round differently

@@ -19,7 +19,7 @@ from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.compiled import drop_stale_graphs
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.select import Selection, chosen_of
-from letitgo.weights.sharded import flags_changed, local, refuse_fixed, refuse_ignored, reshard, whole
+from letitgo.weights.sharded import flags_changed, local, refuse_fixed, refuse_unaveraged, reshard, whole
 
 Statistics = Literal["follow", "frozen"]
 Dropout = Literal["follow", "off"]
@@ -87,13 +87,14 @@ def thaw(module: nn.Module, selection: Chosen | None = None) -> None:
     with them follow ``module.train()`` again. What :func:`freeze` did not freeze is left as it is.
 
     Raises:
-        BadRequest: ``fully_shard`` was told to ignore a parameter that would train again.
+        BadRequest: No process would average a parameter that would train again: ``fully_shard`` was told to ignore it,
+            or it was frozen when ``DistributedDataParallel`` wrapped the network.
     """
     if selection is None:
         names = parameter_names(module)
         selection = Selection(tuple(name for name in names if _recorded(module, name) is not None), names)
     selection = _check(module, selection)
-    refuse_ignored(module, (name for name in selection if _recorded(module, name)))
+    refuse_unaveraged(module, (name for name in selection if _recorded(module, name)))
     for name in selection:
         if (before := _recorded(module, name)) is not None:
             parameter = module.get_parameter(name)
@@ -113,7 +114,7 @@ def train_only(
 ) -> None:
     """Freeze everything but the selection, and thaw what :func:`freeze` froze of it."""
     selection = _check(module, selection)
-    refuse_ignored(module, (name for name in selection if _recorded(module, name)))
+    refuse_unaveraged(module, (name for name in selection if _recorded(module, name)))
     freeze(module, ~selection, statistics, dropout)
     thaw(module, selection)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-_CONVERSIONS = {"to", "cpu", "cuda", "float", "double", "half", "bfloat16", "type", "empty_like", "__get__", "__set__"}
-"""What ``module.to(…)`` does to gradients, and reading or setting an attribute, such as the shape."""
+_OF_ITSELF = {"empty_like", "__get__", "__set__"}
+"""What is asked of the stand-in: its attributes, such as the shape, ``data`` left out."""
+_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class StandIn(Tensor):
@@ -33,12 +34,39 @@ class StandIn(Tensor):
         shown._own = own
         return shown
 
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return repr(_meant(self))
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func.__name__ in _CONVERSIONS:
+            if func.__name__ in _OF_ITSELF and func != _DATA:
                 return func(*args, **(kwargs or {}))
             return func(*tree_map(_meant, args), **tree_map(_meant, kwargs or {}))
+
+
+class Shown:
+    """What shows the gradient of what moves as the gradient of a parameter of the network."""
+
+    def __init__(self, parameter: nn.Parameter, own: nn.Parameter) -> None:
+        self._parameter, self._own, self._stand_in = parameter, own, StandIn.of(parameter, own)
+        self._is_up = False
+
+    def show(self) -> None:
+        """Show it, where there is one and nothing else is in its place."""
+        if self._own.grad is not None and self._parameter.grad is None:
+            self._parameter.grad, self._is_up = self._stand_in, True
+
+    def hide(self) -> None:
+        """Make room for a gradient of the parameter.
+
+        Who cleared the parameter's gradient since it was shown, as ``zero_grad()`` of the network does, meant this one.
+        """
+        if isinstance(self._parameter.grad, StandIn):
+            self._parameter.grad = None
+        elif self._is_up:
+            self._own.grad = None
+        self._is_up = False
 
 
 def after_averaging(work: Callable[[], None]) -> None:
@@ -53,12 +81,6 @@ def after_averaging(work: Callable[[], None]) -> None:
 def has_gradient(parameter: nn.Parameter) -> bool:
     """Whether a parameter has a gradient of its own, and no stand-in."""
     return parameter.grad is not None and not isinstance(parameter.grad, StandIn)
-
-
-def give_way(parameter: nn.Parameter) -> None:
-    """Take away a stand-in, as before a backward pass, which adds to the gradient that is there."""
-    if isinstance(parameter.grad, StandIn):
-        parameter.grad = None
 
 
 def _meant(value: Any) -> Any:

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from letitgo.errors import BadRequest, WorkFailed
 from letitgo.weights.compiled import drop_stale_graphs
 from letitgo.weights.freeze import HELD, Dropout, Statistics, frozen_until
-from letitgo.weights.gradients import StandIn, after_averaging, give_way, has_gradient
+from letitgo.weights.gradients import Shown, after_averaging, has_gradient
 from letitgo.weights.layers import parameter_names, trains
 from letitgo.weights.part import Part, part_of
 from letitgo.weights.select import Selection
@@ -37,9 +38,9 @@ from letitgo.weights.sharded import (
     joined,
     laid_out,
     local,
-    refuse_ignored,
     refuse_offloaded,
     refuse_sharded,
+    refuse_unaveraged,
     reshard,
 )
 from letitgo.weights.subspace import Projected, Subspace, subspace_of
@@ -82,8 +83,7 @@ def hold(
         refuse_sharded(module, "a subspace")
     else:
         refuse_offloaded(module, part.entries)
-        moves = (*part.whole, *part.entries)
-        refuse_ignored(module, (name for name in moves if not module.get_parameter(name).requires_grad))
+        refuse_unaveraged(module, (*part.whole, *part.entries))
     return Held(module, part, statistics, dropout)
 
 
@@ -156,10 +156,13 @@ class Held:
         self._hooks: list[Any] = []
         if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
+            for owner in self._owners():
+                owner._apply = partial(_apply, owner, self)  # type: ignore[method-assign]
             _watch(self)
             self._hooks = [
                 *(hook for mover in self._movers for hook in mover.hooks),
-                module.register_forward_pre_hook(partial(_before_forward, self), prepend=True),  # ahead of FSDP's
+                module.register_forward_pre_hook(self, prepend=True),  # ahead of FSDP's
+                module.register_forward_hook(partial(_after_forward, self)),
                 module.register_state_dict_pre_hook(self),
             ]
 
@@ -182,8 +185,8 @@ class Held:
             return
         self(self._module)
         for mover in self._movers:
-            for parameter in mover.parameters.values():
-                give_way(parameter)
+            for shown in mover.shown:
+                shown.hide()
             for own in mover.own:
                 vars(own)[_RELEASED] = mover.name
         for hook in self._hooks:
@@ -191,6 +194,8 @@ class Held:
         _alive.discard(self)
         del vars(self._module)[HELD]
         vars(self._module).pop("zero_grad", None)
+        for owner in self._owners():
+            vars(owner).pop("_apply", None)
         self._thaw()
         for name, flag in self._flags.items():
             self._module.get_parameter(name).requires_grad_(flag)
@@ -227,6 +232,32 @@ class Held:
     def __reduce__(self) -> Any:
         return _made_let_go, ()
 
+    def begin_backward(self, deferred: bool, averaged: bool, _: Tensor) -> None:
+        """Make room for gradients that are averaged over processes.
+
+        Args:
+            deferred: Whether they are there at the end of the backward pass only.
+            averaged: Whether they are averaged then, or stay in each process until they are.
+        """
+        for mover in self._movers:
+            mover.deferred = deferred
+            for shown in mover.shown:
+                shown.hide()
+        after_averaging(partial(self._end_backward, averaged))
+
+    def _end_backward(self, averaged: bool) -> None:
+        for mover in self._movers:
+            mover.deferred = False
+            if averaged:
+                mover.collect()
+            for shown in mover.shown:
+                shown.show()
+
+    def _owners(self) -> list[nn.Module]:
+        """The modules that own what moves in part."""
+        moving = {id(parameter) for mover in self._movers for parameter in mover.parameters.values()}
+        return [part for part in self._module.modules() if not moving.isdisjoint(map(id, part._parameters.values()))]
+
     def before_step(self, given: set[int]) -> None:
         """Take in what changed since the forward pass. ``given`` are the ids of the optimiser's parameters.
 
@@ -259,8 +290,6 @@ class Held:
         for mover in self._movers:
             if not given.isdisjoint(map(id, mover.own)):
                 mover.meet(stepped=True)
-                for parameter in mover.parameters.values():
-                    give_way(parameter)
 
 
 class Moving:
@@ -272,12 +301,13 @@ class Moving:
         values: The moving entries, for the optimiser: shape (rows, ...) where whole rows of dimension 0 move, else
             (entries, 1, …) of as many dimensions as the parameter, by which optimisers tell weights from biases. A
             DTensor where the parameter is one, of shards that may have different lengths.
-        averaging: What averages gradients over processes after the backward pass, if anything does.
+        shown: What shows their gradient as the parameter's.
+        deferred: Whether gradients are there at the end of the backward pass only.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
         self.name, self.parameter, self.parameters = name, parameter, {name: parameter}
-        self.averaging: nn.parallel.DistributedDataParallel | None = None
+        self.deferred = False
         rows = _rows(mask)
         self._by_rows = bool((rows == rows[:, :1]).all()) and by_first_dimension(parameter)
         self._length = int((rows[:, 0] if self._by_rows else mask).sum())
@@ -286,10 +316,10 @@ class Moving:
         self.values = nn.Parameter(self._moving(parameter.data))
         self._seen = local(self.values).detach().clone()
         self._version = parameter._version
-        self._stand_in = StandIn.of(parameter, self.values)
+        self.shown = [Shown(parameter, self.values)]
         parameter.grad = None
         self.hooks = [
-            parameter.register_hook(lambda _: give_way(parameter)),
+            parameter.register_hook(lambda _: self.shown[0].hide()),
             parameter.register_post_accumulate_grad_hook(self._arrived),
         ]
 
@@ -315,7 +345,7 @@ class Moving:
             gradient, self.values.grad = self.values.grad, None
             self.values.data = self._moving(self.parameter.data)
             self.values.grad = None if gradient is None else gradient.to(own.device, own.dtype)
-            self._stand_in = StandIn.of(self.parameter, self.values)
+            self.shown = [Shown(self.parameter, self.values)]
         elif stepped:
             self._write(own)
         elif not torch.equal(now := self._read(own), self._seen):
@@ -328,10 +358,8 @@ class Moving:
         self._seen = local(self.values).detach().clone()
 
     def _arrived(self, _: Tensor) -> None:
-        if self.averaging is None:
+        if not self.deferred:
             self.collect()
-        elif self.averaging.require_backward_grad_sync:
-            after_averaging(self.collect)
 
     def collect(self) -> None:
         """Cut the gradient down to the moving entries, and let the rest go."""
@@ -343,7 +371,7 @@ class Moving:
             self.values.grad = gradient
         else:
             self.values.grad += gradient
-        self.parameter.grad = self._stand_in
+        self.shown[0].show()
 
     def _moving(self, tensor: Tensor) -> Tensor:
         """The moving entries of a tensor that is spread as the parameter is."""
@@ -412,14 +440,25 @@ def _ids(optimizer: torch.optim.Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def _before_forward(held: Held, module: nn.Module, _: object) -> None:
-    """Begin a forward pass of a held module, or of a copy, which is held no more."""
-    if isinstance(held, Held) and not torch.compiler.is_compiling():
-        held()
-        for mover in held._movers:
-            mover.averaging = averaged_by(module)
-            for parameter in filter(is_sharded, mover.parameters.values()):
-                give_way(parameter)  # FSDP adds to a gradient that is there, and calls no hook before
+def _after_forward(held: Held, module: nn.Module, _: object, outputs: Any) -> None:
+    """Have the backward pass of a held module begin with :meth:`Held.begin_backward`, where processes share it."""
+    if not isinstance(held, Held) or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    averaging = averaged_by(module)
+    if averaging is not None or any(map(is_sharded, module.parameters())):
+        averaged = averaging is None or averaging.require_backward_grad_sync
+        begin = partial(held.begin_backward, averaging is not None, averaged)
+        for output in tree_leaves(outputs):
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(begin)
+
+
+def _apply(owner: nn.Module, held: Held, fn: Any, recurse: bool = True) -> nn.Module:
+    """``to(…)`` and the like, of a module that owns what moves in part: no stand-in is to be converted."""
+    for mover in held._movers if isinstance(held, Held) else ():
+        for shown in mover.shown:
+            shown.hide()
+    return type(owner)._apply(owner, fn, recurse)
 
 
 def _zero_grad(module: nn.Module, held: Held, set_to_none: bool = True) -> None:

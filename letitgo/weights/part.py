@@ -73,6 +73,8 @@ def entries(module: nn.Module, masks: Mapping[str, Tensor]) -> Part:
         name = own[given]
         if name not in names:
             raise BadRequest(f"{name!r} is no parameter: {no_parameter(name, names)}")
+        if not isinstance(mask, Tensor):
+            raise BadRequest(f"the mask of {name} is no tensor: give one of the parameter's shape")
         shape = module.get_parameter(name).shape
         if mask.shape != shape:
             raise BadRequest(f"the mask of {name} has shape {tuple(mask.shape)}: the parameter has {tuple(shape)}")
@@ -188,10 +190,14 @@ def part_of(module: nn.Module, part: Part | Selection) -> Part:
     """A part under the names that a network has now, wrapped or not.
 
     Raises:
-        BadRequest: It is of another network.
+        BadRequest: It is of another network: a parameter's name or shape differs.
     """
     part = part if isinstance(part, Part) else Part(part, {})
     own = named_in(module, part.entries)
+    known = set(parameter_names(module))
+    for given, name in own.items():
+        if name in known and part.entries[given].shape != module.get_parameter(name).shape:
+            raise BadRequest(f"the part is of another network: its {name} has another shape")
     return Part(chosen_of(module, part.whole), {own[name]: mask for name, mask in part.entries.items()})
 
 

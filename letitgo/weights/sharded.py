@@ -158,20 +158,31 @@ def refuse_sharded(module: nn.Module, what: str) -> None:
             raise BadRequest(f"{what} needs whole weights, and {name} is spread over processes: take one that is not")
 
 
-def refuse_ignored(module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse to train what ``fully_shard`` was told to ignore: nobody averages its gradients over the processes.
+def refuse_unaveraged(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse to train what nobody averages over the processes.
 
     Raises:
-        BadRequest: One of the parameters named is inside a module that was sharded, and is not.
+        BadRequest: One of the parameters named is inside a module that ``fully_shard`` sharded, and was left out of it;
+            or was frozen when ``DistributedDataParallel`` wrapped the network.
     """
-    within = {id(p): p for part in _fsdp_modules(module) for p in part.parameters()}
-    for name in names if within else ():
+    names = tuple(names)
+    sharded = {id(p) for part in _fsdp_modules(module) for p in part.parameters()}
+    for name in names if sharded else ():
         parameter = module.get_parameter(name)
-        if id(parameter) in within and not is_sharded(parameter):
+        if id(parameter) in sharded and not is_sharded(parameter):
             raise BadRequest(
                 f"{name} cannot be trained: fully_shard was told to ignore it, so the processes would drift apart. "
                 "Shard without ignored_params"
             )
+    for part in module.modules():
+        if isinstance(part, nn.parallel.DistributedDataParallel):
+            train = {id(p) for p in part.parameters() if p.requires_grad}
+            thawed = {id(p): name for name in names for p in [module.get_parameter(name)] if id(p) not in train}
+            if thawed and len(train) + len(thawed) > part._get_ddp_logging_data()["num_parameter_tensors"]:
+                raise BadRequest(
+                    f"{next(iter(thawed.values()))} cannot be trained: it was frozen when DistributedDataParallel "
+                    "wrapped the network, so the processes would drift apart. Thaw it before"
+                )
 
 
 def refuse_offloaded(module: nn.Module, names: Iterable[str]) -> None:

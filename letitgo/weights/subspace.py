@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.errors import BadRequest
-from letitgo.weights.gradients import StandIn, after_averaging, give_way, has_gradient
+from letitgo.weights.gradients import Shown, has_gradient
 from letitgo.weights.hadamard import full_precision
 from letitgo.weights.layers import layers, parameter_names
 from letitgo.weights.projections import Kind, check_kind, draw
@@ -107,11 +107,12 @@ class Projected:
         scales: One for each layer, ones at first; None without SAID.
         origin: Parameter name → θ₀.
         projection: P.
-        averaging: What averages gradients over processes after the backward pass, if anything does.
+        shown: What shows the gradient of each, as that of a parameter.
+        deferred: Whether gradients are there at the end of the backward pass only.
     """
 
     def __init__(self, module: nn.Module, part: Subspace) -> None:
-        self.averaging: nn.parallel.DistributedDataParallel | None = None
+        self.deferred = False
         self.part = part
         self.parameters = {name: module.get_parameter(name) for name in part.projected}
         self._sizes = [parameter.numel() for parameter in self.parameters.values()]
@@ -132,7 +133,7 @@ class Projected:
         self.hooks: list[Any] = []
         for parameter in self.parameters.values():
             parameter.grad = None
-            self.hooks.append(parameter.register_hook(lambda _, parameter=parameter: give_way(parameter)))
+            self.hooks.append(parameter.register_hook(self._hide))
             self.hooks.append(parameter.register_post_accumulate_grad_hook(self._arrived))
 
     @property
@@ -184,10 +185,12 @@ class Projected:
             torch.add(self.origin[name], piece.view(parameter.shape).to(parameter.device), out=parameter.data)
 
     def _arrived(self, _: Tensor) -> None:
-        if self.averaging is None:
+        if not self.deferred:
             torch.autograd.Variable._execution_engine.queue_callback(self.collect)
-        elif self.averaging.require_backward_grad_sync:
-            after_averaging(self.collect)
+
+    def _hide(self, _: Tensor) -> None:
+        for shown in self.shown:
+            shown.hide()
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -196,7 +199,6 @@ class Projected:
             return
         gradient = self.z.new_empty(sum(self._sizes))
         for parameter, piece in zip(self.parameters.values(), gradient.split(self._sizes), strict=True):
-            give_way(parameter)
             if parameter.grad is None:
                 piece.zero_()
             else:
@@ -209,8 +211,8 @@ class Projected:
             gradient *= self._spread()
         with full_precision(self.z.device):
             _add(self.z, self.projection.pull_back(gradient))
-        for parameter, stand_in in zip(self.parameters.values(), self._stand_ins, strict=False):
-            parameter.grad = stand_in
+        for shown in self.shown:
+            shown.show()
 
     def _spread(self) -> Tensor:
         """The scale of each weight."""
@@ -236,7 +238,7 @@ class Projected:
         self._layer, self._counts = self._layer.to(device), self._counts.to(device)
         self._image = None if self._image is None else self._image.to(device, dtype)
         pairs = zip(self.parameters.values(), self.own, strict=False)
-        self._stand_ins = [StandIn.of(parameter, own) for parameter, own in pairs]
+        self.shown = [Shown(parameter, own) for parameter, own in pairs]
 
     def _contents(self) -> tuple[list[Tensor], list[Tensor]]:
         """Copies of the parameters and of what the optimiser has, as they were when both were last brought together."""
