@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ from letitgo import (
 from letitgo.callbacks import Schedule, load_changed
 from letitgo.callbacks.changed import Changed
 from letitgo.weights import load_state
+from letitgo.weights.freeze import HELD
 
 
 class Branched(nn.Module):
@@ -92,6 +94,10 @@ def shard(module: nn.Module, policy: MixedPrecisionPolicy | None = None) -> nn.M
         if part is not list(module.children())[-1]:
             fully_shard(part, mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
     return module
+
+
+def shard_whole(module: nn.Module) -> nn.Module:
+    return fully_shard(module, mesh=init_device_mesh("cpu", (distributed.get_world_size(),)))
 
 
 def whole(module: nn.Module) -> dict[str, Tensor]:
@@ -303,24 +309,43 @@ def two_at_once(call: nn.Module, module: nn.Module) -> None:
         loss.backward()
 
 
+def one_after_another(call: nn.Module, module: nn.Module) -> None:
+    for inputs in (X, X + 1):
+        call(inputs).square().mean().backward()
+    call(X)  # with a graph that goes no way back
+
+
+def compiled(call: nn.Module, module: nn.Module) -> None:
+    if call is module:
+        module.compile(backend="eager")
+        optimizer = torch.optim.SGD(vars(module)[HELD].parameters(), lr=0.1)
+        step(module, optimizer, X)
+        optimizer.zero_grad()
+    call(X).square().mean().backward()
+
+
 def twice(call: nn.Module, module: nn.Module) -> None:
     loss = call(X).square().mean()
     loss.backward(retain_graph=True)
     loss.backward()
 
 
-@pytest.mark.parametrize("backward", [validated, two_at_once, twice])
-@pytest.mark.parametrize("wrap", [shard, nn.parallel.DistributedDataParallel])
+BUCKETS = partial(nn.parallel.DistributedDataParallel, gradient_as_bucket_view=True)
+
+
+@pytest.mark.parametrize("backward", [validated, one_after_another, two_at_once, twice, compiled])
+@pytest.mark.parametrize("wrap", [shard, shard_whole, nn.parallel.DistributedDataParallel, BUCKETS])
 def test_passes_in_any_order_give_the_gradients_of_one_process(wrap, backward):
-    if wrap is not shard and backward is two_at_once:
-        pytest.skip("DistributedDataParallel takes a backward pass after each forward pass")
+    by_fsdp = wrap in (shard, shard_whole)
+    if not by_fsdp and backward in (two_at_once, compiled):
+        pytest.skip("not under DistributedDataParallel: it takes a pass back after each, and compiled blocks")
     found = []
     for wrapped in (False, True):
         module = net()
-        if wrapped and wrap is shard:
-            shard(module)
+        if wrapped and by_fsdp:
+            wrap(module)
         with hold(module, some(module)) as held:
-            backward(wrap(module) if wrapped and wrap is not shard else module, module)
+            backward(wrap(module) if wrapped and not by_fsdp else module, module)
             found.append(norms_and_state(module, held))
     (alone, expected), (norms, state) = found
     assert norms == alone

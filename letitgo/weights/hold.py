@@ -132,6 +132,8 @@ class Held:
     Attributes:
         moving: Parameter name → the entries that move, of the parameters that do so in part.
         projected: The parameters that move in a subspace, if any do.
+        is_spread: Whether FSDP2 spreads what moves in part over processes.
+        guarded: Whether a backward pass to come makes room for its gradients.
     """
 
     def __init__(self, module: nn.Module, part: Part | Subspace, statistics: Statistics, dropout: Dropout) -> None:
@@ -154,6 +156,9 @@ class Held:
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
         vars(module)[HELD] = self
         self._hooks: list[Any] = []
+        self.is_spread = any(is_sharded(p) for mover in self._movers for p in mover.parameters.values())
+        self.guarded = False
+        self._followed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
             for owner in self._owners():
@@ -184,9 +189,8 @@ class Held:
         if vars(self._module).get(HELD) is not self:
             return
         self(self._module)
+        self.hide()
         for mover in self._movers:
-            for shown in mover.shown:
-                shown.hide()
             for own in mover.own:
                 vars(own)[_RELEASED] = mover.name
         for hook in self._hooks:
@@ -239,10 +243,9 @@ class Held:
             deferred: Whether they are there at the end of the backward pass only.
             averaged: Whether they are averaged then, or stay in each process until they are.
         """
+        self.hide()
         for mover in self._movers:
             mover.deferred = deferred
-            for shown in mover.shown:
-                shown.hide()
         after_averaging(partial(self._end_backward, averaged))
 
     def _end_backward(self, averaged: bool) -> None:
@@ -250,8 +253,26 @@ class Held:
             mover.deferred = False
             if averaged:
                 mover.collect()
+        self.show()
+
+    def follow(self, averaging: nn.Module) -> None:
+        """Make room before each forward pass of what averages, too: it may move gradients into buckets then."""
+        self.show()
+        if averaging not in self._followed:
+            self._followed.add(averaging)
+            self._hooks.append(averaging.register_forward_pre_hook(partial(_make_room, self)))
+
+    def show(self) -> None:
+        """Show the gradients of what moves as those of the network's parameters."""
+        for mover in self._movers:
             for shown in mover.shown:
                 shown.show()
+
+    def hide(self) -> None:
+        """Make room for gradients of the network's parameters."""
+        for mover in self._movers:
+            for shown in mover.shown:
+                shown.hide()
 
     def _owners(self) -> list[nn.Module]:
         """The modules that own what moves in part."""
@@ -290,6 +311,9 @@ class Held:
         for mover in self._movers:
             if not given.isdisjoint(map(id, mover.own)):
                 mover.meet(stepped=True)
+        if self.is_spread and not self.guarded:
+            self.hide()  # a compiled network calls no hook that would before FSDP adds to gradients
+        self.guarded = False
 
 
 class Moving:
@@ -445,7 +469,10 @@ def _after_forward(held: Held, module: nn.Module, _: object, outputs: Any) -> No
     if not isinstance(held, Held) or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
     averaging = averaged_by(module)
-    if averaging is not None or any(map(is_sharded, module.parameters())):
+    if averaging is not None:
+        held.follow(averaging)
+    if averaging is not None or held.is_spread:
+        held.guarded = True
         averaged = averaging is None or averaging.require_backward_grad_sync
         begin = partial(held.begin_backward, averaging is not None, averaged)
         for output in tree_leaves(outputs):
@@ -453,11 +480,15 @@ def _after_forward(held: Held, module: nn.Module, _: object, outputs: Any) -> No
                 output.register_hook(begin)
 
 
+def _make_room(held: Held, *_: object) -> None:
+    if isinstance(held, Held) and torch.is_grad_enabled():
+        held.hide()
+
+
 def _apply(owner: nn.Module, held: Held, fn: Any, recurse: bool = True) -> nn.Module:
     """``to(…)`` and the like, of a module that owns what moves in part: no stand-in is to be converted."""
-    for mover in held._movers if isinstance(held, Held) else ():
-        for shown in mover.shown:
-            shown.hide()
+    if isinstance(held, Held):
+        held.hide()
     return type(owner)._apply(owner, fn, recurse)
 
 
