@@ -362,6 +362,7 @@ def depth(root: str) -> None:
         fields: dict[str, Any] = {"widths": "64", "depth": layers - 1, "model_args": {"norm": True}}
         if name == "residual":
             fields = {"model": "nets:residual", "model_args": {"depth": layers - 2}}
+            fields |= {"lr": 0.01} if layers == 64 else {}  # it diverges at the default rate
         outcome = compute(Search(Recipe(**SHORT, **fields), tolerance=2.0, max_seeds=6, by=by_of(name)), root)
         tried = sets_tried(outcome.rows)
         saves, drop = "–", "–"

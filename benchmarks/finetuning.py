@@ -4,8 +4,8 @@ A step of each way costs another share of the arithmetic. So each trains for as 
 set pay for. Learning rates are chosen on held-out examples under a seed that is not used again. Five seeds; each draws
 its own training examples.
 
-    python benchmarks/bench_finetuning.py          # the rows of docs/finetuning
-    python benchmarks/bench_finetuning.py show     # the table and the figure, from the rows
+    python benchmarks/finetuning.py          # the rows of docs/finetuning
+    python benchmarks/finetuning.py show     # the table and the figure, from the rows
 
 Needs ``LETITGO_DATA`` with mnist and fashion_mnist, transformers, and peft.
 """
@@ -240,7 +240,7 @@ def compared(name: str) -> Iterator[dict[str, Any]]:
     task, path = Tune(name), pretrained()
     start = task.model()
     start.load_state_dict(torch.load(path)["state_dict"])
-    recipe = letitgo.Recipe(task="bench_finetuning:Tune", model_args={"name": name})
+    recipe = letitgo.Recipe(task="finetuning:Tune", model_args={"name": name})
     search = letitgo.Search(recipe, pretrained=str(path), budget=BUDGET, by="block", seeds=3)
     outcome = letitgo.compute(search, store=WORK / "store")
     answer = search.answer(outcome.rows)
@@ -311,18 +311,19 @@ def picture(of: dict[str, dict[str, list[dict[str, str]]]]) -> Picture:
     measures = {
         "accuracy": "new task, %",
         "old_accuracy": "old task, %",
-        "step": "arithmetic of a step, % of everything",
-        "memory": "memory of a step, % of everything",
+        "step": "arithmetic of a step over everything's",
+        "memory": "memory of a step over everything's",
     }
     for key, label in measures.items():
         marks = []
         for i, (task, found) in enumerate(of.items()):
             there = [(j, found[way]) for j, way in enumerate(names) if found[way][0][key]]
+            factor = 100 if key.endswith("accuracy") else 1
             values = [spread(own, key) for _, own in there]
-            halves = [100 * (half or 0) if key.endswith("accuracy") else None for _, half in values]
+            halves = [factor * (half or 0) if factor > 1 else None for _, half in values]
             places = [j + 0.2 * (i - 1) for j, _ in there]
             look = {"label": task if key == "accuracy" else "", "colour": PALETTE[i], "shape": "osD"[i]}
-            marks.append(Points([100 * mean for mean, _ in values], places, halves, sideways=True, **look))
+            marks.append(Points([factor * mean for mean, _ in values], places, halves, sideways=True, **look))
         panels.append(Panel(marks, x=label, places=names))
     caption = "Ways to fine-tune a small vision transformer at equal arithmetic; 95 % intervals over five seeds."
     return Picture([panels[:2], panels[2:]], caption)
