@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from findings.questions import ADVISERS, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding
+from findings.questions import ADVISERS, ALONE, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding
 from findings.rows import RESULTS
 from letitgo.report.files import to_files
 from letitgo.report.numbers import duration
@@ -32,6 +32,7 @@ def studies() -> list[str]:
     """Every study whose rows the document reads."""
     trained = [each.study for each in (*MAPS, *REINITIALISED, *TIMED)]
     beside = [f"{study}-{each.beside}" for each in MAPS if each.beside for study in ("ticket", "align")]
+    beside += [f"dimension-layers-{name}" for name in ALONE]
     return sorted({*trained, *beside, *ADVISERS, *OTHERS, *(study for study, *_ in TUNED.values())})
 
 

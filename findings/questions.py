@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import factorial
+from math import factorial, inf
 from statistics import mean, median
 from typing import Any
 
@@ -542,11 +542,17 @@ NOTIONS = {
     "gradient_mean": "gradient at the start",
     "parameters": "size",
 }
-FURTHER = {"density": "density in a ticket", "ratio_mean": "nearness to rank one"}
+FURTHER = {
+    "density": "density in a ticket",
+    "ratio_mean": "nearness to rank one",
+    "dimension": "dimensions it needs alone",
+}
 """Notions that another group of networks was asked for."""
 ADVISERS = tuple(
     f"advisers-{net}" for net in ("fcn", "conv", "residual", "fashion-fcn", "fashion-lenet", "fashion-residual")
 )
+ALONE = ("widths", "fashion")
+"""Networks whose layers were trained alone in subspaces."""
 LEVEL = 2
 """The ticket whose densities are compared: a quarter of the weights is left."""
 
@@ -559,10 +565,19 @@ def densities(study: Trained) -> dict[str, float]:
     return dict(named)
 
 
+def alone(study: Trained) -> dict[str, float]:
+    """The dimensions in which each layer reaches 90 % of the baseline, all others frozen; infinite where none do."""
+    if study.beside not in ALONE:
+        return {}
+    answers = where(table(f"dimension-layers-{study.beside}"), row="answer", threshold=0.9, **study.only)
+    return {row["layer"]: inf if row["d"] is None else row["d"] for row in answers}
+
+
 def noted(study: Trained) -> list[Row]:
     """The layers of a network, with what every notion says of them."""
     frozen, put_back, density = study.drops("frozen"), study.drops("reinitialised"), densities(study)
     aligned = where(table(f"align-{study.beside}"), **study.only)
+    dimensions = alone(study)
     last = max(row["epoch"] for row in aligned)
     ratios = {row["layer"]: row["ratio_mean"] for row in aligned if row["epoch"] == last}
     return [
@@ -571,6 +586,7 @@ def noted(study: Trained) -> list[Row]:
             "fall_mean": put_back[layer]["drop_mean"],
             "density": density.get(layer),
             "ratio_mean": ratios.get(layer),
+            "dimension": dimensions.get(layer),
         }
         for layer in frozen
     ]
@@ -587,7 +603,7 @@ def _agreement(notion: str, name: str, groups: Sequence[list[Row]]) -> dict[str,
     line: dict[str, Any] = {
         "notion": name,
         "layers": sum(row[notion] is not None for group in groups for row in group),
-        "networks": len(groups),
+        "networks": sum(any(row[notion] is not None for row in group) for group in groups),
     }
     for cost in ("drop_mean", "fall_mean"):
         if cost != notion:
@@ -612,9 +628,13 @@ def notions() -> Finding:
     panel = Panel([grid], places=labels, steps=[label.replace(" ", "\n", 1) for label in labels])
     caption = "Rank correlations over layers, ranked within each network."
     values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups), "main": lines[0]["drop_mean"]}
-    density, ratio = lines[-2:]
-    values |= {"density": density, "ratio": ratio}
+    density, ratio, dimension = lines[-3:]
+    values |= {"density": density, "ratio": ratio, "dimension": dimension}
     claim(density["drop_mean_decided"] and density["drop_mean"][0] == "-", "thin layers are dear to freeze")
+    claim(
+        dimension["drop_mean_decided"] and dimension["drop_mean"][0] == "-",
+        "what needs few dimensions is dear to freeze",
+    )
     claim(ratio["fall_mean_decided"] and ratio["fall_mean"][0] != "-", "layers near rank one are dear to put back")
     return Finding(values, Picture([[panel]], caption))
 
