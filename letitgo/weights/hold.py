@@ -215,7 +215,7 @@ class Held:
     def __call__(self, *_: object) -> None:
         """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
         if not torch.compiler.is_compiling():
-            reshard(self._module)
+            self._reshard()
             self._check_parameters()
             for mover in self._movers:
                 mover.meet()
@@ -262,6 +262,10 @@ class Held:
             self._followed.add(averaging)
             self._hooks.append(averaging.register_forward_pre_hook(partial(_make_room, self)))
 
+    def _reshard(self) -> None:
+        if self.is_spread:
+            reshard(self._module)
+
     def show(self) -> None:
         """Show the gradients of what moves as those of the network's parameters."""
         for mover in self._movers:
@@ -294,7 +298,7 @@ class Held:
                     )
         concerned = [mover for mover in self._movers if not given.isdisjoint(map(id, mover.own))]
         if concerned:
-            reshard(self._module)
+            self._reshard()
             self._check_parameters()
         for mover in concerned:
             if mover.touched():
