@@ -132,8 +132,6 @@ class Held:
     Attributes:
         moving: Parameter name → the entries that move, of the parameters that do so in part.
         projected: The parameters that move in a subspace, if any do.
-        is_spread: Whether FSDP2 spreads what moves in part over processes.
-        guarded: Whether a backward pass to come makes room for its gradients.
     """
 
     def __init__(self, module: nn.Module, part: Part | Subspace, statistics: Statistics, dropout: Dropout) -> None:
@@ -156,8 +154,8 @@ class Held:
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
         vars(module)[HELD] = self
         self._hooks: list[Any] = []
-        self.is_spread = any(is_sharded(p) for mover in self._movers for p in mover.parameters.values())
-        self.guarded = False
+        self._is_spread = any(is_sharded(p) for mover in self._movers for p in mover.parameters.values())
+        self._guarded = False  # whether a backward pass to come makes room for its gradients
         self._followed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         if self._movers:
             module.zero_grad = partial(_zero_grad, module, self)  # type: ignore[method-assign]
@@ -189,7 +187,7 @@ class Held:
         if vars(self._module).get(HELD) is not self:
             return
         self(self._module)
-        self.hide()
+        self._hide()
         for mover in self._movers:
             for own in mover.own:
                 vars(own)[_RELEASED] = mover.name
@@ -236,14 +234,14 @@ class Held:
     def __reduce__(self) -> Any:
         return _made_let_go, ()
 
-    def begin_backward(self, deferred: bool, averaged: bool, _: Tensor) -> None:
+    def _begin_backward(self, deferred: bool, averaged: bool, _: Tensor) -> None:
         """Make room for gradients that are averaged over processes.
 
         Args:
             deferred: Whether they are there at the end of the backward pass only.
             averaged: Whether they are averaged then, or stay in each process until they are.
         """
-        self.hide()
+        self._hide()
         for mover in self._movers:
             mover.deferred = deferred
         after_averaging(partial(self._end_backward, averaged))
@@ -253,26 +251,26 @@ class Held:
             mover.deferred = False
             if averaged:
                 mover.collect()
-        self.show()
+        self._show()
 
-    def follow(self, averaging: nn.Module) -> None:
+    def _follow(self, averaging: nn.Module) -> None:
         """Make room before each forward pass of what averages, too: it may move gradients into buckets then."""
-        self.show()
+        self._show()
         if averaging not in self._followed:
             self._followed.add(averaging)
             self._hooks.append(averaging.register_forward_pre_hook(partial(_make_room, self)))
 
     def _reshard(self) -> None:
-        if self.is_spread:
+        if self._is_spread:
             reshard(self._module)
 
-    def show(self) -> None:
+    def _show(self) -> None:
         """Show the gradients of what moves as those of the network's parameters."""
         for mover in self._movers:
             for shown in mover.shown:
                 shown.show()
 
-    def hide(self) -> None:
+    def _hide(self) -> None:
         """Make room for gradients of the network's parameters."""
         for mover in self._movers:
             for shown in mover.shown:
@@ -315,9 +313,9 @@ class Held:
         for mover in self._movers:
             if not given.isdisjoint(map(id, mover.own)):
                 mover.meet(stepped=True)
-        if self.is_spread and not self.guarded:
-            self.hide()  # a compiled network calls no hook that would before FSDP adds to gradients
-        self.guarded = False
+        if self._is_spread and not self._guarded:
+            self._hide()  # a compiled network calls no hook that would before FSDP adds to gradients
+        self._guarded = False
 
 
 class Moving:
@@ -469,16 +467,16 @@ def _ids(optimizer: torch.optim.Optimizer) -> set[int]:
 
 
 def _after_forward(held: Held, module: nn.Module, _: object, outputs: Any) -> None:
-    """Have the backward pass of a held module begin with :meth:`Held.begin_backward`, where processes share it."""
+    """Have the backward pass of a held module begin with :meth:`Held._begin_backward`, where processes share it."""
     if not isinstance(held, Held) or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
     averaging = averaged_by(module)
     if averaging is not None:
-        held.follow(averaging)
-    if averaging is not None or held.is_spread:
-        held.guarded = True
+        held._follow(averaging)
+    if averaging is not None or held._is_spread:
+        held._guarded = True
         averaged = averaging is None or averaging.require_backward_grad_sync
-        begin = partial(held.begin_backward, averaging is not None, averaged)
+        begin = partial(held._begin_backward, averaging is not None, averaged)
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.requires_grad:
                 output.register_hook(begin)
@@ -486,13 +484,13 @@ def _after_forward(held: Held, module: nn.Module, _: object, outputs: Any) -> No
 
 def _make_room(held: Held, *_: object) -> None:
     if isinstance(held, Held) and torch.is_grad_enabled():
-        held.hide()
+        held._hide()
 
 
 def _apply(owner: nn.Module, held: Held, fn: Any, recurse: bool = True) -> nn.Module:
     """``to(…)`` and the like, of a module that owns what moves in part: no stand-in is to be converted."""
     if isinstance(held, Held):
-        held.hide()
+        held._hide()
     return type(owner)._apply(owner, fn, recurse)
 
 
