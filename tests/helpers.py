@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -280,3 +281,25 @@ def sequences() -> dict[str, tuple[Tensor, Tensor]]:
         tokens[torch.arange(7) > torch.randint(2, 7, (count, 1))] = 0
         found[split] = tokens, labels
     return found
+
+
+def two_processes(source: str, folder: Path, *arguments: object) -> list[Any]:
+    """What a script, run by two processes at once, writes as JSON: each as ``RANK.json`` in a folder.
+
+    The script gets its rank, the folder and the further arguments, and imports from the tests and the project.
+    """
+    script = folder / "script.py"
+    script.write_text(source)
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": path}, "cwd": folder, **streams}
+    commands = [[sys.executable, "-W", "ignore", script, rank, folder, *arguments] for rank in range(2)]
+    processes = [subprocess.Popen(list(map(str, command)), **options) for command in commands]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), said
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import two_processes
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-rank, stage, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+rank, folder, stage = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.environ |= dict(DS_ACCELERATOR="cpu", RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_SIZE="2",
     CROSS_RANK="0", CROSS_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT=sys.argv[4])
 import deepspeed, torch
@@ -98,30 +93,11 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def ran(stage: int, folder: Path) -> list[dict[str, Any]]:
-    """What the script found in each of two processes."""
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-W", "ignore", script]
-    tail = [str(stage), str(folder), str(free_port())]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    options = {"env": {**os.environ, "PYTHONPATH": path}, "cwd": folder, **streams}
-    processes = [subprocess.Popen([*launch, str(rank), *tail], **options) for rank in range(2)]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), said
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 @pytest.mark.parametrize("stage", range(4))
 def test_deepspeed_keeps_what_was_frozen_before(stage, tmp_path):
-    one, other = ran(stage, tmp_path)
+    one, other = two_processes(SCRIPT, tmp_path, stage, free_port())
     layer = {number: [f"{number}.weight", f"{number}.bias"] for number in (0, 2)}
     assert one["state"] == other["state"]
     assert one["fixed"] == layer[0]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import bits
+from helpers import bits, two_processes
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
@@ -596,19 +591,7 @@ distributed.destroy_process_group()
 
 
 def test_two_processes_have_the_same_bits(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO)
-    launch = [sys.executable, "-W", "ignore", script]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    options = {"env": {**os.environ, "PYTHONPATH": path}, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([*launch, str(rank), tmp_path], **options) for rank in range(2)]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), errors
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    one, other = two_processes(TWO, tmp_path)
     assert one == other
     assert one["sharded base"] == one["base that is not"]
     assert one["base that is not"]["0.weight"] == net()[0].weight.tolist()
