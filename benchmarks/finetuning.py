@@ -76,10 +76,10 @@ class Tune:
             )
         )  # fmt: skip
 
-    def examples(self, seed: int, count: int = EXAMPLES) -> tuple[Tensor, Tensor]:
+    def examples(self, seed: int) -> tuple[Tensor, Tensor]:
         """Training examples of a seed. The last of the pool are held out."""
         inputs, labels = self.pool
-        chosen = torch.randperm(len(labels) - HELD_OUT, generator=torch.Generator().manual_seed(seed))[:count]
+        chosen = torch.randperm(len(labels) - HELD_OUT, generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
         return inputs[chosen], labels[chosen]
 
     def train(self, model: nn.Module, seed: int, resume: Any = None) -> Iterator[Any]:

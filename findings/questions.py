@@ -629,7 +629,7 @@ def notions() -> Finding:
     caption = "Rank correlations over layers, ranked within each network."
     values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups), "main": lines[0]["drop_mean"]}
     density, ratio, dimension = lines[-3:]
-    values |= {"density": density, "ratio": ratio, "dimension": dimension}
+    values |= {"density": density, "ratio": ratio}
     claim(density["drop_mean_decided"] and density["drop_mean"][0] == "-", "thin layers are dear to freeze")
     claim(
         dimension["drop_mean_decided"] and dimension["drop_mean"][0] == "-",
