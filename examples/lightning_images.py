@@ -1,6 +1,7 @@
 """Lightning trains a small convolutional network on images of digits.
 
 letitgo map --task lightning_images:Images
+letitgo ticket --task lightning_images:Images                     # trainable(model): single weights may move too
 letitgo finetune --task lightning_images:Noisy --pretrained lightning_images:Images
 """
 
@@ -13,6 +14,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+
+from letitgo import trainable
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -33,7 +36,7 @@ class Network(lightning.LightningModule):
         return cross_entropy(self(images), labels)
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=3e-3)
+        return torch.optim.Adam(trainable(self), lr=3e-3)
 
 
 class Images:

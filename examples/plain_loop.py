@@ -3,12 +3,15 @@
 python plain_loop.py                                              # trains on digits, writes digits.pt
 letitgo finetune --task plain_loop:Inverted --pretrained digits.pt
 letitgo map --task plain_loop:Digits
+letitgo ticket --task plain_loop:Digits                           # trainable(model): single weights may move too
 """
 
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
+
+from letitgo import trainable
 
 
 class Digits:
@@ -30,7 +33,7 @@ class Digits:
 
     def train(self, model, seed):
         inputs, labels = self.train_set
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        optimizer = torch.optim.SGD(trainable(model), lr=0.02, momentum=0.9)
         for _ in range(self.epochs):
             for batch in torch.randperm(len(labels)).split(64):
                 optimizer.zero_grad()

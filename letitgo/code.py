@@ -261,33 +261,36 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
         with suppress(OSError):
             text, before = Path(file).read_bytes(), _executed.get(file)
             edited = before is not None and (before.inside is not None or before.text != text)
-            _executed[file] = _Source(text, _count() + 1, _under_way() if edited else None)
+            _executed[file] = _Source(text, _count() + 1, frozenset(_under_way()) if edited else None)
     elif event == "open" and (files := getattr(_recorder, "files", None)) is not None:
         path, mode, flags = args
         reads = flags & (os.O_WRONLY | os.O_RDWR) == 0 if mode is None else not set(mode) & set("wax+")
-        if reads and isinstance(path, (str, bytes)):
+        if reads and isinstance(path, (str, bytes)) and len(_under_way()) == _recorder.modules:
             files.append(os.path.abspath(os.fsdecode(path)))
 
 
-def _under_way() -> frozenset[str]:
+def _under_way() -> list[str]:
     """The files of the modules that are being executed."""
-    frame, found = sys._getframe(), set[str]()
+    frame, found = sys._getframe(), list[str]()
     while frame is not None:
         if frame.f_code.co_name == "<module>":
-            found.add(os.path.abspath(frame.f_code.co_filename))
+            found.append(os.path.abspath(frame.f_code.co_filename))
         frame = frame.f_back
-    return frozenset(found)
+    return found
 
 
 @contextmanager
 def opened() -> Iterator[list[str]]:
-    """Note the files of the user's own that this thread opens for reading, modules left out.
+    """Note the files of the user's own that this thread opens for reading.
+
+    Left out are modules, and what a module opens when it is imported: whether it is imported here depends on what the
+    process did before.
 
     Yields:
         A list, complete once the block is left. Files that native code opens are not among them.
     """
     files: list[str] = []
-    _recorder.files = files
+    _recorder.files, _recorder.modules = files, len(_under_way())
     try:
         yield files
     finally:

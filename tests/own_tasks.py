@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from letitgo.weights import held_of, trainable
+
 
 class Digits:
     """Ten classes told apart by a plain loop with momentum and decay, dropout included."""
@@ -64,6 +66,35 @@ class Resuming(Digits):
                     raise RuntimeError("the power went")
             self.epoch(model, optimizer)
             yield {"optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+
+
+class Parts(Resuming):
+    """Hands its optimiser what moves of the network, down to single weights."""
+
+    def optimizer(self, model):
+        return torch.optim.Adam(trainable(model), 0.03)
+
+
+class Released(Parts):
+    """Trains what is to be held."""
+
+    epochs = 1
+
+    def epoch(self, model, optimizer):
+        if held := held_of(model):
+            held.release()
+        super().epoch(model, torch.optim.SGD(model.parameters(), self.rate))
+
+
+class Written(Parts):
+    """Writes to weights by hand."""
+
+    epochs = 1
+
+    def epoch(self, model, optimizer):
+        super().epoch(model, optimizer)
+        with torch.no_grad():
+            model[0].weight += 1
 
 
 class Whole(Digits):

@@ -241,6 +241,16 @@ def test_files_of_the_system_of_modules_and_those_written_are_not_among_the_open
     assert files == [str(read)]
 
 
+def test_what_a_module_opens_as_it_is_imported_is_not_among_the_opened(write):
+    """A worker may import it while it builds the network, the driver before."""
+    write("late.py", "from pathlib import Path\nWIDTH = int(Path('import.txt').read_text())\n")
+    read, _ = write("read.txt", ""), write("import.txt", "3")
+    with opened() as files:
+        assert importlib.import_module("late").WIDTH == 3
+        read.read_text()
+    assert files == [str(read)]
+
+
 @pytest.mark.parametrize("text", ["import sys\nsys.exit(7)\n", "def make():\n    raise SystemExit(7)\n"])
 def test_a_module_or_factory_that_exits_is_refused_by_name(text, write):
     write("nets.py", text)

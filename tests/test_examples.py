@@ -14,6 +14,7 @@ from letitgo.recipes import Recipe
 from letitgo.studies.compute import compute
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.map.study import Map
+from letitgo.studies.ticket.study import Ticket
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TASKS = {
@@ -51,6 +52,14 @@ def test_an_example_is_mapped_and_fine_tuned(name, tmp_path, store, monkeypatch)
     tuned.show()
     if name == "regression":  # figures are drawn of one alone: it takes seconds
         tuned.report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "lightning_images"])
+def test_an_example_finds_tickets(name, store):
+    outcome = compute(Ticket(Recipe(task=f"{name}:{TASKS[name][1]}"), seeds=1, levels=1, variants=()), store)
+    assert not outcome.failures
+    whole, ticket = outcome.rows
+    assert whole["weights_left"] > ticket["weights_left"]
 
 
 def test_a_checkpoint_of_a_plain_loop_is_fine_tuned(tmp_path, store, monkeypatch):

@@ -18,12 +18,16 @@ from letitgo.errors import BadRequest, PartlyFailed, WorkFailed
 from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation, Initial
 from letitgo.recipes import Recipe
+from letitgo.studies.align.study import Align
+from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute, estimate
+from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.finetune.study import Finetune
 from letitgo.studies.fraction.study import Fraction
 from letitgo.studies.map.study import Map
 from letitgo.studies.subject import Subject
 from letitgo.studies.sweep import sweep
+from letitgo.studies.ticket.study import Ticket
 from letitgo.studies.train.study import Train
 from letitgo.value import derive
 from letitgo.weights.state import seed_generators
@@ -191,6 +195,101 @@ def test_a_bad_task_fails_in_one_sentence(task, says, store):
     outcome.show()
 
 
+TOLD = ("ticket", "random mask", "frozen", "complement")
+
+
+def by_hand(of: Recipe, run, store) -> dict[str, torch.Tensor]:
+    """What the same script gives alone in a network that is held by hand."""
+    model = own_tasks.Parts().model()
+    model.load_state_dict(run.start.load(store))
+    letitgo.hold(model.train(), run.trains.part(model, store))
+    seed_generators(SEED)
+    for epoch, _ in enumerate(own_tasks.Parts().train(model, SEED), start=1):
+        seed_generators(derive(SEED, "epoch", epoch + 1))
+    return model.state_dict()
+
+
+def test_tickets_of_it_train_as_the_script_alone_does_in_a_held_network(store):
+    study = Ticket(recipe("Parts"), seeds=1, levels=1, variants=TOLD[1:], stability=True)
+    outcome = compute(study, store)
+    assert not outcome.failures
+    assert [row["variant"] for row in outcome.rows] == ["everything", *TOLD]
+    assert outcome.rows[1]["weights_left"] == outcome.rows[2]["weights_left"] < outcome.rows[0]["weights_left"]
+    [of] = study.subjects
+    for variant in TOLD:
+        run = study.tickets[of].run(1, variant, of.recipe)
+        assert equal(run.final.load(store), by_hand(of.recipe, run, store))
+    assert 0 < outcome.rows[1]["pruning_angle_mean"] < 90
+    assert outcome.rows[1]["order_angle_mean"] > 0  # another seed of its code is another order
+    with pytest.raises(BadRequest, match="rewind is 1ep: training code of your own begins at its first epoch"):
+        compute(Ticket(recipe("Parts"), rewind="1ep"), store)
+
+
+def test_fractions_of_it_train_beside_as_many_random_values(store):
+    outcome = compute(Fraction(recipe("Parts"), seeds=1, shares=(0.5,), only=("classifier",)), store)
+    assert not outcome.failures
+    policies = ["everything", "filters", "classifier only", "random values", "random values"]
+    assert [row["policy"] for row in outcome.rows] == policies
+    assert outcome.rows[1]["learned"] == 8 * 10 + 8 + 8 * 16 + 8 + 170 == outcome.rows[3]["learned"]
+    assert all(row["delta_bytes_mean"] < row["whole_bytes_mean"] for row in outcome.rows[1:])
+    assert outcome.rows[0]["train_accuracy_mean"] is None
+
+
+def test_it_trains_in_a_subspace_and_goes_on_there(tmp_path, store):
+    study = Dimension(recipe("Parts"), seeds=1, grid=(60,))
+    outcome = compute(study, store)
+    assert not outcome.failures
+    assert outcome.rows[-1]["bits_per_label"] is None
+    [search] = study.asked
+    run = search.run(60, search.of.recipe)
+    whole = run.final.load(store)
+    assert equal(whole, by_hand(search.of.recipe, run, store))
+    flag = tmp_path / "stop"
+    flag.write_text("")
+    [search] = Dimension(recipe("Parts", model_args={"flag": str(flag)}), seeds=1, grid=(60,)).asked
+    run = search.run(60, search.of.recipe)
+    with pytest.raises(WorkFailed, match="the power went"):
+        carry_out(run, store, [3], checkpoint_every=0)
+    flag.unlink()
+    told = []
+    carry_out(run, store, [3], on_step=told.append)
+    assert told == [3]
+    assert equal(run.final.load(store), whole)
+
+
+def test_dimensions_are_asked_of_tasks_with_an_accuracy_to_hold_out(store):
+    with pytest.raises(BadRequest, match="accuracy: the metric of 'own_tasks:Regression' is mse"):
+        compute(Dimension(recipe("Regression")), store)
+    with pytest.raises(BadRequest, match="says nothing of its training examples; give validation or test"):
+        compute(Dimension(recipe("Parts"), split="train"), store)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("Digits", "the optimiser was given 0.weight itself, which does not move as a whole"),
+        ("Released", "releases the network, of which only a part may move"),
+        ("Written", "frozen entries of 0.weight moved all the same"),
+    ],
+)
+def test_code_that_does_not_keep_to_the_part_that_is_held_fails(task, says, store):
+    with pytest.warns(PartlyFailed):
+        outcome = compute(Ticket(recipe(task), seeds=1, levels=1, variants=()), store)
+    assert any(says in failure.why for failure in outcome.failures)
+
+
+def test_code_that_leaves_its_subspace_fails(store):
+    with pytest.warns(PartlyFailed):
+        outcome = compute(Dimension(recipe("Written"), seeds=1, grid=(60,)), store)
+    assert any("0.weight left the subspace it trains in" in failure.why for failure in outcome.failures)
+
+
+def test_its_dense_layers_are_measured_as_it_trains(store):
+    rows = compute(Align(recipe(), seeds=1), store).rows
+    assert len(rows) == 3 * (4 + 3)
+    assert all(row["train_loss_mean"] is None and row["accuracy_mean"] is not None for row in rows)
+
+
 @pytest.mark.parametrize(
     ("task", "says"),
     [
@@ -223,8 +322,8 @@ def test_fields_that_its_code_decides_are_refused():
         recipe(epochs=7)
     with pytest.raises(BadRequest, match="takes no 'depth'"):
         recipe(model_args={"depth": 2})
-    with pytest.raises(BadRequest, match="map, search, finetune and train can"):
-        compute(Fraction(recipe(), seeds=1))
+    with pytest.raises(BadRequest, match="brings its own network, data and loop, which this study changes"):
+        compute(Classifier(recipe(), seeds=1))
 
 
 def test_its_key_is_the_same_elsewhere_and_covers_its_arguments():

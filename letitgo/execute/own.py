@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,14 +46,12 @@ def train_own(
     chain = _chain(run)
     resumed = _latest(run, store, place, min(wanted)) if own.resumes else None
     first = resumed.run if resumed else chain[0]
-    module = weights.seeded(run.recipe.network, 0)
-    weights.load_state(module, (resumed or first.start).load(store))
+    module = place.bring(weights.seeded(run.recipe.network, 0))
     begin, checkpoint = 0, None
     if resumed:
         begin, checkpoint = resumed.step, decode(*resumed.optimizer(store))
     ahead = {later.begin: later for later in chain[chain.index(first) + 1 :]}
-    module = place.bring(module)
-    watch = Watch(ahead.pop(begin, first), module, store)
+    watch = Watch(ahead.pop(begin, first), module, store, resumed)
     for epoch, given in epochs_of(own, module, run.recipe.seed, begin, checkpoint, max(wanted)):
         watch.check()
         if on_step is not None:
@@ -66,8 +64,7 @@ def train_own(
                 body |= {"unmoved": unmoved(run, module, store)}
             store.write(point.address, point.key, {**body, **provenance(point, now - started, place)}, tensors)
             saved = now
-        if epoch in ahead:
-            weights.load_state(module, ahead[epoch].start.load(store))  # the same, where the code repeats itself
+        if epoch in ahead:  # its start is what the module is, where the code repeats itself
             watch = Watch(ahead[epoch], module, store)
 
 
@@ -114,16 +111,28 @@ def epochs_of(
 
 
 class Watch:
-    """What is frozen in a network while code of the user's own trains the rest.
+    """What is frozen in a network while code of the user's own trains the rest, down to single weights.
 
     Attributes:
         run: Says what trains.
+
+    Args:
+        run: Says what trains.
+        module: The network, brought to the run's start and frozen; or to a point of the run.
+        store: Holds what the start rests on.
+        point: Where to go on.
     """
 
-    def __init__(self, run: Run, module: nn.Module, store: Store) -> None:
+    def __init__(self, run: Run, module: nn.Module, store: Store, point: At | None = None) -> None:
         self.run, self._module = run, module
-        run.prepare(module, store)
+        if point is not None and point.run == run:
+            point.restore(module, store)
+        else:
+            weights.load_state(module, (point or run.start).load(store))
+            run.prepare(module, store)
+        self._held = weights.held_of(module)
         self._before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._origin = dict(self._held.projected.origin) if self._held and self._held.projected else {}
 
     def check(self) -> None:
         """See that what is frozen is as it was and something else is not.
@@ -136,12 +145,29 @@ class Watch:
             raise WorkFailed(
                 f"train of the task {path!r} changes which parameters there are ({other[0]}): build them in model()"
             )
+        self._check_held(now)
         moved = [name for name, before in self._before.items() if not _same(now[name], before)]
         if wrong := [name for name in moved if name not in self.run.moves]:
             thawed = " It asks for a gradient again." if now[wrong[0]].requires_grad else ""
             raise WorkFailed(f"{wrong[0]} is frozen and moved all the same in train of the task {path!r}.{thawed}")
         if not moved and set(self.run.moves) == self._before.keys():
             raise WorkFailed(f"train of the task {path!r} leaves every weight as it was: train the model it is given")
+
+    def _check_held(self, now: Mapping[str, Tensor]) -> None:
+        """See that the single weights that are frozen are as they were, and that a subspace begins where it did."""
+        path, held = self.run.recipe.network.factory, self._held
+        if held is None:
+            return
+        if weights.held_of(self._module) is not held:
+            raise WorkFailed(f"train of the task {path!r} releases the network, of which only a part may move")
+        held()
+        for name, moving in held.moving.items():
+            before = self._before[name]
+            if not _same(before.where(moving.mask.to(before.device), now[name].detach().to(before.device)), before):
+                raise WorkFailed(f"frozen entries of {name} moved all the same in train of the task {path!r}")
+        origin = held.projected.origin if held.projected else {}
+        if left := [name for name, before in self._origin.items() if not _same(origin[name], before)]:
+            raise WorkFailed(f"{left[0]} left the subspace it trains in, in train of the task {path!r}")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

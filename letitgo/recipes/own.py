@@ -123,6 +123,11 @@ class Own(Value):
         return Metric(name, bool(more), name == "accuracy" if share is None else bool(share))
 
     @property
+    def share(self) -> Metric | None:
+        """The metric where it is a share, as :attr:`letitgo.recipes.tasks.Task.share`."""
+        return self.metric if self.metric.share else None
+
+    @property
     def epochs(self) -> int:
         """Times that ``train`` yields; 1 where it is no generator."""
         return getattr(self._task, "epochs", 1)

@@ -105,8 +105,8 @@ def _check(study: Study) -> None:
     for recipe in study.recipes:
         if recipe.own is not None and not getattr(study, "takes_own", False):
             raise BadRequest(
-                f"{recipe.task!r} trains with its own code, which this study cannot change: map, search, finetune and "
-                "train can"
+                f"{recipe.task!r} brings its own network, data and loop, which this study changes: align, "
+                "dimension, finetune, fraction, map, search, ticket and train do not"
             )
     if len(metrics := dict.fromkeys(map(_judge, study.recipes))) > 1:
         raise BadRequest(

@@ -12,7 +12,7 @@ from letitgo.plan import Measure, Spectra, State
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.align.options import AlignOptions
-from letitgo.studies.cell import Cell, CellStudy, Results
+from letitgo.studies.cell import Cell, CellStudy, Results, evaluated
 from letitgo.studies.subject import Subject
 
 OF_LAYER = ("ratio", "spectral", "frobenius", "adjacent")
@@ -23,6 +23,8 @@ class Align(AlignOptions, CellStudy):
 
     The theorem of JT18 is about linear networks with one output; it says nothing of these.
     """
+
+    takes_own = True
 
     quantities: ClassVar[tuple[str, ...]] = ("floor", *OF_LAYER, "train_loss", "accuracy")
 
@@ -45,7 +47,7 @@ class Align(AlignOptions, CellStudy):
 
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             reached = state(recipe)
-            return {"spectra": Spectra(reached), **of.evaluations(recipe, reached, "train", "test")}
+            return {"spectra": Spectra(reached), **of.evaluations(recipe, reached, *evaluated(recipe))}
 
         return [
             Cell({"frozen": frozen, "epoch": epoch, "layer": layer}, measures, context=place)
@@ -55,7 +57,7 @@ class Align(AlignOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         spectra, place = results["spectra"], cell.context
         kept = {name: spectra[name][place] if place < len(spectra[name]) else None for name in ("floor", *OF_LAYER)}
-        return kept | {"train_loss": results["train"]["loss"]}
+        return kept | {"train_loss": results["train"]["loss"] if "train" in results else None}
 
 
 def dense_layers(of: Subject) -> list[str]:

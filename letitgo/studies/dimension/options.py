@@ -97,4 +97,10 @@ class DimensionOptions(StudyOptions):
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:
-        return tuple(map(holding_out, self.recipes)) if self.split == "validation" else self.recipes
+        return tuple(map(holding_out, self.recipes)) if self.searched_on == "validation" else self.recipes
+
+    @property
+    def searched_on(self) -> Literal["validation", "test", "train"]:
+        """The split as asked; the test set where a task with training code of its own has no ``validate``."""
+        own = [recipe.own for recipe in self.recipes if recipe.own is not None]
+        return "test" if self.split == "validation" and not all(of.validates for of in own) else self.split

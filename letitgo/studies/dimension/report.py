@@ -32,7 +32,9 @@ def report(study: Dimension, rows: Sequence[Row]) -> Report:
         if study.stop_every
         else "Accuracy is that of the last epoch."
     )
-    judged = "; the baseline and what is found are then judged on the test set" if study.split == "validation" else ""
+    judged = (
+        "; the baseline and what is found are then judged on the test set" if study.searched_on == "validation" else ""
+    )
     note = (
         "Training in a random subspace, θ = θ₀ + P z: only the d numbers z are learned. The intrinsic dimension is the "
         f"least d tried whose mean accuracy over {study.seeds} seeds exceeds the threshold times the baseline; "
@@ -44,7 +46,7 @@ def report(study: Dimension, rows: Sequence[Row]) -> Report:
 
 
 def _split(study: Dimension) -> str:
-    return {"train": "training", "validation": "held-out"}.get(study.split, study.split)
+    return {"train": "training", "validation": "held-out"}.get(study.searched_on, study.searched_on)
 
 
 def _kind(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -57,8 +59,8 @@ def _section(study: Dimension, recipe: Any, rows: Sequence[Row]) -> Section:
     tables = [_answers(study, answers)] if answers else []
     tables.append(_tried(study, rows))
     base = next((row for row in _kind(rows, "baseline") if row["n"]), None)
-    told = base if not base or study.split == "test" else _on_test(base)
-    if told and study.split != "train" and (section := unlearned(study, recipe, told, tables[-1])):
+    told = base if not base or study.searched_on == "test" else _on_test(base)
+    if told and study.searched_on != "train" and (section := unlearned(study, recipe, told, tables[-1])):
         return section
     pictures = {"layers": _layers(answers)} if layered and any(row["d"] for row in answers) else {}
     if any(row["d"] for row in _kind(rows, "d")):
@@ -100,8 +102,8 @@ def _answer(row: Row) -> str:
 
 def _sentences(answers: Sequence[Row]) -> list[str]:
     said = []
-    if answers and answers[0]["d"]:
-        bits = answers[0]["bits_per_label"]
+    bits = answers[0]["bits_per_label"] if answers and answers[0]["d"] else None
+    if bits is not None:
         said.append(f"That is {bits:,.4g} bits per training label, at 32 bits for each number learned.")
     said += [_answer(row) for row in answers[1:] if row["d"] is None]
     if any(row["d"] is None and row["low"] == row["D"] for row in answers):

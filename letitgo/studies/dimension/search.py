@@ -137,11 +137,11 @@ class Search:
     @property
     def shown(self) -> SplitName:
         """The split on which baselines and answers are judged."""
-        return "test" if self.study.split == "validation" else self.study.split
+        return "test" if self.study.searched_on == "validation" else self.study.searched_on
 
     def baseline(self, recipe: Recipe, split: SplitName | None = None) -> Evaluation:
         """The accuracy of the network trained in full, on the split that is searched on or another."""
-        return self.of.evaluation(recipe, self.of.baseline(recipe).final, split or self.study.split)
+        return self.of.evaluation(recipe, self.of.baseline(recipe).final, split or self.study.searched_on)
 
     def frozen(self, recipe: Recipe) -> Evaluation:
         """The accuracy with the layer frozen at its initialization and all others trained."""
@@ -153,7 +153,7 @@ class Search:
         for recipe in self.of.seeds:
             run = self.run(d, recipe)
             state = run.at_epoch(epoch) if d or self.besides else run.start
-            found.append(self.of.evaluation(recipe, state, split or self.study.split))
+            found.append(self.of.evaluation(recipe, state, split or self.study.searched_on))
         return found
 
     def baselines(self) -> list[Stored]:
@@ -163,7 +163,7 @@ class Search:
 
     def judged(self, store: Store) -> list[Stored]:
         """What is measured once the search is over: the baseline and each answer, on the test set."""
-        if self.shown == self.study.split:
+        if self.shown == self.study.searched_on:
             return []
         found, _ = self.replay(store)
         answers = [answered(target.accuracy, found)[2] for target in self.targets(store) if found]

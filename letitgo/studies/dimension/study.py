@@ -10,6 +10,7 @@ from typing import Any
 
 from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Evaluation, Stored
+from letitgo.recipes.own import Own
 from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
@@ -23,6 +24,8 @@ Row = dict[str, Any]
 
 class Dimension(DimensionOptions):
     """How few dimensions are enough? See :class:`DimensionOptions` for the options."""
+
+    takes_own = True
 
     @property
     def searches(self) -> bool:
@@ -47,7 +50,9 @@ class Dimension(DimensionOptions):
         """
         for recipe in self.trained:
             check_recipe(recipe)
-            if recipe.dataset.task.labels == "amounts":
+            if recipe.own is not None:
+                _check_own(recipe.own, self.split)
+            elif recipe.dataset.task.labels == "amounts":
                 raise BadRequest(
                     f"dimension searches for a share of the baseline's accuracy: a regression has none, as that of "
                     f"{recipe.data!r}"
@@ -128,7 +133,7 @@ def _answer(search: Search, target: Target, found: dict[int, Looks], store: Stor
 
 def _judged(search: Search, evaluations: Sequence[Evaluation], store: Store) -> Row:
     """The columns of what is found, on the test set; none where the search was on the split that is shown."""
-    if search.shown == search.study.split:
+    if search.shown == search.study.searched_on:
         return {}
     accuracies = results(evaluations, store)
     return {"test_accuracy_mean": mean(accuracies), "test_accuracy_ci95": ci95(accuracies)}
@@ -161,8 +166,24 @@ def _stopped(search: Search, looks: Looks, store: Store) -> str | None:
     return "exceeded" if all(reached > target.accuracy for target in search.targets(store)) else "given up"
 
 
-def _bits(search: Search, d: int) -> float:
-    """Bits learned for each training label."""
+def _check_own(own: Own, split: str) -> None:
+    """Refuse training code of the user's own that is not judged by what the search is about."""
+    if own.metric.name != "accuracy":
+        raise BadRequest(
+            f"dimension searches for a share of the baseline's accuracy: the metric of {own.network.factory!r} is "
+            f"{own.metric.name}"
+        )
+    if split == "train":
+        raise BadRequest(
+            f"split is 'train': the task {own.network.factory!r} says nothing of its training examples; give "
+            "validation or test"
+        )
+
+
+def _bits(search: Search, d: int) -> float | None:
+    """Bits learned for each training label; None where their number is known to code of the user's own alone."""
+    if search.of.recipe.own is not None:
+        return None
     return 32 * (d + search.of.size(search.besides)) / len(search.of.recipe.dataset.split("train"))
 
 

@@ -12,7 +12,7 @@ from letitgo.errors import BadRequest
 from letitgo.plan import Delta, Initial, Measure, Run, Scattered, State, Zeroed
 from letitgo.recipes import Recipe
 from letitgo.store import Store
-from letitgo.studies.cell import Cell, CellStudy, Results
+from letitgo.studies.cell import Cell, CellStudy, Results, evaluated
 from letitgo.studies.fraction.options import FractionOptions, Of, Only, Rest
 from letitgo.studies.subject import Subject
 
@@ -68,6 +68,8 @@ class Policy:
 class Fraction(FractionOptions, CellStudy):
     """How much of a network has to be learned? See :class:`FractionOptions` for the options."""
 
+    takes_own = True
+
     quantities: ClassVar[tuple[str, ...]] = (
         *("accuracy", "train_accuracy", "gap", "drop", "above_random"),
         *("delta_bytes", "whole_bytes", "moved"),
@@ -101,7 +103,7 @@ class Fraction(FractionOptions, CellStudy):
     def _cell(self, of: Subject, policy: Policy, against: Mapping[str, Cell]) -> Cell:
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             run = self.run(of, policy, recipe)
-            splits = ("test", "train", *(() if policy.count else self.held_out))  # controls are not advised
+            splits = (*evaluated(recipe), *(() if policy.count else self.held_out))  # controls are not advised
             return {**of.evaluations(recipe, run.final, *splits), "delta": Delta(run.final, run.start)}
 
         labels = {name: getattr(policy, name) for name in ("share", "rest", "norms", "classifier")}

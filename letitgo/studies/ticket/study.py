@@ -29,7 +29,7 @@ from letitgo.plan import (
 from letitgo.recipes import Recipe
 from letitgo.report.words import share_of
 from letitgo.store import Store
-from letitgo.studies.cell import Cell, CellStudy, Results, Row
+from letitgo.studies.cell import Cell, CellStudy, Results, Row, evaluated
 from letitgo.studies.subject import Subject
 from letitgo.studies.sweep import with_seed
 from letitgo.studies.ticket.options import TicketOptions
@@ -49,6 +49,8 @@ class Ticket(TicketOptions, CellStudy):
     With ``validation`` examples held out, the step of least validation loss is reported too (FC18), with ``stability``
     the distances of FDRC19 (arXiv:1903.01611).
     """
+
+    takes_own = True
 
     quantities: ClassVar[tuple[str, ...]] = (
         "accuracy",
@@ -88,7 +90,7 @@ class Ticket(TicketOptions, CellStudy):
         run = tickets.run(level, variant, recipe)
         final = run.final
         assert isinstance(final, At)
-        found = tickets.of.evaluations(recipe, final, "test", "train")
+        found = tickets.of.evaluations(recipe, final, *evaluated(recipe))
         if recipe.validation:
             found["curve"] = Curve(final)
         if isinstance(run.trains, Kept):
@@ -199,6 +201,10 @@ class Tickets:
         recipe = self.of.recipe
         if not self.rates:
             raise BadRequest(f"nothing of {recipe.model!r} would be pruned: set output-rate, or rates above 0")
+        if self.begin and recipe.own is not None:
+            raise BadRequest(
+                f"rewind is {self.study.rewind}: training code of your own begins at its first epoch; give rewind 0"
+            )
         if self.begin >= recipe.steps:
             raise BadRequest(
                 f"rewind is {self.study.rewind}: training ends at step {recipe.steps} (epoch {recipe.epochs}), so "
