@@ -19,7 +19,7 @@ from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Kept, Masked
 from letitgo.report.pictures import BLACK, PALE, PALETTE, Grid, Points
 from letitgo.store import Store
-from letitgo.studies.carry.options import FRESH, RANDOM
+from letitgo.studies.carry.options import FRESH, RANDOM, SCRAMBLED
 from letitgo.studies.carry.report import report
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, Carry, place
 from letitgo.studies.compute import compute, estimate
@@ -32,7 +32,7 @@ RECIPES = (
     small_recipe(**SMALL, optimizer="sgd", lr=0.1),
     small_recipe(**SMALL, optimizer="adam", lr=0.01, shift="invert", weight_decay=0.1),
 )
-STUDY = Carry(RECIPES, seeds=2, levels=2, rate=0.5, rewind="3it")
+STUDY = Carry(RECIPES, seeds=2, levels=2, rate=0.5, rewind="3it", controls=(FRESH, SCRAMBLED, RANDOM))
 
 
 class Spot(NamedTuple):
@@ -88,7 +88,7 @@ def kept(masks):
 
 
 def test_there_is_a_row_for_each_ticket_under_each_target():
-    variants = [(OWN, FRESH, RANDOM), (TICKET, FRESH, RANDOM)]
+    variants = [(OWN, FRESH, SCRAMBLED, RANDOM), (TICKET, FRESH, SCRAMBLED, RANDOM)]
     expected = [
         spot
         for target, source in ((0, 1), (1, 0))
@@ -139,9 +139,11 @@ def test_controls_are_apart_and_have_as_many_weights_in_each_layer_as_the_ticket
     for source, target in STUDY.pairs:
         for level in (1, 2):
             ticket = Spot(source, target, level, OWN if source == target else TICKET)
-            fresh, random = ticket._replace(variant=FRESH), ticket._replace(variant=RANDOM)
-            masks = {spot: mask_of(STUDY, spot).load(store) for spot in (ticket, fresh, random)}
-            assert kept(masks[ticket]) == kept(masks[fresh]) == kept(masks[random])
+            fresh, scrambled, random = (ticket._replace(variant=name) for name in (FRESH, SCRAMBLED, RANDOM))
+            masks = {spot: mask_of(STUDY, spot).load(store) for spot in (ticket, fresh, scrambled, random)}
+            assert kept(masks[ticket]) == kept(masks[fresh]) == kept(masks[scrambled]) == kept(masks[random])
+            assert bits(masks[scrambled]) == bits(masks[random])
+            assert base_of(scrambled) == base_of(ticket)  # the weights that the ticket starts from
             assert all(torch.equal(masks[ticket][name], masks[fresh][name]) for name in masks[ticket])
             assert not torch.equal(masks[ticket]["fc1.weight"], masks[random]["fc1.weight"])
             starts = {spot: STUDY.run(*spot, 0).start.load(store) for spot in (ticket, fresh, random)}
@@ -278,8 +280,8 @@ def test_what_cannot_be_carried_is_refused(two_sets):
     for make, words in (
         (lambda: Carry(RECIPES[:1]), "one recipe has nowhere to carry a ticket: give several"),
         (
-            lambda: Carry(RECIPES, controls=cast("Any", ("random mask",))),
-            "controls is 'random mask': did you mean random mask and fresh weights",
+            lambda: Carry(RECIPES, controls=cast("Any", ("random",))),
+            "controls is 'random': did you mean random mask",
         ),
         (lambda: Carry(RECIPES, rate=1.0), "rate is 1.0: give less than 1"),
         (lambda: Carry(RECIPES, levels=2, at=(3,)), "at names level 3: give levels of 1 to 2"),
@@ -382,19 +384,19 @@ def test_the_matrix_and_the_curves_show_the_rows(done):
         assert panel.steps == ["digits\nsgd:0.1", "digits invert\nadam:0.01"]
         assert panel.places == [
             *(f"ticket of {name}" for name in targets),
-            *("own mask, fresh weights", "random mask, fresh weights"),
+            *("own mask, fresh weights", "random mask, own weights", "random mask, fresh weights"),
         ]
         for spot, row in zip(SPOTS, rows, strict=True):
             if spot.level != level or (spot.source != spot.target and spot.variant != TICKET):
                 continue
-            line = {FRESH: 2, RANDOM: 3}.get(spot.variant, spot.source)
+            line = {FRESH: 2, SCRAMBLED: 3, RANDOM: 4}.get(spot.variant, spot.source)
             above = 0.0 if spot.variant == OWN else row["above_own_mean"]
             assert grid.values[line][spot.target] == pytest.approx(100 * above)
     curves = [panel for line in section.pictures["weights"].panels for panel in line]
     assert [panel.title for panel in curves] == targets
     for target, panel in enumerate(curves):
         lines = {mark.label: mark for mark in panel.marks if isinstance(mark, Points)}
-        assert len(lines) == 4
+        assert len(lines) == 5
         assert [mark.colour for mark in panel.marks if not isinstance(mark, Points)] == [BLACK]
         own = [row for spot, row in zip(SPOTS, rows, strict=True) if spot.target == target and spot.variant == OWN]
         line = lines[f"ticket of {targets[target]}"]

@@ -30,6 +30,7 @@ from letitgo.studies.compute import compute, estimate
 from letitgo.studies.statistics import mean
 from letitgo.studies.sweep import sweep, with_seed
 from letitgo.weights import (
+    CosineClassifier,
     FixedClassifier,
     Selection,
     copied,
@@ -212,6 +213,17 @@ def test_the_matrix_stays_under_every_optimizer_and_the_scale_learns(name, kind)
         assert not torch.equal(module.get_parameter(learned), before[learned])
 
 
+def test_a_cosine_classifier_has_features_and_rows_of_norm_one():
+    layer = CosineClassifier(6, 4, dtype=torch.float64)
+    x = torch.randn(3, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[0] *= 100  # the length of a row says nothing
+        layer.bias.copy_(torch.arange(4))
+    cosines = torch.nn.functional.cosine_similarity(x[..., None, :], layer.weight, dim=-1)
+    torch.testing.assert_close(layer(x), 10 * cosines + torch.arange(4))
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "scale", "bias"]
+
+
 @pytest.mark.parametrize("kind", ["hadamard", "orthogonal"])
 def test_undoing_gives_the_old_layer_back(kind):
     module = seeded(small, 0).double()
@@ -363,7 +375,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return Classifier((RECIPE,), seeds=2, kinds=("hadamard", "orthogonal", "frozen"), select="test")
+    return Classifier((RECIPE,), seeds=2, kinds=("hadamard", "orthogonal", "frozen", "cosine"), select="test")
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +406,8 @@ class TestStudy:
                     else:
                         args = {"network": "fcn", "layer": "fc2", "kind": kind}
                         other = Recipe(**{**recipe.fields(), "model": "fixed-classifier", "model_args": args})
-                        names = (*base.trains[:2], "fc2.scale", "fc2.bias")
+                        learned = ("fc2.weight",) if kind == "cosine" else ()
+                        names = (*base.trains[:2], *learned, "fc2.scale", "fc2.bias")
                         run = Run(Initial(other.network, seed), names, other)
                     ends.append(accuracy(run, folder, split))
                     drops.append(accuracy(base, folder, split) - ends[-1])
@@ -403,7 +416,7 @@ class TestStudy:
             assert row["n"] == 2
 
     def test_the_scale_is_that_of_the_states(self, study, rows, folder):
-        for kind, begins in (("hadamard", 1 / sqrt(10)), ("orthogonal", 10)):
+        for kind, begins in (("hadamard", 1 / sqrt(10)), ("orthogonal", 10), ("cosine", 10)):
             scale = rows[kind]["scale"]
             assert len(scale) == RECIPE.epochs + 1
             assert scale[0] == pytest.approx(begins)
@@ -418,18 +431,24 @@ class TestStudy:
         total, head = 64 * 16 + 16 + 16 * 10 + 10, 16 * 10
         forward, both = 64 * 16 + head, 3 * (64 * 16 + head) - 64 * 16  # the first layer needs no gradient of its input
         assert forward < both
-        for kind, fixed in (("learned", 0), ("hadamard", head), ("orthogonal", head), ("frozen", head + 10)):
+        for kind, fixed in (
+            ("learned", 0),
+            ("hadamard", head),
+            ("orthogonal", head),
+            ("frozen", head + 10),
+            ("cosine", 0),
+        ):
             row = rows[kind]
             assert (row["parameters"], row["fixed"]) == (total, fixed)
             assert row["fixed_share"] == fixed / total
             assert row["saved"] == pytest.approx(head / both if fixed else 0)
-            trained = total - fixed + (1 if kind in ("hadamard", "orthogonal") else 0)
+            trained = total - fixed + (1 if kind in ("hadamard", "orthogonal", "cosine") else 0)
             assert row["memory_saved"] == pytest.approx(1 - trained / total)
 
     def test_the_second_time_nothing_is_planned(self, study, rows, folder):
         assert [job for stage in study.stages(folder) for job in plan_jobs(stage, folder)] == []
         takes = estimate(study, folder, 1)
-        assert (takes.runs, takes.runs_stored, takes.seconds) == (8, 8, 0)
+        assert (takes.runs, takes.runs_stored, takes.seconds) == (10, 10, 0)
 
     def test_a_sweep_and_an_estimate(self, store):
         takes = estimate(Classifier(sweep(widths=["4", "8"], depth=1, epochs=1), seeds=2, select="test"), store, 1)
@@ -500,14 +519,26 @@ def test_the_answer_is_the_cheapest_replacement_that_is_surely_within_the_tolera
     assert told(study, undecided, critical).answer.startswith("Undecided: no replacement")
 
 
+def test_a_learned_cosine_classifier_is_never_the_answer(study, rows):
+    cheap = {"drop_mean": -0.02, "drop_ci95": 0.001, "verdict": "robust"}
+    dear = {"drop_mean": 0.2, "drop_ci95": 0.001, "verdict": "critical"}
+    told = [rows["learned"], rows["cosine"] | cheap, rows["frozen"] | dear]
+    answer = report(study, told).sections[0].answer
+    assert answer == "The classifier is worth training: every replacement costs more than 0.3 points."
+    told[2] |= cheap | {"drop_mean": 0.0}
+    assert "with its initial weights" in report(study, told).sections[0].answer
+
+
 def test_the_figures_show_the_rows(study, rows):
     [section] = report(study, list(rows.values())).sections
     test, training = section.pictures["drops"].panels[0]
-    kinds = ["hadamard", "orthogonal", "frozen"]
+    kinds = ["hadamard", "orthogonal", "frozen", "cosine"]
     assert list(test.places) == list(training.places) == kinds
     assert training.marks[-1].x == [pytest.approx(100 * rows[kind]["train_drop_mean"]) for kind in kinds]
     scales = section.pictures["scale"].panels[0]
-    assert {panel.title: panel.marks[0].y for panel in scales} == {kind: rows[kind]["scale"] for kind in kinds[:2]}
+    assert {panel.title: panel.marks[0].y for panel in scales} == {
+        kind: row["scale"] for kind, row in rows.items() if row["scale"]
+    }
 
 
 def test_a_sweep_is_drawn_in_one_figure(study, rows):
@@ -516,7 +547,7 @@ def test_a_sweep_is_drawn_in_one_figure(study, rows):
     together, *sections = report(Classifier(recipes, select="test"), swept).sections
     assert together.answer.startswith("6 replacements of the classifier: ")
     places = together.pictures["drops"].panels[0][0].places
-    assert places == [f"{lr}: {kind}" for lr in (0.1, 0.2) for kind in ("hadamard", "orthogonal", "frozen")]
+    assert places == [f"{lr}: {kind}" for lr in (0.1, 0.2) for kind in ("hadamard", "orthogonal", "frozen", "cosine")]
     assert len(sections) == 2
 
 

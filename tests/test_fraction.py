@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from letitgo.cli.main import run
 from letitgo.errors import BadRequest
 from letitgo.execute.training import carry_out
 from letitgo.papers import rt18
-from letitgo.plan import Delta, Evaluation, Initial, Run, Scattered, Zeroed
+from letitgo.plan import Delta, Evaluation, Initial, PerUnit, Run, Scattered, Zeroed
 from letitgo.recipes.networks import fcn, find_network, lenet
 from letitgo.store import Store
 from letitgo.studies.compute import compute
@@ -156,6 +157,51 @@ def test_scattered_values_are_everywhere_and_other_with_another_seed():
         assert a[name].float().mean() == pytest.approx(1000 / total, rel=0.25)
     with pytest.raises(BadRequest, match="0 values are to be chosen: give at least 1 and at most"):
         Scattered(0, 0, names).part(module)
+
+
+def test_values_per_unit_are_as_many_of_each_unit():
+    module = lenet((1, 28, 28), 10)
+    part = PerUnit(2, 3, ("conv2.weight", "fc1.weight")).part(module)
+    assert {name: mask.flatten(1).sum(1).unique().tolist() for name, mask in part.entries.items()} == {
+        "conv2.weight": [2],
+        "fc1.weight": [2],
+    }
+    assert not part.whole.parameters
+    again, other = (PerUnit(2, seed, ("fc1.weight",)).part(module).entries["fc1.weight"] for seed in (3, 4))
+    assert not other.equal(again)
+    with pytest.raises(BadRequest, match=r"26 weights of each unit are to be chosen: those of conv1\.weight"):
+        PerUnit(26, 0, ("conv1.weight",)).part(module)
+
+
+def test_norms_and_biases_alone_have_random_weights_of_each_unit_beside_them():
+    _, of, policies = study_of(NORMED, only=("norms",), shares=(), per_unit=True)
+    [norms] = [policy for policy in policies if policy.each]
+    assert norms.each == 2
+    assert norms.size(of) == next(policy for policy in policies if policy.name == "norms only").size(of)
+    assert of.head.parameters[0] not in norms.within
+    _, of, policies = study_of(PLAIN, only=("biases",), shares=(), per_unit=True)
+    [biases] = [policy for policy in policies if policy.each]
+    assert (biases.each, biases.size(of)) == (1, of.size(of.biases))
+    with pytest.raises(BadRequest, match="per-unit: in 'fcn' neither norms nor biases alone are one or two values"):
+        Fraction((PLAIN,), only=("classifier",), per_unit=True, select="test").check()
+
+
+def test_each_part_is_also_shown_at_its_own_learning_rate(store):
+    recipes = tuple(replace(NORMED, lr=lr, epochs=1) for lr in (0.01, 0.5))
+    study = Fraction(recipes, seeds=2, shares=(), only=("norms",), per_unit=True)
+    outcome = compute(study, store)
+    own = outcome.said.sections[0]
+    assert own.heading == "Each at its own learning rate"
+    [table] = own.tables
+    assert [row["what"] for row in table.rows] == ["everything", "norms only", "random values per unit"]
+    for row in table.rows:
+        tried = [one for one in outcome.rows if (one["policy"], one["learned"]) == (row["policy"], row["learned"])]
+        assert row["lr"] == max(tried, key=lambda one: one["validation_accuracy_mean"])["lr"]
+    assert "Rates tried: 0.01, 0.5." in own.sentences
+    random = [one for one in outcome.rows if one["policy"] == "random values"]
+    best = max(random, key=lambda one: one["validation_accuracy_mean"])
+    assert table.rows[1]["random"].endswith(f" % at {best['lr']:g}")
+    assert compute(replace(study, recipes=recipes[:1]), store).said.sections[0].heading != own.heading
 
 
 def test_all_of_everything_is_the_baseline_and_shared_with_the_map():

@@ -191,6 +191,7 @@ def _choices() -> dict[str, Value]:
         "fraction": plan.Fraction(0.5, "filters", 0, WEIGHTS),
         "fraction, besides": plan.Fraction(0.1, "weights", 3, WEIGHTS, NAMES[1::2]),
         "scattered": plan.Scattered(100, 0, WEIGHTS),
+        "per unit": plan.PerUnit(2, 0, WEIGHTS),
         "subspace": plan.Subspace(10, "fastfood", 0, NAMES),
         "subspace, besides": plan.Subspace(10, "dense", 3, WEIGHTS, NAMES[1::2]),
         "subspace, said": plan.Subspace(10, "sparse", 0, NAMES, said=True),

@@ -5,6 +5,7 @@ from letitgo.plan.advice import Influence as Influence
 from letitgo.plan.advice import SingularValues as SingularValues
 from letitgo.plan.choices import Choice as Choice
 from letitgo.plan.choices import Fraction as Fraction
+from letitgo.plan.choices import PerUnit as PerUnit
 from letitgo.plan.choices import Scattered as Scattered
 from letitgo.plan.choices import Subspace as Subspace
 from letitgo.plan.delta import Delta as Delta

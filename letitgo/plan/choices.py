@@ -85,6 +85,35 @@ class Scattered(Choice):
 
 
 @dataclass(frozen=True, eq=False)
+class PerUnit(Choice):
+    """So many weights of each unit, chosen at random: the control of scales and shifts of norms.
+
+    Frankle, Schwab and Morcos (arXiv:2003.00152) train two random weights of each feature beside its norm's two.
+
+    Attributes:
+        each: How many of each unit.
+        seed: Of the choice.
+        within: Names of the weights in which it chooses, units along dimension 0.
+    """
+
+    each: int
+    seed: int
+    within: tuple[str, ...]
+
+    def part(self, module: nn.Module, store: Store | None = None) -> weights.Part:
+        generator = torch.Generator().manual_seed(derive(self.seed, "per unit"))
+        masks = {}
+        for name in self.within:
+            parameter = module.get_parameter(name)
+            drawn = torch.rand(len(parameter), parameter[0].numel(), generator=generator)
+            if self.each > drawn.shape[1]:
+                raise BadRequest(f"{self.each} weights of each unit are to be chosen: those of {name} have fewer")
+            chosen = torch.zeros(drawn.shape, dtype=torch.bool).scatter_(1, drawn.topk(self.each).indices, True)
+            masks[name] = chosen.view(parameter.shape)
+        return weights.entries(module, masks)
+
+
+@dataclass(frozen=True, eq=False)
 class Subspace(Choice):
     """A random subspace of some parameters' weights (LFLY18, arXiv:1804.08838).
 

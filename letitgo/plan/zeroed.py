@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from letitgo import weights
-from letitgo.plan.choices import Fraction, Scattered
+from letitgo.plan.choices import Fraction, PerUnit, Scattered
 from letitgo.plan.states import State
 from letitgo.recipes.networks import Network
 from letitgo.store import Store
@@ -24,7 +24,7 @@ class Zeroed(State):
     """
 
     base: State
-    choice: Fraction | Scattered
+    choice: Fraction | Scattered | PerUnit
 
     @property
     def network(self) -> Network:

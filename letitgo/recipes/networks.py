@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from inspect import Parameter
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from letitgo.recipes.lstm import LSTM
 from letitgo.recipes.splits import Kind
 from letitgo.recipes.transformer import Transformer
 from letitgo.value import Value, canonical
-from letitgo.weights import Matrix, fix_classifier, head, last_linear, layers, seeded
+from letitgo.weights import Matrix, cosine_classifier, fix_classifier, head, last_linear, layers, seeded
 
 
 def fcn(
@@ -112,11 +112,11 @@ def fixed_classifier(
     num_classes: int,
     network: str = "fcn",
     layer: str | None = None,
-    kind: Matrix = "hadamard",
+    kind: Matrix | Literal["cosine"] = "hadamard",
     matrix_seed: int = 0,
     **args: Any,
 ) -> nn.Module:
-    """Another network with a classifier that is not learned (HHS18, arXiv:1801.04540).
+    """Another network with a classifier that is not learned (HHS18, arXiv:1801.04540), or with a learned cosine one.
 
     Its other layers keep their names, so under a seed they begin with the same weights as in that network.
 
@@ -125,8 +125,8 @@ def fixed_classifier(
         num_classes: Number of outputs.
         network: The other network: a name or an import path.
         layer: Its classifier, an ``nn.Linear``; the last one if not given.
-        kind: As in :func:`letitgo.weights.fixed_matrix`.
-        matrix_seed: Likewise.
+        kind: As in :func:`letitgo.weights.fixed_matrix`; ``"cosine"``: learned, with features and rows of norm one.
+        matrix_seed: As in :func:`letitgo.weights.fixed_matrix`.
         args: Further arguments of the other network's factory.
 
     Raises:
@@ -137,7 +137,10 @@ def fixed_classifier(
     outputs = getattr(module.get_submodule(name), "out_features", None) if layer is None else num_classes
     if outputs != num_classes:
         raise BadRequest(f"{name!r}, the last nn.Linear of {network!r}, gives {outputs} outputs: name its classifier")
-    fix_classifier(module, name, kind, matrix_seed)
+    if kind == "cosine":
+        cosine_classifier(module, name)
+    else:
+        fix_classifier(module, name, kind, matrix_seed)
     return module
 
 

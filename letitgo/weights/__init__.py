@@ -12,8 +12,10 @@ from letitgo.weights.bisection import Bisection as Bisection
 from letitgo.weights.bisection import bisect as bisect
 from letitgo.weights.checkpoint import read_weights as read_weights
 from letitgo.weights.checkpoint import weight_files as weight_files
+from letitgo.weights.classifier import CosineClassifier as CosineClassifier
 from letitgo.weights.classifier import FixedClassifier as FixedClassifier
 from letitgo.weights.classifier import Matrix as Matrix
+from letitgo.weights.classifier import cosine_classifier as cosine_classifier
 from letitgo.weights.classifier import fix_classifier as fix_classifier
 from letitgo.weights.classifier import fixed_matrix as fixed_matrix
 from letitgo.weights.classifier import last_linear as last_linear

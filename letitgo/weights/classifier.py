@@ -163,8 +163,7 @@ class FixedClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of shape (..., out_features) from features of shape (..., in_features)."""
-        unit = normalize(features, dim=-1, eps=max(1e-8, torch.finfo(features.dtype).tiny))
-        scaled = unit * (-self.scale if self.kind == "hadamard" else self.scale)
+        scaled = _unit(features) * (-self.scale if self.kind == "hadamard" else self.scale)
         if self._is_faster_transformed(scaled):
             return self._transformed(scaled) + self.bias
         return linear(scaled, self.matrix, self.bias)
@@ -213,6 +212,68 @@ class FixedClassifier(nn.Module):
                 f"{self.in_features} features, {self.out_features} classes"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class CosineClassifier(nn.Module):
+    """``scale · (w / ‖w‖) · (x / ‖x‖) + bias``, all learned: what :class:`FixedClassifier` is but for the fixing.
+
+    The weights begin as those of ``nn.Linear``, scale and bias as with an orthogonal matrix, whose rows have norm one
+    too.
+
+    Args:
+        in_features: Number of features: inputs are of shape (..., in_features).
+        out_features: Number of classes: outputs are of shape (..., out_features).
+        device: Where it lives; PyTorch's default if not given.
+        dtype: Of all that is learned.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.scale = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin anew."""
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(self.weight, a=sqrt(5))
+            self.scale.fill_(_ORTHOGONAL_SCALE)
+            self.bias.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of shape (..., out_features) from features of shape (..., in_features)."""
+        return linear(self.scale * _unit(features), _unit(self.weight), self.bias)
+
+    def extra_repr(self) -> str:
+        out_features, in_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}"
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Vectors of norm one."""
+    return normalize(x, dim=-1, eps=max(1e-8, torch.finfo(x.dtype).tiny))
+
+
+def cosine_classifier(model: nn.Module, name: str) -> None:
+    """Put a :class:`CosineClassifier` in the place of a linear layer.
+
+    Args:
+        model: Changed in place.
+        name: The layer, as in ``model.named_modules()``.
+
+    Raises:
+        BadRequest: There is no such layer, it is no ``nn.Linear``, or it is the model itself.
+    """
+    old = _linear(model, name)
+    new = CosineClassifier(old.in_features, old.out_features, old.weight.device, old.weight.dtype)
+    _swap(model, name, old, new.train(old.training))
 
 
 def fix_classifier(model: nn.Module, name: str, kind: Matrix = "hadamard", seed: int = 0) -> Callable[[], None]:

@@ -15,8 +15,8 @@ from letitgo.recipes import Recipe
 from letitgo.studies.options import Seeds, StudyOptions, check_distinct
 from letitgo.studies.ticket.options import Levels, Rate, Rewind, Scope, check_levels
 
-Control = Literal["fresh weights", "random mask and fresh weights"]
-FRESH, RANDOM = CONTROLS = get_args(Control)
+Control = Literal["fresh weights", "random mask", "random mask and fresh weights"]
+FRESH, SCRAMBLED, RANDOM = get_args(Control)
 
 
 @checked
@@ -26,7 +26,7 @@ class CarryOptions(StudyOptions):
 
     Finds a ticket on each data set (--data, --half, --shift, --examples) under each optimiser and trains it under each
     other (Morcos, Yu, Paganini and Tian, arXiv:1906.02773). Compares it with the target's own ticket, its mask with
-    fresh weights, and random tickets.
+    fresh weights, its weights with a random mask, and random tickets.
     """
 
     QUESTION: ClassVar[str] = "Do lottery tickets carry over to other data and optimisers?"
@@ -54,8 +54,11 @@ class CarryOptions(StudyOptions):
     rewind: Rewind = "1ep"
     controls: Annotated[
         tuple[Control, ...],
-        Field(description="what is trained besides, or none: fresh-weights, random-mask-and-fresh-weights"),
-    ] = CONTROLS
+        Field(
+            description="what is trained besides, or none: fresh-weights, random-mask (at the ticket's own "
+            "weights), random-mask-and-fresh-weights"
+        ),
+    ] = (FRESH, RANDOM)
     at: Annotated[tuple[int, ...] | None, Field(description="levels whose tickets are carried [default: all]")] = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from letitgo.report import Column, N, Report, Section, Table, numbers
 from letitgo.report.pictures import BLACK, GREY, PALE, PALETTE, Grid, Panel, Picture, Rule, series
 from letitgo.report.words import heading, judged_by, listed, resolved, share_of, unlearned
-from letitgo.studies.carry.options import FRESH, RANDOM
+from letitgo.studies.carry.options import FRESH, RANDOM, SCRAMBLED
 from letitgo.studies.carry.study import DENSE, OWN, TICKET, place
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ Row = dict[str, Any]
 Place = tuple[str, str]
 
 SOURCE = "Morcos, Yu, Paganini and Tian, One ticket to win them all (arXiv:1906.02773)."
-CONTROLS = {FRESH: "own mask, fresh weights", RANDOM: "random mask, fresh weights"}
+CONTROLS = {
+    FRESH: "own mask, fresh weights",
+    SCRAMBLED: "random mask, own weights",
+    RANDOM: "random mask, fresh weights",
+}
 PANELS = 3
 """Levels in the figure of the matrix; the page has all of them in its tables."""
 COLUMNS = (
@@ -240,7 +244,9 @@ def _curves(rows: Sequence[Row], targets: Sequence[str], share: str) -> Picture:
         f"ticket of {source}": {"colour": PALETTE[i]} if few else {"colour": PALE, "label": "ticket of another"}
         for i, source in enumerate(sources)
     }
-    looks |= {text: {"colour": GREY, "line": line} for text, line in zip(CONTROLS.values(), ("--", "-."), strict=True)}
+    looks |= {
+        text: {"colour": GREY, "line": line} for text, line in zip(CONTROLS.values(), ("--", ":", "-."), strict=True)
+    }
     panels = []
     for target in targets:
         own = {} if few else {f"ticket of {target}": {"colour": PALETTE[0], "label": "own ticket"}}

@@ -2,8 +2,8 @@
 
 A ticket is found under one recipe: its mask, and the weights it is rewound to. It is trained under another, which
 determines the data, the order, the learning rate and all of the steps; where the number of classes differs, its output
-layer is drawn anew. Beside it stand the target's own ticket and two controls: the same mask with fresh weights, and a
-random ticket, of which mask and weights are both random.
+layer is drawn anew. Beside it stand the target's own ticket and controls: the same mask with fresh weights, the same
+weights with a random mask, and a random ticket, of which mask and weights are both random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from letitgo.plan import Density, Initial, Kept, Mask, Masked, Measure, Run, Scr
 from letitgo.recipes import Recipe
 from letitgo.report.words import share_of
 from letitgo.store import Store
-from letitgo.studies.carry.options import FRESH, RANDOM, CarryOptions
+from letitgo.studies.carry.options import FRESH, RANDOM, SCRAMBLED, CarryOptions
 from letitgo.studies.cell import Cell, CellStudy, Results, Row
 from letitgo.studies.check import check_recipe
 from letitgo.studies.subject import Subject
@@ -171,7 +171,7 @@ class Carry(CarryOptions, CellStudy):
 
     def _mask(self, source: int, target: int, level: int, variant: str, i: int) -> Mask:
         mask = self.tickets[source].mask(level, self.subjects[source].seeds[i])
-        if variant != RANDOM:
+        if variant not in (SCRAMBLED, RANDOM):
             return mask
         return Scrambled(mask, derive(self.subjects[target].seeds[i].seed, "random mask", level))
 

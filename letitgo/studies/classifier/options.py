@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from letitgo.checked import STRICT, checked
 from letitgo.studies.options import ChoosingOptions, Tolerance, check_distinct
 
-Head = Literal["hadamard", "orthogonal", "frozen"]
+Head = Literal["hadamard", "orthogonal", "frozen", "cosine"]
 
 
 @checked
@@ -37,7 +37,8 @@ class ClassifierOptions(ChoosingOptions):
         tuple[Head, ...],
         Field(
             min_length=1,
-            description="compared with the learned classifier: hadamard, orthogonal, frozen (the layer as drawn)",
+            description="compared with the learned classifier: hadamard, orthogonal, frozen (the layer as drawn), "
+            "cosine (learned, but features and rows have norm one, as with the fixed ones)",
         ),
     ] = ("hadamard", "orthogonal")
     layer: Annotated[str | None, Field(description="name of the classifier [default: the last linear layer]")] = None

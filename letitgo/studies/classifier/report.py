@@ -21,6 +21,7 @@ NAMES = {
     "hadamard": "a fixed Hadamard matrix",
     "orthogonal": "a fixed orthogonal matrix",
     "frozen": "its initial weights",
+    "cosine": "a learned cosine classifier",
 }
 SIDES = ("lower", "higher", "undecided")
 
@@ -57,8 +58,9 @@ def report(study: Classifier, rows: Sequence[Row]) -> Report:
             sections.append(_section(study, recipe, part, own))
             replaced += own
     if len(sections) > 1:
-        counts = [f"{sum(row['verdict'] == kind for row in replaced)} {kind}" for kind in VERDICTS]
-        answer = f"{len(replaced)} replacements of the classifier: {', '.join(counts)}."
+        fixed = _unlearned(replaced)
+        counts = [f"{sum(row['verdict'] == kind for row in fixed)} {kind}" for kind in VERDICTS]
+        answer = f"{len(fixed)} replacements of the classifier: {', '.join(counts)}."
         sections.insert(0, Section("All together", answer, pictures={"drops": _drops(study, replaced)}))
     metric = words.metric_of(study)
     drop = "accuracy minus this one's" if metric.share else f"{metric.name} against this one's, in {metric.unit}"
@@ -96,7 +98,7 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
     """The replacement that costs least where choices are read from, if it is within the tolerance there."""
     metric = words.metric_of(study)
     limit, worse = words.within(study.tolerance, metric.unit), words.lost(metric).partition(",")[0]
-    best = _best(study, fixed)
+    best, fixed = _best(study, fixed), _unlearned(fixed)
     if best is not None and best["verdict"] != "robust":
         return (
             f"Undecided: {NAMES[best['classifier']]} is {words.nearness(study, metric.unit)}; the {worse} is "
@@ -114,7 +116,12 @@ def _answer(study: Classifier, fixed: Sequence[Row]) -> str:
 
 
 def _best(study: Classifier, fixed: Sequence[Row]) -> Row | None:
-    return min(filter(study.passes, fixed), key=lambda row: row[f"{study.chosen}drop_mean"], default=None)
+    return min(filter(study.passes, _unlearned(fixed)), key=lambda row: row[f"{study.chosen}drop_mean"], default=None)
+
+
+def _unlearned(replaced: Sequence[Row]) -> list[Row]:
+    """The replacements that are not learned themselves."""
+    return [row for row in replaced if row["classifier"] != "cosine"]
 
 
 def _sentences(study: Classifier, base: Row, fixed: Sequence[Row]) -> list[str]:

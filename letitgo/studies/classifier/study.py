@@ -27,8 +27,8 @@ from letitgo.studies.subject import Subject
 from letitgo.training import take_step
 from letitgo.weights.state import drawing_from
 
-FIXED = ("hadamard", "orthogonal")
-"""Classifiers that are a fixed matrix with a learned scale."""
+SCALED = ("hadamard", "orthogonal", "cosine")
+"""Classifiers of features of norm one, with a learned scale."""
 
 
 class Classifier(ClassifierOptions, CellStudy):
@@ -53,7 +53,7 @@ class Classifier(ClassifierOptions, CellStudy):
 
     def recipe(self, of: Subject, kind: str, recipe: Recipe) -> Recipe:
         """The recipe, its network with a classifier of that kind."""
-        if kind not in FIXED:
+        if kind not in SCALED:
             return recipe
         args = {**recipe.model_args, "network": recipe.model, "layer": self.name(of), "kind": kind}
         return dataclasses.replace(recipe, model="fixed-classifier", model_args=args)
@@ -87,7 +87,7 @@ class Classifier(ClassifierOptions, CellStudy):
         run = self.run(of, kind, recipe)
         splits = ("test", "train", *self.held_out)
         found = of.evaluations(recipe, run.final, *splits)
-        if kind in FIXED:
+        if kind in SCALED:
             states = tuple(run.at_epoch(epoch) for epoch in range(recipe.epochs + 1))
             found["scale"] = Track(states, f"{self.name(of)}.scale")
         return found

@@ -65,6 +65,10 @@ class FractionOptions(ChoosingOptions):
     ] = ()
     blocks: Annotated[tuple[str, ...], Field(description="patterns of blocks learned as one")] = ()
     by: By = "layer"
+    per_unit: Annotated[
+        bool,
+        Field(description="beside the norms or biases alone, also learn as many random weights of each unit"),
+    ] = False
     controls: Annotated[
         bool, Field(description="also learn as many values as each of these, chosen at random from the whole network")
     ] = True

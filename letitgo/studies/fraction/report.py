@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from letitgo.recipes import Recipe
@@ -10,6 +11,7 @@ from letitgo.report import NEW, TEST, TRAINING, Column, N, Report, Section, Tabl
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Band, Panel, Picture, Points, Rule, judged, points, series
 
 if TYPE_CHECKING:
+    from letitgo.recipes.tasks import Metric
     from letitgo.studies.fraction.study import Fraction
 
 Row = dict[str, Any]
@@ -17,7 +19,7 @@ Tasks = list[tuple[str, list[Row]]]
 
 TITLE = "How much of a network has to be learned?"
 SOURCE = "Rosenfeld and Tsotsos (arXiv:1802.00844); Frankle, Schwab and Morcos (arXiv:2003.00152)."
-RANDOM = "random values"
+RANDOM, PER_UNIT = "random values", "random values per unit"
 TASKS = 10
 """Tasks on one base for which storage is added up."""
 WIDEST = 6
@@ -62,6 +64,7 @@ def report(study: Fraction, rows: Sequence[Row]) -> Report:
         if part and part[0]["n"]
     ]
     sections = [_section(study, recipe, part) for recipe, part in measured]
+    sections = [*_own_rates(study, measured), *sections]
     sections += [_tasks_section(study, tasks) for tasks in on_one_base(measured)]
     limit = words.within(study.tolerance, words.metric_of(study).unit)
     note = (
@@ -105,7 +108,8 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
         title = "a share of each layer" + ("" if varied else f" ({conditions(shares[0])})")
         tables.append(Table([NAME, *varied, VALUES, drop, ABOVE, STORED][:WIDEST], shares, title))
     if alone:
-        tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone, "one part alone, the rest as drawn"))
+        beside = [row for row in rows if row["policy"] == PER_UNIT]
+        tables.append(Table([NAME, VALUES, drop, ABOVE, STORED], alone + beside, "one part alone, the rest as drawn"))
     shown = len(tables)
     tables.append(Table([*words.judged_by(metric, ALL_NUMBERS), *words.held_out_drop(study)], rows, "All numbers"))
     if section := words.unlearned(study, recipe, rows[0], tables[-1]):
@@ -123,6 +127,70 @@ def _section(study: Fraction, recipe: Recipe, rows: list[Row]) -> Section:
         pictures,
         words.resolved(recipe),
     )
+
+
+def _own_rates(study: Fraction, measured: Sequence[tuple[Recipe, list[Row]]]) -> list[Section]:
+    """Each policy at the learning rate that is best for it on held-out examples, where several were tried.
+
+    One rate for all compares the rates as well: few values take a larger one.
+    """
+    if "lr" not in study.swept or not study.held_out:
+        return []
+    metric, groups = words.metric_of(study), dict[tuple[str, ...], list[tuple[Recipe, list[Row]]]]()
+    for recipe, rows in (each for each in measured if each[0].lr is not None):
+        others = tuple(f"{name} {getattr(recipe, name)}" for name in study.swept if name != "lr")
+        groups.setdefault(others, []).append((recipe, rows))
+    return [_at_own_rates(study, metric, others, group) for others, group in groups.items() if len(group) > 1]
+
+
+def _at_own_rates(
+    study: Fraction, metric: Metric, others: Sequence[str], group: Sequence[tuple[Recipe, list[Row]]]
+) -> Section:
+    best: dict[tuple[Any, ...], Row] = {}
+    held_out, sign = f"validation_{metric.name}_mean", 1 if metric.more_is_better else -1
+    for _, rows in group:
+        for row in rows:
+            name = (row["what"], *(row[column.name] for column in CONDITIONS), row["learned"])
+            if name not in best or sign * row[held_out] > sign * best[name][held_out]:
+                best[name] = row
+    tried = sorted({recipe.lr for recipe, _ in group if recipe.lr is not None})
+    random = {row["learned"]: row for row in best.values() if row["policy"] == RANDOM}
+    shown = [
+        row | {"random": beside and f"{words.value(beside, metric)} at {beside['lr']:g}", "beside": beside}
+        for row in best.values()
+        if row["policy"] != RANDOM
+        for beside in [random.get(row["learned"])]
+    ]
+    columns = [
+        *(NAME, VALUES, Column("lr", "rate", "Learning rate, the best on held-out examples.", numbers.significant)),
+        *words.judged_by(metric, [TEST]),
+        Column("random", "random values", "As many random values at the rate that is best for them."),
+    ]
+    ends = [row["what"] for row in best.values() if row["lr"] in (tried[0], tried[-1])]
+    said = [f"Rates tried: {', '.join(f'{rate:g}' for rate in tried)}."]
+    if ends:
+        said.append(f"The best is the least or the largest tried for {words.listed(list(dict.fromkeys(ends)))}.")
+    title = ", ".join(["Each at its own learning rate", *others])
+    return Section(title, _apart(metric, shown), said, [Table(columns, shown)])
+
+
+def _apart(metric: Metric, rows: Sequence[Row]) -> str:
+    """Which policies are better and worse than as many random values, by intervals that do not overlap."""
+    sides: dict[str, list[str]] = {"better": [], "worse": []}
+    for row in rows:
+        ends = [_interval(metric, one) for one in (row, row["beside"]) if one is not None]
+        if len(ends) == 2 and (ends[0][0] > ends[1][1] or ends[0][1] < ends[1][0]):
+            higher = ends[0][0] > ends[1][1]
+            sides["better" if higher is metric.more_is_better else "worse"].append(row["what"])
+    found = [f"{side} than as many random values: {words.listed(names)}" for side, names in sides.items() if names]
+    if not found:
+        return "At the rate of each, no part is clearly better or worse than as many random values."
+    return f"At the rate of each, clearly {'; clearly '.join(found)}."
+
+
+def _interval(metric: Metric, row: Row) -> tuple[float, float]:
+    mean, half = row[f"{metric.name}_mean"], row[f"{metric.name}_ci95"]
+    return (mean - half, mean + half) if half is not None else (-inf, inf)
 
 
 def _answer(study: Fraction, rows: Sequence[Row]) -> str:
@@ -204,9 +272,9 @@ def _lines(rows: Sequence[Row]) -> dict[str, tuple[list[Row], dict[str, Any]]]:
         look = {"colour": colour, "shape": shape, "line": line}
         name = ", ".join(filter(None, (row["policy"], conditions(row, shares))))
         lines.setdefault(name, ([base], look))[0].append(row)
-    named = {"norms only": "^", "biases only": "v", "classifier only": "P"}
+    named = {"norms only": "^", "biases only": "v", "classifier only": "P", PER_UNIT: "x"}
     units = [row for row in alone if row["policy"] not in named]
-    for row in alone:
+    for row in rows:
         if row["policy"] in named:
             lines[row["policy"]] = ([row], {"colour": BLACK, "shape": named[row["policy"]]})
     if units:
@@ -268,7 +336,7 @@ def together(study: Fraction, tasks: Tasks) -> list[Row]:
     found = []
     for several in zip(*(rows for _, rows in tasks), strict=True):
         row = several[0]
-        if row["policy"] not in ("everything", RANDOM):
+        if row["policy"] not in ("everything", RANDOM, PER_UNIT):
             sizes: Row = {name: sum(one[f"{name}_bytes_mean"] for one in several) for name in ("delta", "whole")}
             sizes["passes"] = all(map(study.passes, several))
             found.append({column.name: row[column.name] for column in (NAME, *CONDITIONS, VALUES)} | sizes)

@@ -9,14 +9,14 @@ from typing import ClassVar, get_args
 
 from letitgo import plan, weights
 from letitgo.errors import BadRequest
-from letitgo.plan import Delta, Initial, Measure, Run, Scattered, State, Zeroed
+from letitgo.plan import Delta, Initial, Measure, PerUnit, Run, Scattered, State, Zeroed
 from letitgo.recipes import Recipe
 from letitgo.store import Store
 from letitgo.studies.cell import Cell, CellStudy, Results, evaluated
 from letitgo.studies.fraction.options import FractionOptions, Of, Only, Rest
 from letitgo.studies.subject import Subject
 
-RANDOM = "random values"
+RANDOM, PER_UNIT = "random values", "random values per unit"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Policy:
         rest: What the rest of a layer is that is learned in part.
         within: The parameters of which a share is learned, or in which values are scattered.
         count: How many values are scattered at random.
+        each: How many weights of each unit are chosen at random.
     """
 
     name: str
@@ -42,9 +43,17 @@ class Policy:
     rest: Rest = "initial"
     within: tuple[str, ...] = ()
     count: int = 0
+    each: int = 0
 
-    def choice(self, seed: int) -> plan.Fraction | Scattered | None:
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there for others to be compared with."""
+        return bool(self.count or self.each)
+
+    def choice(self, seed: int) -> plan.Fraction | Scattered | PerUnit | None:
         """What moves down to single weights, drawn under a seed; None where whole parameters move alone."""
+        if self.each:
+            return PerUnit(self.each, seed, self.within)
         if self.count:
             return Scattered(self.count, seed, self.within)
         if self.share is None or not self.within:
@@ -81,7 +90,12 @@ class Fraction(FractionOptions, CellStudy):
             if what in (self.only or ()) and not names:
                 hint = " (fcn and lenet have them with model-args '{\"norm\": true}')" if what == "norms" else ""
                 raise BadRequest(f"only names {what}, but {of.recipe.model!r} has none{hint}")
-        for policy in self.policies(of):
+        policies = self.policies(of)
+        if self.per_unit and not any(policy.each for policy in policies):
+            raise BadRequest(
+                f"per-unit: in {of.recipe.model!r} neither norms nor biases alone are one or two values for each unit"
+            )
+        for policy in policies:
             module = weights.seeded(of.recipe.network, of.recipe.seed)
             self.run(of, policy, of.recipe).prepare(module)
             try:
@@ -95,7 +109,7 @@ class Fraction(FractionOptions, CellStudy):
         controls = {policy.count: self._cell(of, policy, {"base": base}) for policy in others if policy.count}
         parts = []
         for policy in others:
-            if not policy.count:
+            if not policy.count:  # random weights of each unit are compared with those of the whole network too
                 control = controls.get(policy.size(of))
                 parts.append(self._cell(of, policy, {"base": base} | ({"control": control} if control else {})))
         yield [base, *parts, *controls.values()]
@@ -103,7 +117,8 @@ class Fraction(FractionOptions, CellStudy):
     def _cell(self, of: Subject, policy: Policy, against: Mapping[str, Cell]) -> Cell:
         def measures(recipe: Recipe) -> Mapping[str, Measure]:
             run = self.run(of, policy, recipe)
-            splits = (*evaluated(recipe), *(() if policy.count else self.held_out))  # controls are not advised
+            chosen = "lr" in self.swept or not policy.is_control  # controls are not advised, but may have a rate
+            splits = (*evaluated(recipe), *(self.held_out if chosen else ()))
             return {**of.evaluations(recipe, run.final, *splits), "delta": Delta(run.final, run.start)}
 
         labels = {name: getattr(policy, name) for name in ("share", "rest", "norms", "classifier")}
@@ -136,9 +151,27 @@ class Fraction(FractionOptions, CellStudy):
         norms = "learned" if of.norms else "none"
         everything = Policy("everything", norms, "learned", of.trainable)
         parts = [part for part in (*self._shares(of), *self._alone(of)) if part.size(of) < of.size(of.trainable)]
+        if self.per_unit:
+            parts += [control for part in parts if (control := self._per_unit(of, part))]
         counts = sorted({part.size(of) for part in parts}, reverse=True) if self.controls else []
         norms = "random" if of.norms else "none"
         return [everything, *parts, *(Policy(RANDOM, norms, "random", within=of.trainable, count=n) for n in counts)]
+
+    def _per_unit(self, of: Subject, part: Policy) -> Policy | None:
+        """As many random weights of each unit as norms or biases alone have values for it; None where that is no one
+        number."""
+        if part.name not in ("norms only", "biases only"):
+            return None
+        layers = of.recipe.network.layers.values()
+        if part.name == "norms only":
+            layers = [names for names in layers if not {*names} & {*of.norms, *of.head.parameters}]
+        else:
+            layers = [names for names in layers if {*names} & {*part.names}]
+        within = of.ordered(name for names in layers for name in names if of.module.get_parameter(name).ndim > 1)
+        units = sum(len(of.module.get_parameter(name)) for name in within)
+        each, rest = divmod(part.size(of), units) if units else (0, 1)
+        norms = "random" if of.norms else "none"
+        return Policy(PER_UNIT, norms, "random", within=within, each=each) if not rest and each in (1, 2) else None
 
     def _shares(self, of: Subject) -> Iterator[Policy]:
         norms_of = self.norms if of.norms else ("none",)
