@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from helpers import bits, python, small_recipe
@@ -26,11 +27,14 @@ from letitgo.plan import Initial, Run, Subspace
 from letitgo.recipes.data import open_data
 from letitgo.recipes.networks import fcn, lenet
 from letitgo.recipes.steps import Shift
+from letitgo.report.pictures import Points
 from letitgo.store import Store
 from letitgo.studies.compute import compute
+from letitgo.studies.dimension.crossing import crossing
 from letitgo.studies.dimension.search import GLOBAL, Search, Target, interval
 from letitgo.studies.dimension.study import Dimension
 from letitgo.studies.map.study import Map
+from letitgo.studies.statistics import quantile
 from letitgo.studies.sweep import sweep
 from letitgo.value import dump
 from letitgo.weights import parameter_names, seeded
@@ -176,6 +180,79 @@ def test_the_first_that_exceeds_counts_and_equal_is_not_enough():
     assert interval(0.05, means) == (0, 0)
 
 
+LINE = (600, 700, 800, 1000, 1100)
+
+
+def on_a_line(tried, true, target, slope=0.1, shifts=(0.0, 0.01, -0.01)):
+    """Accuracies of seeds whose lines in log d differ in level alone, the mean at the target at the true d."""
+    return {d: [target + slope * math.log(d / true) + shift for shift in shifts] for d in tried}
+
+
+@given(true=st.floats(720, 1000), target=st.floats(0.3, 0.9), slope=st.floats(0.05, 0.2), near=st.integers(650, 1150))
+def test_the_crossing_of_a_line_is_found_and_its_interval_is_that_of_the_seeds(true, target, slope, near):
+    found = crossing(on_a_line(LINE, true, target, slope), [target] * 3, near)
+    half = quantile(0.05, 2) * 0.01 / math.sqrt(3) / slope
+    assert (found.d, found.low, found.high) == pytest.approx(
+        (true, true * math.exp(-half), true * math.exp(half)), rel=1e-6
+    )
+
+
+def test_the_seeds_of_the_baseline_are_in_the_interval():
+    accuracies, targets = on_a_line(LINE, 800, 0.8), [0.8, 0.8, 0.8]
+    alone = crossing(accuracies, targets, 800)
+    with_them = crossing(accuracies, [0.8, 0.81, 0.79], 800)  # each seed at its own baseline alike
+    against = crossing(accuracies, [0.8, 0.79, 0.81], 800)
+    assert with_them.d == pytest.approx(alone.d) == pytest.approx(against.d)
+    assert with_them.high - with_them.low < 1e-3 < alone.high - alone.low < against.high - against.low
+
+
+def test_seeds_that_agree_by_chance_give_no_narrower_interval_than_their_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, (len(LINE), 3))
+    noise -= noise.mean(axis=0)  # the seeds' means agree to the last bit
+    accuracies = {d: 0.8 + 0.1 * math.log(d / 800) + own for d, own in zip(LINE, noise, strict=True)}
+    found = crossing(accuracies, [0.8] * 3, 800)
+    assert math.log(found.high / found.low) > 2 * quantile(0.05, 11) * 0.005 / math.sqrt(15) / 0.1
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "target"),
+    [
+        (on_a_line(LINE, 800, 0.8, shifts=(0.0,)), 0.8),  # one seed
+        (on_a_line((790, 810), 800, 0.8), 0.8),  # too few d
+        (on_a_line((100, 790, 810, 9_000), 800, 0.8), 0.8),  # too few of them near
+        (on_a_line(LINE, 800, 0.8, slope=-0.1), 0.8),
+        (on_a_line(LINE, 800, 0.8, slope=0.0), 0.8),
+        ({d: [0.8, 0.8 + 0.02 * (-1) ** i, 0.8] for i, d in enumerate(LINE)}, 0.8),  # no sure slope
+        (on_a_line(LINE, 1150, 0.8), 0.8),  # beyond what was tried
+        (on_a_line(LINE, 800, 0.8, shifts=(0.1, -0.1, 0.0)), 0.8),  # an interval over more than a factor of ten
+    ],
+)
+def test_where_no_line_can_be_fitted_there_is_no_crossing(accuracies, target):
+    [seeds] = {len(values) for values in accuracies.values()}
+    assert crossing(accuracies, [target] * seeds, 800) is None
+
+
+def test_a_wider_window_is_fitted_where_few_d_are_close():
+    accuracies = on_a_line((400, 790, 1_200), 800, 0.8)
+    assert crossing(accuracies, [0.8] * 3, 790).d == pytest.approx(800)
+    assert crossing({d: accuracies[d] for d in (400, 790)}, [0.8] * 3, 790) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_holds_the_true_crossing_as_often_as_it_says(seeds):
+    rng, studies, held = np.random.default_rng(seeds), 1000, 0
+    for _ in range(studies):
+        base, own = rng.normal(0.98, 0.004, seeds), rng.normal(0, 0.004, seeds)
+        accuracies = {
+            d: 0.9 * 0.98 + 0.06 * math.log(d / 830) + own + rng.normal(0, 0.004, seeds)
+            for d in (562, 649, 750, 805, 866, 1000)
+        }
+        found = crossing(accuracies, 0.9 * base, 805)
+        held += found is not None and found.low <= 830 <= found.high
+    assert 0.93 * studies <= held <= 0.98 * studies
+
+
 STUDY = Dimension(RECIPE, seeds=2, global_baseline=0.6, resolution=0.5, split="test")
 
 
@@ -217,6 +294,42 @@ def test_the_answer_is_read_off_the_points(done):
     assert points[0] < 0.3
 
 
+def test_the_answer_is_fitted_to_the_points(store):
+    recipe = replace(RECIPE, epochs=8)
+    study = Dimension(recipe, seeds=3, global_baseline=0.8, grid=(60, 80, 100, 120, 160, 220), split="test")
+    rows = compute(study, store).rows
+    [base] = of_kind(rows, "baseline")
+    tried = {row["d"]: row["accuracies"] for row in of_kind(rows, "d")}
+    answers = of_kind(rows, "answer")
+    for answer, targets in zip(answers, ([0.9 * own for own in base["accuracies"]], 3 * [0.9 * 0.8]), strict=True):
+        found = crossing(tried, targets, answer["best_d"])
+        told = tuple(answer[f"fitted_{name}"] for name in ("d", "low", "high"))
+        assert told == ((found.d, found.low, found.high) if found else (None, None, None))
+    assert any(answer["fitted_d"] for answer in answers)
+    assert all(row["fitted_d"] is None for row in rows if row["row"] != "answer")
+
+
+def test_the_fitted_answer_is_told_first_and_the_bracket_beside_it(done):
+    _, rows = done
+    fit = {"fitted_d": 880.4, "fitted_low": 856.2, "fitted_high": 1908.1}
+    rows = [row | (fit if row["baseline"] == "own" else {}) for row in rows]
+    answer = next(row for row in rows if row["fitted_d"])
+    [section] = STUDY.report(rows).sections
+    assert section.answer.startswith(
+        "About 880 of 610 dimensions (144 %; 95 % interval 856 to 1,908) are enough for 90 %"
+    )
+    assert section.answer.endswith(
+        f"Of those tried, {answer['d']} are enough on average over the seeds; {answer['low']} are not."
+    )
+    shown = {column.head: column.cell(section.tables[0].rows[0]) for column in section.tables[0].columns}
+    assert (shown["fitted"], shown["enough"]) == ("880 (856 to 1,908)", str(answer["d"]))
+    [[panel]] = section.pictures["accuracy"].panels
+    assert [880.4] in [mark.x for mark in panel.marks if isinstance(mark, Points)]
+    never = [row | ({"d": None, "bits_per_label": None} if row["fitted_d"] else {}) for row in rows]
+    [section] = STUDY.report(never).sections
+    assert " None of those tried is, on average over the seeds: the best is " in section.answer
+
+
 def test_a_grid_finds_its_runs_in_the_store_and_the_search_is_not_led_by_them(done, tmp_path):
     store, rows = done
     tried = tuple(sorted(row["d"] for row in of_kind(rows, "d") if row["d"]))
@@ -250,6 +363,7 @@ def test_looking_every_epoch_ends_early_whatever_the_store_holds(store, tmp_path
     assert much["epoch"] < 4
     assert much["accuracy_mean"] > answer["target"] > little["accuracy_mean"]
     part = early.asked[0]
+    assert answer["fitted_d"] is None  # trainings ended at different epochs
     assert part.run(400, recipe).at_epoch(4).address not in store
     assert part.run(20, recipe).at_epoch(4).address in store
     compute(Dimension(recipe, seeds=2, grid=(20, 400), split="test"), store)
@@ -518,6 +632,7 @@ def answer_row(widths, depth, d, size):
             "seed_d": [d],
             "frozen_drop_mean": None,
         },
+        **{"fitted_d": None, "fitted_low": None, "fitted_high": None},
         **{"accuracy_mean": 0.91, "accuracy_ci95": None, "best_d": 40, "bits_per_label": 1.0, "stopped": None, "n": 1},
     }
 
@@ -549,7 +664,8 @@ def test_claims_of_lfly18():
         assert {(recipe.epochs, recipe.lr, recipe.schedule) for recipe in recipes} == {wanted}
 
     def row(model, baseline, low, d):
-        return {"row": "answer", "model": model, "baseline": baseline, "low": low, "d": d, "n": 2}
+        told = {"row": "answer", "model": model, "baseline": baseline, "low": low, "d": d, "n": 2}
+        return told | {"fitted_d": None, "fitted_low": None, "fitted_high": None}
 
     base = {"row": "baseline", "model": "fcn", "accuracy_mean": 0.979, "accuracy_ci95": 0.001, "n": 2}
     rows = [
@@ -557,7 +673,7 @@ def test_claims_of_lfly18():
         {**base, "accuracy_mean": 0.97},
         {**base, "accuracy_mean": None, "accuracy_ci95": None, "n": 0},
         row("fcn", "global", 680, 720),
-        row("fcn", "global", 650, 699),
+        row("fcn", "global", 650, 699) | {"fitted_d": 690.6, "fitted_low": 640.2, "fitted_high": 1234.5},
         row("fcn", "own", 550, 600),
         row("fcn", "own", 575, 600),
         row("lenet", "own", 270, 280),
@@ -566,4 +682,5 @@ def test_claims_of_lfly18():
     told = lfly18.claims(study, rows)
     assert [claim.within for claim in told] == [True, False, None, None, False, None, True, None, False]
     assert told[3].note == "between 680 and 720; 10 epochs in place of 100"
+    assert told[4].note.startswith("between 650 and 699; fitted 691, 95 % interval 640 to 1,234; ")
     assert told[-1].note.startswith("not reached up to 44,426")

@@ -73,6 +73,9 @@ def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
             low, high = BANDS[model, row["baseline"]]
             found = row["d"] is not None
             between = f"between {row['low']:,} and {row['d']:,}" if found else f"not reached up to {row['low']:,}"
+            fitted = row["fitted_d"] and (
+                f"fitted {row['fitted_d']:,.0f}, 95 % interval {row['fitted_low']:,.0f} to {row['fitted_high']:,.0f}"
+            )
             told.append(
                 Claim(
                     f"{NETWORKS[model]}, d_int90, {row['baseline']} baseline",
@@ -81,7 +84,7 @@ def claims(study: Dimension, rows: list[dict[str, Any]]) -> list[Claim]:
                     None,
                     row["n"],
                     _overlap(row["low"], row["d"] if found else inf, low, high),
-                    "; ".join(filter(None, [between, short])),
+                    "; ".join(filter(None, [between, fitted, short])),
                 )
             )
     return told

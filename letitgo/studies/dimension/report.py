@@ -37,8 +37,9 @@ def report(study: Dimension, rows: Sequence[Row]) -> Report:
     )
     note = (
         "Training in a random subspace, θ = θ₀ + P z: only the d numbers z are learned. The intrinsic dimension is the "
-        f"least d tried whose mean accuracy over {study.seeds} seeds exceeds the threshold times the baseline; "
-        "d_int90 is that for a threshold of 0.9. "
+        "least d whose mean accuracy exceeds the threshold times the baseline; d_int90 is that for a threshold of 0.9. "
+        f"The bracket is read off the means over {study.seeds} seeds at the d tried. The fitted d is where a line in "
+        "log d, through the d tried around it, crosses the threshold. "
         f"Each seed draws its own initial weights, data order and projection ({study.kind}). {stop} Accuracy is on the "
         f"{_split(study)} set{judged}. Intervals are 95 % (Student's t)."
     )
@@ -83,6 +84,12 @@ def asked(row: Row) -> str:
 
 def _answer(row: Row) -> str:
     """An answer for a whole network."""
+    if row["fitted_d"]:
+        share, end = numbers.percent(row["fitted_d"] / row["D"]), _bracket(row)
+        return (
+            f"About {numbers.count(row['fitted_d'])} of {row['D']:,} dimensions ({share}; 95 % interval "
+            f"{_interval(row)}) are enough for {asked(row)}. {end}"
+        )
     accuracy = numbers.points(row["accuracy_mean"], row["accuracy_ci95"])
     early = " (given up before the last epoch)" if row["stopped"] == "given up" else ""
     if row["d"] is None:
@@ -100,11 +107,24 @@ def _answer(row: Row) -> str:
     )
 
 
+def _interval(row: Row) -> str:
+    return f"{numbers.count(row['fitted_low'])} to {numbers.count(row['fitted_high'])}"
+
+
+def _bracket(row: Row) -> str:
+    """Between which of the d tried a fitted answer was found."""
+    if row["d"] is None:
+        accuracy = numbers.points(row["accuracy_mean"], row["accuracy_ci95"])
+        return f"None of those tried is, on average over the seeds: the best is {accuracy} % at d = {row['best_d']:,}."
+    return f"Of those tried, {row['d']:,} are enough on average over the seeds; {row['low']:,} are not."
+
+
 def _sentences(answers: Sequence[Row]) -> list[str]:
     said = []
     bits = answers[0]["bits_per_label"] if answers and answers[0]["d"] else None
     if bits is not None:
-        said.append(f"That is {bits:,.4g} bits per training label, at 32 bits for each number learned.")
+        learned = f"{answers[0]['d']:,} dimensions are {bits:,.4g} bits per training label"
+        said.append(f"{learned}, at 32 bits for each number learned.")
     said += [_answer(row) for row in answers[1:] if row["d"] is None]
     if any(row["d"] is None and row["low"] == row["D"] for row in answers):
         said.append("More epochs or a higher learning rate may be needed: d = D is not enough either.")
@@ -178,6 +198,11 @@ def _answers(study: Dimension, rows: Sequence[Row], swept: Sequence[str] = ()) -
         Column("asked", "asked", "What is to be exceeded."),
         Column("low", "not enough", "The d tried below, which does not exceed it.", numbers.count),
         Column("d", "enough", "The least d tried that exceeds it.", _dimension),
+        Column(
+            "fitted",
+            "fitted",
+            "The d where a line through those tried around it crosses what is asked, and its 95 % interval.",
+        ),
     ]
     if study.layers:
         about = "Baseline minus the layer frozen at its initialization with all others trained, in points."
@@ -185,7 +210,14 @@ def _answers(study: Dimension, rows: Sequence[Row], swept: Sequence[str] = ()) -
     else:
         columns.append(Column("accuracy", "accuracy, %", "At the d that is enough, or the best.", numbers.points))
         columns.append(Column("seed_d", "each seed", "The least d tried that is enough for a seed by itself.", _seeds))
-    return Table(columns, [row | {"asked": f"{100 * row['threshold']:g} % of {row['baseline']}"} for row in rows])
+    shown = [
+        row | {"asked": f"{100 * row['threshold']:g} % of {row['baseline']}", "fitted": _fitted(row)} for row in rows
+    ]
+    return Table(columns, shown)
+
+
+def _fitted(row: Row) -> str:
+    return f"{numbers.count(row['fitted_d'])} ({_interval(row)})" if row["fitted_d"] else numbers.NONE
 
 
 def _tried(study: Dimension, rows: Sequence[Row]) -> Table:
@@ -209,7 +241,8 @@ def _accuracy(study: Dimension, rows: Sequence[Row]) -> Picture:
     across = min(3, len(panels))
     caption = (
         f"Accuracy on the {_split(study)} set against the dimension of the subspace: each seed, and their mean with "
-        "its 95 % interval. Shaded: from the last d that is not enough to the first that is."
+        "its 95 % interval. Shaded: from the last d that is not enough to the first that is. "
+        "Diamonds at the foot: the fitted d, with its 95 % interval."
     )
     return Picture([panels[i : i + across] for i in range(0, len(panels), across)], caption)
 
@@ -224,12 +257,17 @@ def _curve(study: Dimension, rows: Sequence[Row], title: str) -> Panel:
     ):
         if row and row["n"]:
             marks.append(Rule(100 * row["accuracy_mean"], label=label, colour=colour))
-    for row in _kind(rows, "answer"):
+    for i, row in enumerate(_kind(rows, "answer")):
         name, colour = BASELINES[row["baseline"]]
         label = f"{100 * row['threshold']:g} % of {name}"
         marks.append(Rule(100 * row["target"], label=label, colour=colour, line=":"))
         if row["d"]:
             marks.append(Band(max(row["low"], 0.7), row["d"], colour))
+        if row["fitted_d"]:
+            place = 4 + 4 * i
+            ends: Row = {"colour": colour, "shape": "|", "line": "-"}
+            marks.append(Points([row["fitted_low"], row["fitted_high"]], [place, place], **ends))
+            marks.append(Points([row["fitted_d"]], [place], colour=colour, shape="D"))
     each = [(row["d"], 100 * accuracy) for row in tried for accuracy in row["accuracies"]]
     marks.append(Points([d for d, _ in each], [y for _, y in each], label="seeds", colour=PALETTE[0], hollow=True))
     marks.append(points(tried, "d", "accuracy", 100, label="mean", colour=PALETTE[0], shape="", line="-"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any
@@ -14,6 +15,7 @@ from letitgo.recipes.own import Own
 from letitgo.report import Report
 from letitgo.store import Store
 from letitgo.studies.check import check_recipe
+from letitgo.studies.dimension.crossing import crossing
 from letitgo.studies.dimension.options import DimensionOptions
 from letitgo.studies.dimension.search import Looks, Search, Target, answered, average, best, results
 from letitgo.studies.statistics import ci95, mean
@@ -126,9 +128,21 @@ def _answer(search: Search, target: Target, found: dict[int, Looks], store: Stor
         "target": target.accuracy,
         "best_d": shown,
         "seed_d": alone,
+        **_fitted(search, target, found, store),
         "bits_per_label": None if high is None else _bits(search, high),
         **_frozen(search, store),
     }
+
+
+def _fitted(search: Search, target: Target, found: dict[int, Looks], store: Store) -> Row:
+    """The columns of the fitted crossing; none where trainings ended at different epochs, or nothing can be fitted."""
+    near = answered(target.accuracy, found)[2]
+    if search.study.stop_every or not near:
+        return {}
+    base = results(map(search.baseline, search.of.seeds), store) if target.baseline == "own" else []
+    targets = [target.threshold * accuracy for accuracy in base] or [target.accuracy] * len(search.of.seeds)
+    fitted = crossing({d: best(looks)[1] for d, looks in found.items()}, targets, near)
+    return {f"fitted_{name}": value for name, value in asdict(fitted).items()} if fitted else {}
 
 
 def _judged(search: Search, evaluations: Sequence[Evaluation], store: Store) -> Row:
@@ -154,7 +168,18 @@ def _row(search: Search, kind: str, d: int | None, epoch: int, accuracies: list[
         "epoch": epoch,
         "stopped": None,
         "n": len(accuracies),
-        **dict.fromkeys(("best_d", "seed_d", "bits_per_label", "frozen_drop_mean", "frozen_drop_ci95")),
+        **dict.fromkeys(
+            (
+                "best_d",
+                "seed_d",
+                "fitted_d",
+                "fitted_low",
+                "fitted_high",
+                "bits_per_label",
+                "frozen_drop_mean",
+                "frozen_drop_ci95",
+            )
+        ),
     }
 
 
