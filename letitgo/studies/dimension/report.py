@@ -85,10 +85,10 @@ def asked(row: Row) -> str:
 def _answer(row: Row) -> str:
     """An answer for a whole network."""
     if row["fitted_d"]:
-        share, end = numbers.percent(row["fitted_d"] / row["D"]), _bracket(row)
+        share = numbers.percent(row["fitted_d"] / row["D"])
         return (
             f"About {numbers.count(row['fitted_d'])} of {row['D']:,} dimensions ({share}; 95 % interval "
-            f"{_interval(row)}) are enough for {asked(row)}. {end}"
+            f"{_interval(row)}) are enough for {asked(row)}. {_bracket(row)}"
         )
     accuracy = numbers.points(row["accuracy_mean"], row["accuracy_ci95"])
     early = " (given up before the last epoch)" if row["stopped"] == "given up" else ""
