@@ -75,7 +75,7 @@ def _sentence(cls: type, detail: Any, place: tuple[Any, ...], fields: dict[str, 
     if kind == "literal_error":
         known = [choice.replace(" ", "-") if on_command_line else choice for choice in choices(cls, field)]
         return f"{name} is {given!r}: {nearest(str(given), known) if len(known) > 1 else f'give {known[0]}'}"
-    return f"{name} is {given!r}: {_wanted(cls, field, kind, bounds, detail['msg'])}"
+    return f"{name} is {given!r}: {_wanted(cls, field, detail)}"
 
 
 def _title(cls: type) -> str:
@@ -113,9 +113,14 @@ _BOUNDS = {
 }
 
 
-def _wanted(cls: type, field: str, kind: str, bounds: dict[str, Any], message: str) -> str:
+def _wanted(cls: type, field: str, detail: Any) -> str:
+    kind: str = detail["type"]
+    bounds: dict[str, Any] = detail.get("ctx", {})
+    message: str = detail["msg"]
     if kind == "string_pattern_mismatch":
         return getattr(cls, "SHAPES", {}).get(field, f"it has to match {bounds['pattern']}")
+    if kind in _BOUNDS and detail["input"] != detail["input"]:
+        return "give a number"
     if kind in _BOUNDS:
         name, phrase = _BOUNDS[kind]
         bound = bounds[name]

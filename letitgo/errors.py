@@ -30,6 +30,12 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
+def typed(value: object) -> str:
+    """The type of what was given, with its article: ``an int``, ``a Tensor``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had no memory left."""
     says = str(error).lower()

@@ -289,7 +289,7 @@ def test_nothing_frozen_and_what_flows_past_every_block_are_refused():
 @pytest.mark.parametrize(
     ("batch", "match"),
     [
-        ([1, 2], "inputs is a int: a batch has to be of tensors"),
+        ([1, 2], "inputs is an int: a batch has to be of tensors"),
         ([torch.zeros(12)], "two examples are needed"),
         (iter([torch.zeros(12)]), "no data set with a length"),
         ([(torch.zeros(12), "cat"), (torch.zeros(12), "dog")], "part 1 of a batch is a"),

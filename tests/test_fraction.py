@@ -341,7 +341,7 @@ def test_tasks_on_one_base_leave_the_same_rest(folder):
 BAD = {
     "share of nothing": ({"shares": (0.0,)}, "shares is 0.0: give more than 0"),
     "share beyond all": ({"shares": (0.5, 1.5)}, "shares is 1.5: give at most 1"),
-    "share that is no number": ({"shares": (float("nan"),)}, "shares is nan: give at most 1"),
+    "share that is no number": ({"shares": (float("nan"),)}, "shares is nan: give a number"),
     "share twice": ({"shares": (0.5, 0.5)}, "shares has a value twice"),
     "of": ({"of": ("filter",)}, "of is 'filter': did you mean filters?"),
     "rest": ({"rest": ("null",)}, "rest is 'null': choose from initial, zero"),

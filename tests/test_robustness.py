@@ -446,7 +446,7 @@ RE = {"statistics": "re-estimate"}
     ("arguments", "message"),
     [
         ({"donor": net()}, "donor is a network: give its weights"),
-        ({"donor": 3}, "donor is a int: it can be a state"),
+        ({"donor": 3}, "donor is an int: it can be a state"),
         ({"donor": {}}, "the donor has no '0.weight': there is none"),
         ({"donor": {f"net.{name}": tensor for name, tensor in STATE.items()}}, "did you mean net.0.weight"),
         ({"donor": {**STATE, "2.bias": torch.ones(5)}}, r"'2.bias' has shape \(5,\), the model's has \(2,\)"),

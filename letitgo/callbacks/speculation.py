@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from letitgo.callbacks.rules import Patterns
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, typed
 from letitgo.weights import Selection, freeze, parameter_names, thaw
 from letitgo.weights.freeze import Statistics
 from letitgo.weights.select import chosen_of
@@ -135,7 +135,7 @@ def _check(
         if not callable(function):
             raise BadRequest(f"{name} is {function!r}: give a function")
     if not hasattr(optimizer, "param_groups"):
-        raise BadRequest(f"a {type(optimizer).__name__} is no optimiser: give one, of all that may train")
+        raise BadRequest(f"{typed(optimizer)} is no optimiser: give one, of all that may train")
     if not isinstance(also, Sequence) or not all(hasattr(part, "load_state_dict") for part in also):
         raise BadRequest(f"also is {also!r}: give a list of schedulers, scalers and the like")
 
@@ -159,7 +159,7 @@ def _chosen(model: nn.Module, optimizer: Optimizer, patterns: Patterns) -> Selec
 def _batches(found: Any) -> Iterator[Tensor]:
     """What ``losses`` gave, as doubles on the CPU."""
     if isinstance(found, Tensor) or not isinstance(found, Iterable):
-        raise BadRequest(f"losses gives a {type(found).__name__}: {_WANTED}")
+        raise BadRequest(f"losses gives {typed(found)}: {_WANTED}")
     for part in found:
         if not isinstance(part, Tensor) or part.ndim != 1:
             what = f"tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from letitgo.code import Code, code_of
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, typed
 from letitgo.value import canonical
 
 LIVE = "live:"
@@ -96,7 +96,7 @@ class _Reader:
             return [self._code(type(item)), str(item), self.read(dict(item.state_dict()))]
         if not hasattr(item, "__dict__"):
             raise BadRequest(
-                f"the {self._what} holds a {type(item).__name__}, whose content cannot be read for its key: give the "
+                f"the {self._what} holds {typed(item)}, whose content cannot be read for its key: give the "
                 "task as an import path package.module:make"
             )
         return [self._code(type(item)), self.read(vars(item))]

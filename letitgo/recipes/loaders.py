@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from letitgo.errors import BadRequest
+from letitgo.errors import BadRequest, typed
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -54,9 +54,7 @@ class Loaders:
         for name in ("train_loader", "test_loader"):
             batch = next(iter(getattr(self, name)), None)
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise BadRequest(
-                    f"{name} gives a {type(batch).__name__}: its batches have to be pairs (inputs, labels)"
-                )
+                raise BadRequest(f"{name} gives {typed(batch)}: its batches have to be pairs (inputs, labels)")
 
     def model(self) -> nn.Module:
         """The network."""

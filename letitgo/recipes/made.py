@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from letitgo.errors import BadRequest, named
+from letitgo.errors import BadRequest, named, typed
 from letitgo.imports import import_object
 from letitgo.recipes.splits import Decoded, Kind
 from letitgo.weights.state import drawing_from
@@ -143,8 +143,8 @@ def _tensor(path: str, split: str, item: Any) -> Tensor:
 
 def _described(made: Any) -> str:
     if isinstance(made, Mapping):
-        return f"a {type(made).__name__} of {', '.join(map(str, made)) or 'nothing'}"
-    return f"{len(made)} things" if isinstance(made, (tuple, list)) else f"a {type(made).__name__}"
+        return f"{typed(made)} of {', '.join(map(str, made)) or 'nothing'}"
+    return f"{len(made)} things" if isinstance(made, (tuple, list)) else typed(made)
 
 
 def _about(tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from letitgo.code import Code, code_of, code_of_modules, digest_of, opened
-from letitgo.errors import BadRequest, named, nearest, out_of_memory
+from letitgo.errors import BadRequest, named, nearest, out_of_memory, typed
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import convnets
 from letitgo.recipes.init import Init, drawn
@@ -214,9 +214,7 @@ class Network(Value):
             raise BadRequest(f"the code of {self.factory!r} changed since its recipe was made: make the recipe again")
         module = self._build()
         if not isinstance(module, nn.Module):
-            raise BadRequest(
-                f"the network {self.factory!r} gives a {type(module).__name__}: it has to return a torch.nn.Module"
-            )
+            raise BadRequest(f"the network {self.factory!r} gives {typed(module)}: it has to return a torch.nn.Module")
         return module
 
     def _build(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, nearest, typed
 from letitgo.imports import arguments, import_object
 
 _OPTIMIZERS = {
@@ -73,7 +73,7 @@ def make_optimizer(
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadRequest(f"the optimiser {name!r} cannot be used: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise BadRequest(f"the optimiser {name!r} gives a {type(optimizer).__name__}, no Optimizer")
+        raise BadRequest(f"the optimiser {name!r} gives {typed(optimizer)}, no Optimizer")
     return optimizer
 
 

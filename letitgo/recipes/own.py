@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from letitgo.code import Code
-from letitgo.errors import BadRequest, WorkFailed, named
+from letitgo.errors import BadRequest, WorkFailed, named, typed
 from letitgo.imports import arguments, import_object
 from letitgo.recipes import live
 from letitgo.recipes.networks import Network, check_arguments, code_of_factory
@@ -82,7 +82,7 @@ class Own(Value):
         task, path = self._task, self.network.factory
         for name, call in (("model", "model()"), ("train", "train(model, seed)"), ("evaluate", "evaluate(model)")):
             if not callable(getattr(task, name, None)):
-                raise BadRequest(f"the task {path!r} gives a {type(task).__name__} without {call}")
+                raise BadRequest(f"the task {path!r} gives {typed(task)} without {call}")
         if type(self.epochs) is not int or self.epochs < 1:
             raise BadRequest(f"epochs of the task {path!r} is {self.epochs!r}: give a whole number of at least 1")
         if self.epochs > 1 and not self.pauses:

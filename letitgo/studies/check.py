@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from letitgo import weights
-from letitgo.errors import BadRequest, named
+from letitgo.errors import BadRequest, named, typed
 from letitgo.recipes import Recipe
 from letitgo.recipes.splits import Split
 from letitgo.training import CPU, take_step
@@ -63,7 +63,7 @@ def check_recipe(recipe: Recipe) -> None:
     except (Exception, SystemExit) as error:
         raise BadRequest(f"the schedule {recipe.schedule!r} raises {type(error).__name__}: {error}") from error
     if not isinstance(factor, (int, float)):
-        raise BadRequest(f"the schedule {recipe.schedule!r} gives a {type(factor).__name__}: it has to give a number")
+        raise BadRequest(f"the schedule {recipe.schedule!r} gives {typed(factor)}: it has to give a number")
 
 
 def _check_loss(recipe: Recipe, outputs: torch.Tensor, labels: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import linear, normalize, pad
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, nearest, typed
 from letitgo.value import derive
 from letitgo.weights.hadamard import power_of_two
 
@@ -342,7 +342,7 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
         raise BadRequest("the network itself cannot be exchanged: name a layer within it")
     if not isinstance(found, nn.Linear) or not _is_plain(found):
         there = ", ".join(known) or "none"
-        raise BadRequest(f"{name!r} is a {type(found).__name__}, a classifier to fix is an nn.Linear: there is {there}")
+        raise BadRequest(f"{name!r} is {typed(found)}, a classifier to fix is an nn.Linear: there is {there}")
     if is_lazy(found.weight):
         raise BadRequest(f"{name}.weight is lazy and has no shape yet: call the network on one batch first")
     return found

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from xxhash import xxh3_128
 
-from letitgo.errors import BadRequest, WorkFailed
+from letitgo.errors import BadRequest, WorkFailed, typed
 from letitgo.value import canonical, sha256
 from letitgo.weights.coding import raw
 from letitgo.weights.cut import BATCH, RANDOM, Cut, find_cut, takes_features
@@ -151,7 +151,7 @@ def _parts(batch: Any) -> tuple[dict[str, Tensor], tuple[Any, ...], bool]:
     found = dict(inputs) if isinstance(inputs, Mapping) else {"inputs": inputs}
     for name, value in [*found.items(), *((f"part {i} of a batch", other) for i, other in enumerate(others, 1))]:
         if not isinstance(value, Tensor):
-            raise BadRequest(f"{name} is a {type(value).__name__}: a batch has to be of tensors, shape (N, ...)")
+            raise BadRequest(f"{name} is {typed(value)}: a batch has to be of tensors, shape (N, ...)")
     return found, tuple(others), alone
 
 

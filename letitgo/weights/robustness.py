@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, nearest, typed
 from letitgo.value import derive
 from letitgo.weights.graft import distance
 from letitgo.weights.layers import layers as layers_of
@@ -235,7 +235,7 @@ def _checked(
     if isinstance(donor, nn.Module):
         raise BadRequest("donor is a network: give its weights, donor.state_dict(), or the factory that builds it")
     if donor is not None and not isinstance(donor, Mapping) and not callable(donor):
-        raise BadRequest(f"donor is a {type(donor).__name__}: it can be a state (tensors by name) or a factory")
+        raise BadRequest(f"donor is {typed(donor)}: it can be a state (tensors by name) or a factory")
     if draws < 0 or (draws == 0 and not isinstance(donor, Mapping) and not skip):
         raise BadRequest(f"draws is {draws}: at least 1 is needed, or 0 with initial weights as donor or with skip")
     if init is not None and callable(donor):
@@ -269,7 +269,7 @@ def _built(factory: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
     """What the factory makes, to be looked at."""
     module = seeded(factory, seed, "")
     if not isinstance(module, nn.Module):
-        raise BadRequest(f"donor() gives a {type(module).__name__}: a factory returns a torch.nn.Module")
+        raise BadRequest(f"donor() gives {typed(module)}: a factory returns a torch.nn.Module")
     return module.state_dict(keep_vars=True)
 
 
@@ -377,7 +377,7 @@ def number(score: Any) -> float:
     if isinstance(score, Tensor) and score.numel() == 1:
         score = score.item()
     if not isinstance(score, Real):
-        raise BadRequest(f"evaluate gives a {type(score).__name__}: it has to return one number, larger is better")
+        raise BadRequest(f"evaluate gives {typed(score)}: it has to return one number, larger is better")
     return float(score)
 
 

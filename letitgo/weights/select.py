@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from letitgo.errors import BadRequest, nearest
+from letitgo.errors import BadRequest, nearest, typed
 from letitgo.weights.layers import bare, layers, owner, parameter_names, plain, ties
 
 
@@ -186,7 +186,7 @@ def chosen_of(module: nn.Module, choice: Selection | str | Sequence[str]) -> Sel
         return select(module, choice)
     if not isinstance(choice, Selection):
         if not isinstance(choice, Sequence) or not choice or not all(isinstance(pattern, str) for pattern in choice):
-            what = repr(choice) if isinstance(choice, (list, tuple)) else f"a {type(choice).__name__}"
+            what = repr(choice) if isinstance(choice, (list, tuple)) else typed(choice)
             raise BadRequest(f"{what} is no selection: give patterns, or choose with select(module, ...)")
         return select(module, *choice)
     names = parameter_names(module)
