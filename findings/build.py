@@ -16,14 +16,17 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from findings.questions import ADVISERS, ALONE, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding
+from findings.questions import ADVISERS, ALONE, MAPS, QUESTIONS, REINITIALISED, TIMED, TUNED, Finding, settled
 from findings.rows import RESULTS
 from letitgo.report.files import to_files
 from letitgo.report.numbers import duration
 
 DOCS = RESULTS.parent
 FIGURES = DOCS / "findings"
-OTHERS = ("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length")
+OTHERS = (
+    *("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length"),
+    *("carry-permuted", "fraction-rates"),
+)
 SUBSETS = 25
 """Minutes of one core that all subsets of five networks take, which is no command of letitgo."""
 
@@ -47,7 +50,7 @@ def text(found: dict[str, Finding]) -> str:
     )
     values = {name: finding.values for name, finding in found.items()}
     captions = {name: finding.picture.caption for name, finding in found.items()}
-    return environment.get_template("findings.md.j2").render(**values, captions=captions)
+    return environment.get_template("findings.md.j2").render(**values, captions=captions, settled=settled())
 
 
 def to_latex(markdown: str) -> str:

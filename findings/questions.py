@@ -548,10 +548,44 @@ FURTHER = {
     "dimension": "dimensions it needs alone",
 }
 """Notions that another group of networks was asked for."""
+
+
+def settled() -> dict[str, str]:
+    """What experiments say that were run where a result contradicted a paper."""
+    tickets = {
+        shift: one(
+            table("carry-permuted"),
+            source_data="mnist 10000",
+            target_data=f"mnist permute-{shift} 10000",
+            variant="ticket",
+            level=6,
+        )
+        for shift in ("labels", "pixels")
+    }
+    above = {shift: (row["above_random_mean"], row["above_random_ci95"]) for shift, row in tickets.items()}
+    claim(above["labels"][0] > above["labels"][1], "tickets carry where labels are permuted")
+    claim(abs(above["pixels"][0]) < above["pixels"][1], "tickets are worth random ones where pixels are permuted")
+    rates = table("fraction-rates")
+    tried = {policy: where(rates, policy=policy) for policy in ("norms only", "random values")}
+    best = {policy: max(rows, key=lambda row: row["validation_accuracy_mean"]) for policy, rows in tried.items()}
+    ends = {policy: (row["accuracy_mean"], row["accuracy_ci95"]) for policy, row in best.items()}
+    claim(
+        ends["norms only"][0] - ends["norms only"][1] > ends["random values"][0] + ends["random values"][1],
+        "norms alone are above random values where each has its own rate",
+    )
+    signs = {row["above_random_mean"] > 0 for row in tried["norms only"]}
+    claim(signs == {True, False}, "the sign of norms against random values depends on the rate")
+    return {
+        **{name: points(*found) for name, found in above.items()},
+        "norms": points(*ends["norms only"]),
+        "random": points(*ends["random values"]),
+    }
+
+
 ADVISERS = tuple(
     f"advisers-{net}" for net in ("fcn", "conv", "residual", "fashion-fcn", "fashion-lenet", "fashion-residual")
 )
-ALONE = ("widths", "fashion")
+ALONE = ("widths", "fashion", "lenet")
 """Networks whose layers were trained alone in subspaces."""
 LEVEL = 2
 """The ticket whose densities are compared: a quarter of the weights is left."""

@@ -209,7 +209,7 @@ def _grid(figure: Figure, ax: Axes, mark: Grid) -> None:
             ax.text(j, i, mark.shown.format(value), ha="center", va="center", color=colour, fontsize=8)
     if mark.label:
         bar = figure.colorbar(image, ax=ax, pad=0.02, aspect=30)
-        bar.set_label(mark.label, fontsize=8)
+        bar.set_label(fill(mark.label, max(14, 4 * len(mark.values))), fontsize=8)
         bar.ax.tick_params(labelsize=8)
         if mark.log:
             bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

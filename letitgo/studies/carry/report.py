@@ -52,7 +52,8 @@ VARIED = ("data", "half", "shift", "examples", "optimizer", "lr", "optimizer arg
 
 def report(study: Carry, rows: Sequence[Row]) -> Report:
     """The report of carried tickets."""
-    rows, sections = [_shown(row) for row in rows if row["n"]], []
+    one_optimizer = len({place(recipe)[1] for recipe in study.trained}) == 1
+    rows, sections = [_shown(row, one_optimizer) for row in rows if row["n"]], []
     for recipe in study.trained:
         here = [row for row in rows if _target(row) == place(recipe)]
         base = next((row for row in here if row["variant"] == DENSE), None)
@@ -62,7 +63,11 @@ def report(study: Carry, rows: Sequence[Row]) -> Report:
             rows = [row for row in rows if row not in here]
     if rows:
         sections.insert(0, _section(study, rows))
-    ahead = "" if study.rewind == "0" else f" So it has the source's training up to {study.rewind}, which they lack."
+    ahead = (
+        ""
+        if study.rewind == "0"
+        else f" So it has the source's training up to {study.rewind}, which those with fresh weights lack."
+    )
     note = (
         f"Means over {study.seeds} seeds with 95 % intervals (Student's t), not corrected for how many there are. "
         "Differences are paired by seed. A ticket is its source's mask and its source's weights at "
@@ -100,11 +105,15 @@ def _heading(study: Carry) -> str:
     )
 
 
-def _shown(row: Row) -> Row:
-    """A row with what its cells show."""
+def _shown(row: Row, one_optimizer: bool) -> Row:
+    """A row with what its cells show; where all have one optimiser, the heading names it."""
+    source, target = (
+        short(where[0]) if one_optimizer else f"{short(where[0])}, {where[1]}"
+        for where in (_source(row) if row["level"] else ("", ""), _target(row))
+    )
     return row | {
-        "source": name(_source(row)) if row["level"] else "",
-        "target": name(_target(row)),
+        "source": source if row["level"] else "",
+        "target": target,
         "worse": "critical" if surely(row, "own", -1) else None,
         "better": "robust" if surely(row, "random", 1) else None,
     }
@@ -116,11 +125,6 @@ def _source(row: Row) -> Place:
 
 def _target(row: Row) -> Place:
     return row["target_data"], row["target_optimizer"]
-
-
-def name(place: Place) -> str:
-    """Data and optimiser in words."""
-    return f"{short(place[0])}, {place[1]}"
 
 
 def short(data: str) -> str:
