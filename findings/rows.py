@@ -72,8 +72,13 @@ def correlation(groups: Sequence[Ranks]) -> float:
 def bootstrap(
     groups: Sequence[Any], statistic: Callable[[Sequence[Any]], float], draws: int = 2000
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic over groups drawn with replacement."""
-    random = np.random.default_rng(0)
-    found = [statistic([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(draws)]
+    """The 95 % percentile interval of a statistic over groups drawn with replacement; their order may not matter."""
+    random, known = np.random.default_rng(0), dict[tuple[int, ...], float]()
+    found = []
+    for _ in range(draws):
+        drawn = tuple(sorted(random.integers(len(groups), size=len(groups)).tolist()))  # of few groups often the same
+        if drawn not in known:
+            known[drawn] = statistic([groups[i] for i in drawn])
+        found.append(known[drawn])
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return float(low), float(high)
