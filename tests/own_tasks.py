@@ -97,6 +97,27 @@ class Written(Parts):
             model[0].weight += 1
 
 
+class Wrong(Parts):
+    """Judged by a share of which less is better."""
+
+    metric = "error"
+    more_is_better = False
+    share = True
+
+    def evaluate(self, model):
+        return {"error": 1 - super().evaluate(model)["accuracy"]}
+
+
+class FreezesItself(Parts):
+    """Freezes a layer that letitgo lets move."""
+
+    epochs = 1
+
+    def epoch(self, model, optimizer):
+        model[0].requires_grad_(False)
+        super().epoch(model, optimizer)
+
+
 class Whole(Digits):
     """Trains in one go."""
 

@@ -14,10 +14,12 @@ import torch
 from helpers import bits, pictures, small_recipe, write_dataset
 
 from letitgo.cli.main import run
+from letitgo.cli.tables import stdout_console
 from letitgo.errors import BadRequest
 from letitgo.papers import mypt19
 from letitgo.plan import Evaluation, Initial, Kept, Masked
 from letitgo.report.pictures import BLACK, PALE, PALETTE, Grid, Points
+from letitgo.report.terminal import to_terminal
 from letitgo.store import Store
 from letitgo.studies.carry.options import FRESH, RANDOM, SCRAMBLED
 from letitgo.studies.carry.report import report
@@ -364,12 +366,22 @@ def test_the_tables_have_a_line_for_each_ticket_and_mark_what_is_clear(done):
         *("trained under digits, sgd:0.1", "trained under digits invert, adam:0.01"),
     ]
     for table in section.tables[: section.shown]:
-        assert [row["variant"] for row in table.rows] == [OWN, TICKET, OWN, TICKET]
+        assert [row["variant"] for row in table.rows] == [OWN, SCRAMBLED, TICKET, SCRAMBLED] * 2
         for row in table.rows:
             worse, better = ([column.verdict_of(row) for column in table.columns][k] for k in (3, 4))
             middle, half = row["above_own_mean"], row["above_own_ci95"]
             assert worse == ("critical" if middle is not None and middle + half < 0 else None)
             assert better == ("robust" if row["above_random_mean"] > row["above_random_ci95"] else None)
+
+
+def test_halves_are_no_emoji_and_masks_at_random_have_lines(done, capsys):
+    _, rows = done
+    told = {"source_data": "digits:a", "target_data": "digits:a"}
+    halves = [row | {name: told[name] for name in told if row[name]} for row in rows]
+    to_terminal(stdout_console(), report(STUDY, halves))
+    said = capsys.readouterr().out
+    assert "digits:a" in said
+    assert "random mask, weights of digits:a" in said
 
 
 def test_the_matrix_and_the_curves_show_the_rows(done):

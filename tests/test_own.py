@@ -273,15 +273,39 @@ def test_dimensions_are_asked_of_tasks_with_an_accuracy_to_hold_out(store):
     ],
 )
 def test_code_that_does_not_keep_to_the_part_that_is_held_fails(task, says, store):
-    with pytest.warns(PartlyFailed):
+    with pytest.warns(PartlyFailed, match="training single weights, seed 3"):
         outcome = compute(Ticket(recipe(task), seeds=1, levels=1, variants=()), store)
     assert any(says in failure.why for failure in outcome.failures)
 
 
-def test_code_that_leaves_its_subspace_fails(store):
-    with pytest.warns(PartlyFailed):
-        outcome = compute(Dimension(recipe("Written"), seeds=1, grid=(60,)), store)
-    assert any("0.weight left the subspace it trains in" in failure.why for failure in outcome.failures)
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("Written", "0.weight left the subspace it trains in"),
+        (
+            "FreezesItself",
+            "0.weight moves in the subspace, though train of the task 'own_tasks:FreezesItself'",
+        ),
+    ],
+)
+def test_code_that_does_not_keep_to_its_subspace_fails(task, says, store):
+    with pytest.warns(PartlyFailed, match="training in 60 dimensions, seed 3"):
+        outcome = compute(Dimension(recipe(task), seeds=1, grid=(60,)), store)
+    assert any(says in failure.why for failure in outcome.failures)
+
+
+def test_a_drop_is_how_much_worse_it_is_where_less_is_better(store):
+    base, ticket, random = compute(
+        Ticket(recipe("Wrong"), seeds=1, levels=1, rate=0.9, variants=("random mask",)), store
+    ).rows
+    for row in (ticket, random):
+        assert row["drop_mean"] == pytest.approx(row["error_mean"] - base["error_mean"])
+    assert random["below_ticket_mean"] == pytest.approx(random["error_mean"] - ticket["error_mean"])
+    assert random["drop_mean"] > 0
+    rows = compute(Fraction(recipe("Wrong"), seeds=1, shares=(), only=("classifier",)), store).rows
+    assert rows[1]["above_random_mean"] == pytest.approx(rows[2]["error_mean"] - rows[1]["error_mean"])
+    with pytest.raises(BadRequest, match="mse is none; name another, or say share = True in the task"):
+        compute(Ticket(recipe("Regression")), store)
 
 
 def test_its_dense_layers_are_measured_as_it_trains(store):

@@ -32,7 +32,7 @@ def printable(text: object) -> str:
 
 def stdout_console() -> Console:
     """For tables: as wide as the terminal, or wide enough where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    return Console(emoji=False) if sys.stdout.isatty() else Console(width=140, emoji=False)
 
 
 def write(form: str, rows: Sequence[Row], data: Any) -> None:

@@ -13,7 +13,7 @@ from letitgo.errors import LetItGoError
 from letitgo.execute.record import provenance
 from letitgo.execute.training import carry_out
 from letitgo.imports import arguments
-from letitgo.plan import At, Measure, Run, Stored, Subspace, stored_inputs
+from letitgo.plan import At, Choice, Measure, Run, Stored, Subspace, stored_inputs
 from letitgo.plan.shared import forget
 from letitgo.plan.states import read_once
 from letitgo.store import Store, claimed
@@ -66,6 +66,8 @@ class Job:
             what = f"training with {', '.join(owners)} frozen"
         if isinstance(run.trains, Subspace):
             what = f"training in {run.trains.d:,} dimensions"
+        elif isinstance(run.trains, Choice):
+            what = "training single weights"
         since = f" from step {run.begin}" if run.begin else ""
         return f"{what}{since}, seed {run.recipe.seed}"
 

@@ -164,10 +164,20 @@ class Watch:
         for name, moving in held.moving.items():
             before = self._before[name]
             if not _same(before.where(moving.mask.to(before.device), now[name].detach().to(before.device)), before):
-                raise WorkFailed(f"frozen entries of {name} moved all the same in train of the task {path!r}")
+                raise WorkFailed(
+                    f"frozen entries of {name} moved all the same in train of the task {path!r}: it changes them by "
+                    "hand, or trains a copy, which moves as a whole"
+                )
         origin = held.projected.origin if held.projected else {}
         if left := [name for name, before in self._origin.items() if not _same(origin[name], before)]:
-            raise WorkFailed(f"{left[0]} left the subspace it trains in, in train of the task {path!r}")
+            raise WorkFailed(
+                f"{left[0]} left the subspace it trains in, in train of the task {path!r}: weights are copied into it, "
+                "or changed by hand"
+            )
+        if still := [name for name in self._origin if not now[name].requires_grad]:
+            raise WorkFailed(
+                f"{still[0]} moves in the subspace, though train of the task {path!r} freezes it: freeze it in model()"
+            )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

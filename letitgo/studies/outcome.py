@@ -91,7 +91,7 @@ class Outcome:
 
         for line in () if console or self.answers else by_cause(self.failures):
             print(f"Failed: {line}")
-        console = console or Console()
+        console = console or Console(emoji=False)
         to_terminal(console, self.said)
         if still := of_unmoved(self.usage):
             console.print(f"T{still[1:]}.", highlight=False)

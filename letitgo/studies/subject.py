@@ -68,8 +68,9 @@ class Subject:
             BadRequest: There is none.
         """
         if (found := self.recipe.dataset.task.share) is None:
+            hint = "leave metric out" if self.recipe.own is None else "name another, or say share = True in the task"
             raise BadRequest(
-                f"this study compares shares, such as an accuracy or r2: {self.metric.name} is none; leave metric out"
+                f"this study compares shares, such as an accuracy or r2: {self.metric.name} is none; {hint}"
             )
         return found.name
 

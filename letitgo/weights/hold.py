@@ -292,7 +292,7 @@ class Held:
                 if id(parameter) in given and given.isdisjoint(map(id, mover.own)):
                     raise WorkFailed(
                         f"the optimiser was given {name} itself, which does not move as a whole: make it of "
-                        "held.parameters(), or of trainable(module), after hold()"
+                        "letitgo.trainable(module), once the module is held"
                     )
         concerned = [mover for mover in self._movers if not given.isdisjoint(map(id, mover.own))]
         if concerned:

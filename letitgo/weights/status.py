@@ -117,7 +117,7 @@ class Status:
         """The same as plain text."""
         from rich.console import Console
 
-        console = Console(width=120, color_system=None, force_terminal=False, force_jupyter=False)
+        console = Console(width=120, emoji=False, color_system=None, force_terminal=False, force_jupyter=False)
         with console.capture() as captured:
             console.print(self)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -142,7 +142,11 @@ def _under(rows: Sequence[Row], target: str, share: Metric) -> Table:
     """A line for each ticket trained under one target."""
     here = [row for row in rows if row["target"] == target]
     reached = numbers.points(here[0][f"{share.name}_mean"], here[0][f"{share.name}_ci95"])
-    own = [row for row in here if row["variant"] in (OWN, TICKET)]
+    own = [
+        row | {"source": f"random mask, weights of {row['source']}"} if row["variant"] == SCRAMBLED else row
+        for row in here
+        if row["variant"] in (OWN, TICKET, SCRAMBLED)
+    ]
     title = f"trained under {target}: everything reaches {reached} %"
     return Table(judged_by(share, COLUMNS), own, title, LEGEND)
 

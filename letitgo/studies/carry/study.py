@@ -187,9 +187,8 @@ class Carry(CarryOptions, CellStudy):
         return of.run(Masked(start, mask), Kept(mask, of.but(self.tickets[source].rates)), recipe)
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        share = share_of(self).name
-        above = {name: results["test"][share] - results[name]["test"][share] for name in cell.against}
-        return {f"above_{name}": value for name, value in above.items()}
+        share = share_of(self)
+        return {f"above_{name}": share.drop(results["test"], results[name]["test"]) for name in cell.against}
 
     def row(self, cell: Cell, of: Subject, store: Store) -> Row:
         """One row, with the number of weights that the first seed in the store has left."""

@@ -128,7 +128,7 @@ class Fraction(FractionOptions, CellStudy):
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
         delta, control, share = results["delta"], results.get("control"), self.recipes[0].dataset.task.share
         return {
-            "above_random": share and control and results["test"][share.name] - control["test"][share.name],
+            "above_random": share.drop(results["test"], control["test"]) if share and control else None,
             "delta_bytes": delta["bytes"],
             "whole_bytes": delta["whole"],
             "moved": delta["moved"],

@@ -103,11 +103,10 @@ class Ticket(TicketOptions, CellStudy):
         return found
 
     def numbers(self, cell: Cell, results: Results) -> Mapping[str, float | None]:
-        share, base, ticket = share_of(self).name, results.get("base", results), results.get("ticket")
-        test = results["test"][share]
-        found: dict[str, float | None] = {
-            "drop": base["test"][share] - test,
-            "below_ticket": ticket["test"][share] - test if ticket else None,
+        share, base, ticket = share_of(self), results.get("base", results), results.get("ticket")
+        found = {
+            "drop": share.drop(base["test"], results["test"]),
+            "below_ticket": share.drop(ticket["test"], results["test"]) if ticket else None,
         }
         if "curve" in results:
             found |= _early(results["curve"], base["curve"], ticket and ticket["curve"])
