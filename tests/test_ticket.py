@@ -622,13 +622,13 @@ def test_the_answer_names_the_last_level_without_a_clear_drop():
     ]
     section = section_of(rows)
     assert section.answer.startswith(
-        "Down to 64 % of the weights, trained alone, tickets are not clearly below all 100"
+        "Down to 64 % of the weights, trained alone, tickets are not clearly worse than all 100"
     )
     assert section.answer.endswith("the drop is 0.10 ± 0.20 points.")
     assert section.sentences == [
-        "Ticket: clearly below all weights at 51.2 %, clearly above at 80 %.",
-        "Same mask, fresh weights: clearly below all weights at every level.",
-        "Random mask, original weights: clearly below all weights at 80 % and 51.2 %.",
+        "Ticket: clearly worse than all weights at 51.2 %, clearly better at 80 %.",
+        "Same mask, fresh weights: clearly worse than all weights at every level.",
+        "Random mask, original weights: clearly worse than all weights at 80 % and 51.2 %.",
     ]
     assert section_of(rows[:3]).answer.startswith("Down to 64 % of the weights, the last level, trained alone")
     assert section_of([rows[0], rows[3]]).answer.startswith("No ticket does as well as all 100 weights")

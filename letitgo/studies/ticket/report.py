@@ -48,7 +48,7 @@ LOOKS = {
 }
 ACROSS = 4
 """Variants side by side in a table of 80 columns."""
-LEGEND = {"critical": "clearly below all weights: the whole interval of the drop is above 0"}
+LEGEND = {"critical": "clearly worse than all weights: the whole interval of the drop is above 0"}
 ALL_NUMBERS = (
     Column("level", "level", "How often was pruned.", numbers.count),
     Column("name", "trained"),
@@ -168,12 +168,12 @@ def _answer(rows: Sequence[Row], tickets: Sequence[Row], share: str) -> str:
     if not tickets or tickets[0]["drop_ci95"] is None:
         return f"One seed cannot say how few weights do as well as {whole}."
     if last is None:
-        return f"No ticket does as well as {whole}: each is clearly below."
+        return f"No ticket does as well as {whole}: each is clearly worse."
     drop = numbers.points(last["drop_mean"], last["drop_ci95"])
     end = ", the last level" if last is tickets[-1] else ""
     return (
-        f"Down to {_share(last)} of the weights{end}, trained alone, tickets are not clearly below {whole}: the drop "
-        f"is {drop} points."
+        f"Down to {_share(last)} of the weights{end}, trained alone, tickets are not clearly worse than {whole}: the "
+        f"drop is {drop} points."
     )
 
 
@@ -201,13 +201,13 @@ def _sentences(rows: Sequence[Row], tickets: Sequence[Row], stable: Sequence[Row
 
 
 def _how_far(rows: Sequence[Row]) -> str:
-    """Where one variant is clearly below all weights, and where above."""
+    """Where one variant is clearly worse than all weights, and where above."""
     name = NAMES[rows[0]["variant"]]
     below = [_share(row) for row in rows if row["below"] == "critical"]
     above = [_share(row) for row in rows if row["drop_mean"] + row["drop_ci95"] < 0]
     where = "at every level" if len(below) == len(rows) else f"at {listed(below)}" if below else "at no level"
-    more = f", clearly above at {listed(above)}" if above else ""
-    return f"{name[0].upper()}{name[1:]}: clearly below all weights {where}{more}."
+    more = f", clearly better at {listed(above)}" if above else ""
+    return f"{name[0].upper()}{name[1:]}: clearly worse than all weights {where}{more}."
 
 
 def _how_early(row: Row) -> str:
