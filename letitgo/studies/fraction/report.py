@@ -149,7 +149,7 @@ def _at_own_rates(
     best: dict[tuple[Any, ...], Row] = {}
     held_out, sign = f"validation_{metric.name}_mean", 1 if metric.more_is_better else -1
     for _, rows in group:
-        for row in rows:
+        for row in (row for row in rows if row[held_out] is not None):
             name = (row["what"], *(row[column.name] for column in CONDITIONS), row["learned"])
             if name not in best or sign * row[held_out] > sign * best[name][held_out]:
                 best[name] = row
