@@ -171,7 +171,21 @@ def _at_own_rates(
     if ends:
         said.append(f"The best is the least or the largest tried for {words.listed(list(dict.fromkeys(ends)))}.")
     title = ", ".join(["Each at its own learning rate", *others])
-    return Section(title, _apart(metric, shown), said, [Table(columns, shown)])
+    pictures = {"rates": _by_rate(metric, [row for _, rows in group for row in rows])} if metric.share else {}
+    return Section(title, _apart(metric, shown), said, [Table(columns, shown)], pictures=pictures)
+
+
+def _by_rate(metric: Metric, rows: Sequence[Row]) -> Picture:
+    """A line for each policy; where values at random have several numbers, for each of them."""
+    several = len({row["learned"] for row in rows if row["policy"] == RANDOM}) > 1
+    lines = [
+        row | {"line": f"{row['learned']:,} {row['what']}" if several and row["policy"] == RANDOM else row["what"]}
+        for row in sorted(rows, key=lambda row: row["lr"])
+    ]
+    marks, rates = series(lines, "lr", metric.name, "line", factor=100), sorted({row["lr"] for row in rows})
+    panel = Panel(marks, x="learning rate", y=f"test {metric.name}, %", xlog=True, ticks=rates)
+    says = "a line for each policy: means and 95 % intervals over seeds"
+    return Picture([[panel]], f"Test {metric.name} against the learning rate, {says}.")
 
 
 def _apart(metric: Metric, rows: Sequence[Row]) -> str:
