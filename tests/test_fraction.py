@@ -199,8 +199,8 @@ def test_each_part_is_also_shown_at_its_own_learning_rate(store):
         assert row["lr"] == max(tried, key=lambda one: one["validation_accuracy_mean"])["lr"]
     assert "Rates tried: 0.01, 0.5." in own.sentences
     [[panel]] = own.pictures["rates"].panels
-    lines = {mark.label: mark.x for mark in panel.marks}
-    assert lines == dict.fromkeys(["everything", "norms only", "random values per unit", "random values"], [0.01, 0.5])
+    policies = ["everything", "norms only", "random values per unit", "random values"]
+    assert [(mark.label, mark.x) for mark in panel.marks] == [(policy, [0.01, 0.5]) for policy in policies]
     random = [one for one in outcome.rows if one["policy"] == "random values"]
     best = max(random, key=lambda one: one["validation_accuracy_mean"])
     assert table.rows[1]["random"].endswith(f" % at {best['lr']:g}")
