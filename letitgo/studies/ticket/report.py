@@ -201,12 +201,12 @@ def _sentences(rows: Sequence[Row], tickets: Sequence[Row], stable: Sequence[Row
 
 
 def _how_far(rows: Sequence[Row]) -> str:
-    """Where one variant is clearly worse than all weights, and where above."""
+    """Where one variant is clearly worse than all weights, and where better."""
     name = NAMES[rows[0]["variant"]]
-    below = [_share(row) for row in rows if row["below"] == "critical"]
-    above = [_share(row) for row in rows if row["drop_mean"] + row["drop_ci95"] < 0]
-    where = "at every level" if len(below) == len(rows) else f"at {listed(below)}" if below else "at no level"
-    more = f", clearly better at {listed(above)}" if above else ""
+    worse = [_share(row) for row in rows if row["below"] == "critical"]
+    better = [_share(row) for row in rows if row["drop_mean"] + row["drop_ci95"] < 0]
+    where = "at every level" if len(worse) == len(rows) else f"at {listed(worse)}" if worse else "at no level"
+    more = f", clearly better at {listed(better)}" if better else ""
     return f"{name[0].upper()}{name[1:]}: clearly worse than all weights {where}{more}."
 
 
