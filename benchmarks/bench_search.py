@@ -43,6 +43,11 @@ OTHERS: dict[str, dict[str, Any]] = {
     name: {"data": name, "examples": 10_000, "widths": "128", "depth": 3, "epochs": 5, "batch_size": 64}
     for name in ("mnist", "fashion_mnist")
 }
+SIZES: dict[str, dict[str, Any]] = {
+    f"fcn-{depth}x{width}": NETWORKS["fcn"] | {"widths": width, "depth": depth}
+    for depth, width in ((5, "16"), (5, "32"), (5, "128"), (5, "256"), (2, "64"), (3, "64"), (7, "64"))
+}
+"""Of the first, other widths and depths: for docs/findings.md alone."""
 HELD_OUT = {"mnist": 2000, "fashion_mnist": 2000}
 """Held-out examples, where they are not the 287 of the digits."""
 SEEDS, SPEND = 6, 2.0
@@ -59,7 +64,7 @@ def by_of(name: str) -> By:
 
 def truth(root: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for name, fields in (NETWORKS | OTHERS).items():
+    for name, fields in (NETWORKS | OTHERS | SIZES).items():
         store = open_store(Path(root) / name)
         of = Subject(holding_out(Recipe(**fields)), 2 * SEEDS)
         with Executor(store, 0) as executor:

@@ -34,6 +34,7 @@ from letitgo.weights import (
     hold,
     norms,
     parameter_names,
+    robustness,
     select,
     step_cost,
     subspace,
@@ -732,8 +733,28 @@ def test_the_stand_in_shows_what_moves_to_those_who_read_it():
             assert read(shown).equal(read(own))
         assert own.any()
         shown.data.mul_(2)
+        shown.data = shown.data * 2
         assert shown.norm().equal(own.norm())
         assert shown.shape == module[0].weight.shape
+
+
+@pytest.mark.parametrize("part", [partial(fraction, share=0.5), partial(subspace, d=5)])
+def test_robustness_measured_between_steps_changes_no_step(part):
+    def trained(measured: bool) -> list[Tensor]:
+        module = small()
+        with hold(module, part(module)) as held:
+            optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+            for _ in range(3):
+                if measured:
+                    robustness(module, lambda m: m(inputs()).square().mean().item())
+                optimizer.zero_grad()
+                module(inputs()).square().mean().backward()
+                if measured:
+                    robustness(module, lambda m: m(inputs()).square().mean().item())
+                optimizer.step()
+        return [parameter.detach() for parameter in module.parameters()]
+
+    assert all(map(torch.equal, trained(False), trained(True)))
 
 
 def test_a_part_of_a_network_of_other_shapes_is_refused():

@@ -16,7 +16,7 @@ from letitgo.cli import config, interrupt
 from letitgo.cli.commands import study_app
 from letitgo.cli.tables import printable
 from letitgo.cli.ticket import export
-from letitgo.errors import BadRequest, LetItGoError
+from letitgo.errors import BadRequest, LetItGoError, out_of_memory
 from letitgo.studies import STUDIES
 
 QUESTIONS = Group("Studies", sort_key=0)
@@ -108,6 +108,8 @@ def _give_up(error: Exception, arguments: list[str]) -> int:
     what = str(error)
     if isinstance(error, BadRequest):
         what = config.told(what)
+    elif out_of_memory(error):
+        what = "out of memory: lower examples, batch-size or workers"
     elif not isinstance(error, LetItGoError):
         what = f"{type(error).__name__}: {what} (an unexpected error; --debug shows where)"
     print(f"letitgo: {printable(what)}", file=sys.stderr)

@@ -16,6 +16,7 @@ from letitgo.execute.executor import OnProgress
 from letitgo.plan import Initial, Measure, Run, Stored
 from letitgo.recipes import Recipe
 from letitgo.store import Store, open_store
+from letitgo.studies import STUDIES, find_study
 from letitgo.studies.listing import Listing
 from letitgo.studies.outcome import Outcome
 from letitgo.studies.study import Study
@@ -104,9 +105,10 @@ def _check(study: Study) -> None:
         raise BadRequest(f"{study!r} is no study: give a Map, a Search, a Train, …")
     for recipe in study.recipes:
         if recipe.own is not None and not getattr(study, "takes_own", False):
+            *most, last = (name for name in sorted(STUDIES) if find_study(name).takes_own)
             raise BadRequest(
-                f"{recipe.task!r} brings its own network, data and loop, which this study changes: align, "
-                "dimension, finetune, fraction, map, search, ticket and train do not"
+                f"{recipe.task!r} brings its own network, data and loop, which this study changes: "
+                f"{', '.join(most)} and {last} do not"
             )
     if len(metrics := dict.fromkeys(map(_judge, study.recipes))) > 1:
         raise BadRequest(

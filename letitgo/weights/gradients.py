@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 _OF_ITSELF = {"empty_like", "__get__", "__set__"}
 """What is asked of the stand-in: its attributes, such as the shape, ``data`` left out."""
-_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+_DATA: Any = (Tensor.data.__get__, Tensor.data.__set__)  # type: ignore[attr-defined]
 
 
 class StandIn(Tensor):
@@ -40,7 +40,7 @@ class StandIn(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func.__name__ in _OF_ITSELF and func != _DATA:
+            if func.__name__ in _OF_ITSELF and func not in _DATA:
                 return func(*args, **(kwargs or {}))
             return func(*tree_map(_meant, args), **tree_map(_meant, kwargs or {}))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -126,12 +127,27 @@ def helds(module: nn.Module) -> dict[str, Held]:
     return {prefix: held for prefix, held in named if held is not None}
 
 
+@contextmanager
+def suspended(module: nn.Module) -> Iterator[None]:
+    """Within, nothing that is written to the weights of what is held reaches the optimiser's parameters."""
+    inside = [held for held in helds(module).values() if not held.suspended]
+    for held in inside:
+        held()
+        held.suspended = True
+    try:
+        yield
+    finally:
+        for held in inside:
+            held.suspended = False
+
+
 class Held:
     """A network of which only a part may move. Made by :func:`hold`.
 
     Attributes:
         moving: Parameter name → the entries that move, of the parameters that do so in part.
         projected: The parameters that move in a subspace, if any do.
+        suspended: Whether network and moving entries go their own ways for now.
     """
 
     def __init__(self, module: nn.Module, part: Part | Subspace, statistics: Statistics, dropout: Dropout) -> None:
@@ -152,6 +168,7 @@ class Held:
         drop_stale_graphs()
         self.moving = {n: Moving(n, module.get_parameter(n), mask) for n, mask in partly.items() if n in moves}
         self.projected = Projected(module, part) if isinstance(part, Subspace) else None
+        self.suspended = False
         vars(module)[HELD] = self
         self._hooks: list[Any] = []
         self._is_spread = any(is_sharded(p) for mover in self._movers for p in mover.parameters.values())
@@ -212,7 +229,7 @@ class Held:
 
     def __call__(self, *_: object) -> None:
         """Bring the network and its moving entries together: run before a forward pass and before ``state_dict``."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not self.suspended:
             self._reshard()
             self._check_parameters()
             for mover in self._movers:

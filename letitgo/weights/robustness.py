@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from letitgo.errors import BadRequest, nearest, typed
 from letitgo.value import derive
 from letitgo.weights.graft import distance
+from letitgo.weights.hold import suspended
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import named_in, owner
 from letitgo.weights.select import Selection, chosen_of, select
@@ -100,14 +101,12 @@ def robustness(
     donor = _checked(model, evaluate, donor, draws, init, statistics, batches, skip)
     tensors, modules = _tensors(model), dict(model.named_modules())
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
-    restore = remembered(model)
 
     def drawn(unit: str, draw: int) -> tuple[State, list[str]]:
         fresh, undrawn = dict[str, Tensor](), list[str]()
         for layer in units[unit]:
-            with drawing_from(seed, layer, draw):
+            with undone(model), drawing_from(seed, layer, draw):
                 own, left = _redrawn(model, _with_parametrization(model, owned[layer]), owned[layer], init)
-            restore()
             fresh, undrawn = fresh | own, undrawn + left
         return fresh, undrawn
 
@@ -125,17 +124,16 @@ def robustness(
     def measured(layer: str, intervention: str, draw: int | None, source: Mapping[str, Tensor]) -> dict[str, Any]:
         names = chosen[layer] if source else ()
         trained = {name: tensors[name].detach().cpu().clone() for name in names}
-        with torch.no_grad():
-            for name in moved[layer] if source else ():
-                tensors[name].copy_(source[name])
-        apart = distance(trained, {name: tensors[name].detach().cpu() for name in names}, names)
         left_out = modules.get(layer, nn.Module()) if intervention == "skipped" else None
-        with _passed_by(left_out) as passed:
+        with undone(model), _passed_by(left_out) as passed:
+            with torch.no_grad():
+                for name in moved[layer] if source else ():
+                    tensors[name].copy_(source[name])
+            apart = distance(trained, {name: tensors[name].detach().cpu() for name in names}, names)
             if intervention != "baseline" and batches is not None:
                 with drawing_from(seed, "statistics"):
                     re_estimate(model, batches)
             score = number(evaluate(model))
-        restore()
         return {
             "layer": layer,
             "intervention": intervention,
@@ -148,21 +146,17 @@ def robustness(
             "distance_linf": apart["largest"],
         }
 
-    try:
-        if donor is not None:
-            _check_fit(donor if isinstance(donor, Mapping) else _renamed(model, _built(donor, seed)), tensors, moved)
-        if callable(donor):
-            check_draws(donor, "the factory given as donor")
-        elif draws:
-            _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
-        rows = []
-        with _bar(1 + len(chosen) * (draws + isinstance(donor, Mapping) + skip), progress) as advance:
-            for source in sources():
-                rows.append(measured(*source))
-                advance()
-    finally:
-        restore()
-
+    if donor is not None:
+        _check_fit(donor if isinstance(donor, Mapping) else _renamed(model, _built(donor, seed)), tensors, moved)
+    if callable(donor):
+        check_draws(donor, "the factory given as donor")
+    elif draws:
+        _check_laws([name for layer in chosen for name in drawn(layer, 0)[1]])
+    rows = []
+    with _bar(1 + len(chosen) * (draws + isinstance(donor, Mapping) + skip), progress) as advance:
+        for source in sources():
+            rows.append(measured(*source))
+            advance()
     return _with_drops(rows)
 
 
@@ -325,8 +319,12 @@ def _holds_nan(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def remembered(model: nn.Module) -> Callable[[], None]:
-    """What puts the model back, to the bit and with the same objects, into the state it is in now."""
+@contextmanager
+def undone(model: nn.Module) -> Iterator[None]:
+    """What is done to a model within is undone at the end, to the bit and with the same objects.
+
+    Where the model is held, the optimiser's parameters stay as they are meanwhile.
+    """
     modules = [
         (module, module.training, [(slots, dict(slots)) for slots in _slots(module)]) for module in model.modules()
     ]
@@ -334,24 +332,24 @@ def remembered(model: nn.Module) -> Callable[[], None]:
     grads = [parameter.grad for parameter in parameters]
     flags = [parameter.requires_grad for parameter in parameters]
     # Aliases of the storage, for it may be left behind: module.to() and parameter.data = ... give an object another.
-    held = [*parameters, *model.buffers(), *(grad for grad in grads if grad is not None)]
-    aliases = [tensor.data for tensor in held]
+    owned = [*parameters, *model.buffers(), *(grad for grad in grads if grad is not None)]
+    aliases = [tensor.data for tensor in owned]
     saved = [alias.clone() for alias in aliases]
-
-    def restore() -> None:
-        for module, training, owned in modules:
+    try:
+        with suspended(model):
+            yield
+    finally:
+        for module, training, held in modules:
             module.training = training
-            for slots, before in owned:
+            for slots, before in held:
                 slots.clear()
                 slots.update(before)
-        for tensor, alias, content in zip(held, aliases, saved, strict=True):
+        for tensor, alias, content in zip(owned, aliases, saved, strict=True):
             tensor.data = alias
             alias.copy_(content)
         for parameter, flag, grad in zip(parameters, flags, grads, strict=True):
             parameter.requires_grad_(flag)
             parameter.grad = grad
-
-    return restore
 
 
 def _slots(module: nn.Module) -> tuple[dict[str, Any], ...]:
