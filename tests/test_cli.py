@@ -591,3 +591,12 @@ def test_a_command_below_another_has_a_table_there(studies):
     assert studies[0][0].levels == 4
     assert run(["ticket", "export", "t.safetensors", "--config", "study.toml", "--dry-run"]) == 2
     assert command_line() == "letitgo ticket export t.safetensors --dry-run --level 2  # --config study.toml"
+
+
+def test_a_command_that_is_out_of_memory_says_what_to_lower(monkeypatch, tmp_path):
+    def full(_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr("letitgo.cli.runs.existing_store", full)
+    ended = command(tmp_path, "runs")
+    assert (ended.returncode, ended.stderr) == (1, "letitgo: out of memory: lower examples, batch-size or workers\n")

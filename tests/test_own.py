@@ -19,6 +19,7 @@ from letitgo.execute.training import carry_out
 from letitgo.plan import Evaluation, Initial
 from letitgo.recipes import Recipe
 from letitgo.studies.align.study import Align
+from letitgo.studies.carry.study import Carry
 from letitgo.studies.classifier.study import Classifier
 from letitgo.studies.compute import compute, estimate
 from letitgo.studies.dimension.study import Dimension
@@ -346,8 +347,9 @@ def test_fields_that_its_code_decides_are_refused():
         recipe(epochs=7)
     with pytest.raises(BadRequest, match="takes no 'depth'"):
         recipe(model_args={"depth": 2})
-    with pytest.raises(BadRequest, match="brings its own network, data and loop, which this study changes"):
-        compute(Classifier(recipe(), seeds=1))
+    for study in (Classifier(recipe(), seeds=1), Carry((recipe(),), seeds=1)):
+        with pytest.raises(BadRequest, match=r"loop, which this study changes: align, .*, ticket and train do not$"):
+            compute(study)
 
 
 def test_its_key_is_the_same_elsewhere_and_covers_its_arguments():
