@@ -27,8 +27,8 @@ OTHERS = (
     *("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length"),
     *("carry-permuted", "fraction-rates"),
 )
-SUBSETS = 25
-"""Minutes of one core that all subsets of five networks take, which is no command of letitgo."""
+SUBSETS = 50
+"""Minutes of one core that all subsets of small networks take, which is no command of letitgo."""
 
 
 def studies() -> list[str]:

@@ -23,6 +23,7 @@ from findings.rows import (
 )
 from letitgo.report.numbers import count, decimal, percent, points
 from letitgo.report.pictures import BLACK, GREY, PALETTE, Grid, Panel, Picture, Points, Rule
+from letitgo.studies.statistics import ci95
 
 TOLERANCE = 0.01
 """The drop in accuracy that counts as no cost."""
@@ -83,6 +84,8 @@ MAPS = (
     Trained("map-fashion", "fully connected, 3 × 256", "Fashion-MNIST", {}, "fashion"),
     Trained("map-lenet", "LeNet", "MNIST", {}, "lenet"),
     Trained("map-lenet-fashion", "LeNet", "Fashion-MNIST", {}),
+    Trained("map-cifar10", "fully connected, 3 × 256", "CIFAR-10", {}),
+    Trained("map-lenet-cifar10", "LeNet", "CIFAR-10", {}),
     Trained("map-vit", "small ViT", "MNIST", {}),
     Trained("map-resnet-digits", "ResNet-20", "digits", {}),
 )
@@ -147,6 +150,7 @@ def capacity() -> list[dict[str, Any]]:
 
 
 SETTINGS = ("widths", "lr", "epochs")
+COLOURS = (*PALETTE, BLACK)
 
 
 def residual_blocks() -> int:
@@ -189,8 +193,8 @@ def routing() -> Finding:
                 [100 * r["drop_ci95"] for _, r in pairs],
                 across=[100 * f["drop_ci95"] for f, _ in pairs],
                 label=study.name,
-                colour=(*PALETTE, BLACK)[i],
-                shape="osD^vPX*h"[i],
+                colour=COLOURS[i % len(COLOURS)],
+                shape="osD^vPX*hdp"[i],
             )
         )
     dearer = sum(r["drop_mean"] > f["drop_mean"] for f, r in both)
@@ -245,10 +249,20 @@ class Sets:
 
     units: tuple[str, ...]
     seeds: int
+    baseline: float
     test: Mapping[frozenset[str], float]
     validation: Mapping[frozenset[str], float]
     saved: Mapping[frozenset[str], float]
     by_seed: Mapping[frozenset[str], Mapping[float, float]]
+
+    def mean_excess(self) -> tuple[float, float]:
+        """Of the same over all these sets but the whole network: the mean and half its 95 % interval over seeds."""
+        whole = [len(chosen) == len(self.units) for chosen in self.by_seed if len(chosen) > 1]
+        each = [
+            mean(over for over, is_whole in zip(self.excess([seed]), whole, strict=True) if not is_whole)
+            for seed in next(iter(self.by_seed.values()))
+        ]
+        return mean(each), ci95(each)
 
     def excess(self, seeds: Sequence[float]) -> list[float]:
         """For each set of two units or more the mean over seeds of its drop less the sum of its units' drops."""
@@ -278,7 +292,42 @@ def all_subsets(net: str) -> Sets:
         }
     units = tuple(sorted({unit for chosen in saved for unit in chosen}))
     means = {split: {chosen: mean(each.values()) for chosen, each in found.items()} for split, found in drops.items()}
-    return Sets(units, len(seeds), means["test"], means["validation"], saved, drops["test"])
+    baseline = mean(accuracy["test"][frozenset()][seed] for seed in seeds)
+    return Sets(units, len(seeds), baseline, means["test"], means["validation"], saved, drops["test"])
+
+
+SIZES = {
+    f"{depth} × {width}": "fcn" if (depth, width) == (5, 64) else f"fcn-{depth}x{width}"
+    for depth, width in ((5, 16), (5, 32), (5, 64), (5, 128), (5, 256), (2, 64), (3, 64), (7, 64))
+}
+"""Hidden layers and their units → the rows of all subsets on the digits."""
+
+
+def sizes() -> list[dict[str, Any]]:
+    """How far the costs of layers are from adding up, by width and depth."""
+    lines = []
+    for size, net in SIZES.items():
+        sets = all_subsets(net)
+        several = [chosen for chosen in sets.test if len(chosen) > 1]
+        total = {chosen: sum(sets.test[frozenset([unit])] for unit in sorted(chosen)) for chosen in several}
+        mean_excess, half = sets.mean_excess()
+        best = max(each for chosen, each in sets.saved.items() if sets.validation[chosen] <= TOLERANCE)
+        lines.append(
+            {
+                "size": size,
+                "width": int(size.split()[-1]),
+                "baseline": f"{points(sets.baseline)} %",
+                "singles": sum(sets.test[frozenset([unit])] for unit in sets.units),
+                "more": sum(sets.test[chosen] > total[chosen] for chosen in several),
+                "of": len(several),
+                "over": mean_excess,
+                "half": half,
+                "excess": points(mean_excess, half),
+                "best": best,
+                "saved": percent(best),
+            }
+        )
+    return lines
 
 
 def shapley(sets: Sets) -> dict[str, float]:
@@ -356,10 +405,36 @@ def sums() -> Finding:
     diagonal = Points([low, high], [low, high], shape="", line="--", colour=GREY, label="the sum")
     panel = Panel([diagonal, *marks], x="sum of the drops of single layers, points", y="drop of the set, points")
     caption = (
-        "Every set of two layers or more, all layers excepted, against the sum of its layers frozen one at a time."
+        "Left: every set of two layers or more, all layers excepted, against the sum of its layers frozen one at a "
+        "time. Right: how far such sets are over that sum, by width; 95 % intervals over seeds."
+    )
+    by_size = sizes()
+    wide = [line for line in by_size if line["size"].startswith("5")]
+    for narrower, wider in zip(wide[1:], wide[2:], strict=False):
+        claim(wider["over"] < narrower["over"], "from 32 units on, the wider the network, the nearer costs add up")
+    for narrower, wider in zip(wide, wide[1:], strict=False):
+        claim(wider["singles"] < narrower["singles"], "wider networks lose less by each frozen layer")
+    claim(wide[-1]["over"] <= wide[-1]["half"], "with 256 units no excess over the sum shows")
+    claim(wide[-1]["best"] > wide[1]["best"] > wide[0]["best"], "more may stay frozen in wider networks")
+    over = Points(
+        [line["width"] for line in wide],
+        [100 * line["over"] for line in wide],
+        [100 * line["half"] for line in wide],
+        line="-",
+    )
+    by_width = Panel(
+        [over, Rule(0.0)],
+        title="five hidden layers, digits",
+        x="units of each",
+        y="mean over the sum, points",
+        xlog=True,
+        ticks=[line["width"] for line in wide],
     )
     values = {
         "table": lines,
+        "sizes": by_size,
+        "narrow": wide[1],
+        "wide": wide[-1],
         "more": more,
         "multiple": multiple,
         "least_share": percent(min(largest)),
@@ -370,14 +445,16 @@ def sums() -> Finding:
         "positive": sum(pair > 0 for pair in interactions),
         "pairs": len(interactions),
     }
-    return Finding(values, Picture([[panel]], caption))
+    return Finding(values, Picture([[panel, by_width]], caption))
 
 
 TIMED = (
     Trained("map-mnist", "fully connected", "MNIST, all", {}),
     Trained("map-fashion", "fully connected", "Fashion-MNIST", {}),
+    Trained("map-cifar10", "fully connected", "CIFAR-10", {}),
     Trained("map-lenet", "LeNet", "MNIST", {}),
     Trained("map-lenet-fashion", "LeNet", "Fashion-MNIST", {}),
+    Trained("map-lenet-cifar10", "LeNet", "CIFAR-10", {}),
 )
 
 
@@ -394,11 +471,11 @@ def timing() -> Finding:
         series = []
         for layer in dict.fromkeys(row["layer"] for row in rows):
             own = sorted(where(rows, layer=layer), key=lambda row: row["epoch"])
-            done = next((row["epoch"] for row in own if is_robust(row)), None)
+            done = next((row["epoch"] for row in own if is_robust(row)), inf)
             line = {"network": study.network, "data": study.data, "layer": layer, "done": done, "n": int(own[0]["n"])}
             lines.append(line)
             count += 1
-            done_early += done is not None and done <= 2
+            done_early += done <= 2
             series.append(
                 Points(
                     [row["epoch"] for row in own],
@@ -412,14 +489,17 @@ def timing() -> Finding:
         rule = Rule(100 * TOLERANCE)
         panel = Panel([*series, rule], title=study.name, x="frozen from epoch", y="drop, points", ticks=epochs)
         panels.append(panel)
-    late = max((line["done"] for line in lines if line["done"] is not None), default=0)
-    claim(late <= 5, "the layers that are not done by epoch 2 are done by epoch 5")
+    open_still = [line for line in lines if line["done"] > 5]
+    claim(
+        [(line["network"], line["data"], line["layer"]) for line in open_still] == [("LeNet", "CIFAR-10", "fc1")],
+        "all layers but fc1 of LeNet on CIFAR-10 are done by epoch 5",
+    )
     claim(done_early > 0.5 * count, "most layers are done within two epochs")
     for study in TIMED:
         own = where(lines, network=study.network, data=study.data)
-        claim(all(line["done"] is not None for line in own), "every layer is done at some epoch that was tried")
         latest = max(line["done"] for line in own)
         claim(one(own, layer="fc1")["done"] == latest, "no layer is done later than fc1")
+    last = one(TIMED[-1].rows, intervention="frozen", layer="fc1", epoch=5.0)
     caption = (
         f"The drop of freezing a layer from an epoch on. The dashed line is the tolerance of {100 * TOLERANCE:g} point."
     )
@@ -429,7 +509,9 @@ def timing() -> Finding:
                 "network": study.network,
                 "data": study.data,
                 "n": own[0]["n"],
-                "done": ", ".join(f"{line['layer']} {line['done']:g}" for line in own),
+                "done": ", ".join(
+                    f"{line['layer']} {'none' if line['done'] == inf else format(line['done'], 'g')}" for line in own
+                ),
             }
             for study in TIMED
             for own in [where(lines, network=study.network, data=study.data)]
@@ -437,9 +519,10 @@ def timing() -> Finding:
         "layers": count,
         "early": done_early,
         "at_start": sum(line["done"] == 0 for line in lines),
-        "never": sum(line["done"] is None for line in lines),
+        "open": len(open_still),
+        "lenet": points(last["drop_mean"], last["drop_ci95"]),
     }
-    return Finding(values, Picture([panels[:2], panels[2:]], caption))
+    return Finding(values, Picture([panels[:3], panels[3:]], caption))
 
 
 SUBSPACE = "random subspace"
