@@ -2,9 +2,9 @@
 
 ``python benchmarks/bench_search.py truth STORE`` trains every subset of five small networks under six seeds, and of the
 first at other widths and depths, and writes ``docs/results/search-subsets`` (about 50 minutes of a core; MNIST and
-Fashion-MNIST from ``LETITGO_DATA``). ``… table`` reads these rows and prints the tables of docs/search.md; ``… rules`` those of docs/advisers.md, in which the order of
-each rule of ``letitgo advisers`` stands in place of the search's own. ``… units STORE`` writes what these rules read
-again. ``… judged STORE`` runs the command on the networks on digits.
+Fashion-MNIST from ``LETITGO_DATA``). ``… table`` reads these rows and prints the tables of docs/search.md; ``… rules``
+those of docs/advisers.md, in which the order of each rule of ``letitgo advisers`` stands in place of the search's own.
+``… units STORE`` writes what these rules read again. ``… judged STORE`` runs the command on the networks on digits.
 ``… depth STORE`` counts what a search spends on deeper networks.
 """
 

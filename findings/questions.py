@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import factorial, inf
 from statistics import mean, median
 from typing import Any
@@ -410,9 +410,9 @@ def sums() -> Finding:
     )
     by_size = sizes()
     wide = [line for line in by_size if line["size"].startswith("5")]
-    for narrower, wider in zip(wide[1:], wide[2:], strict=False):
+    for narrower, wider in pairwise(wide[1:]):
         claim(wider["over"] < narrower["over"], "from 32 units on, the wider the network, the nearer costs add up")
-    for narrower, wider in zip(wide, wide[1:], strict=False):
+    for narrower, wider in pairwise(wide):
         claim(wider["singles"] < narrower["singles"], "wider networks lose less by each frozen layer")
     claim(wide[-1]["over"] <= wide[-1]["half"], "with 256 units no excess over the sum shows")
     claim(wide[-1]["best"] > wide[1]["best"] > wide[0]["best"], "more may stay frozen in wider networks")
