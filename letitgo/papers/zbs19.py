@@ -14,6 +14,8 @@ from letitgo.studies.map.study import Map
 
 TITLE = "Zhang, Bengio and Singer: Are all layers created equal? (arXiv:1902.01996)"
 EPOCHS = 100
+DRAWS = 10
+"""Fresh draws of a layer under each seed."""
 CHANCE, NEAR = 0.9, 0.05
 """Test error of a guess, and how far from it is still the same, fractions."""
 
@@ -21,7 +23,12 @@ CHANCE, NEAR = 0.9, 0.05
 def study(scale: float, seeds: int) -> Map:
     """FCN 3×256 on MNIST; each layer put back to its initial weights, and drawn afresh."""
     return Map(
-        Recipe(data="mnist", epochs=scaled(EPOCHS, scale)), seeds=seeds, select="test", freeze_at=(), reinit_at=(0,)
+        Recipe(data="mnist", epochs=scaled(EPOCHS, scale)),
+        seeds=seeds,
+        select="test",
+        freeze_at=(),
+        reinit_at=(0,),
+        draws=DRAWS,
     )
 
 
