@@ -687,7 +687,7 @@ def alone(study: Trained) -> dict[str, float]:
     if study.beside not in ALONE:
         return {}
     answers = where(table(f"dimension-layers-{study.beside}"), row="answer", threshold=0.9, **study.only)
-    return {row["layer"]: inf if row["d"] is None else row["d"] for row in answers}
+    return {row["layer"]: inf if row["fitted_d"] is None else row["fitted_d"] for row in answers}
 
 
 def noted(study: Trained) -> list[Row]:
