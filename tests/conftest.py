@@ -52,6 +52,19 @@ def store() -> Store:
     return open_store()
 
 
+@pytest.fixture(scope="session")
+def ray_token() -> Iterator[None]:
+    """For all tests on Ray, which reads these variables once, when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        pytest.importorskip("ray")
+        yield
+
+
 @pytest.fixture
 def all_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that have learned nothing are judged all the same: those of tests train for a moment only."""

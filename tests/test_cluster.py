@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +64,6 @@ def test_an_address_where_nobody_listens_is_told_at_once(address, tmp_path):
         RayExecutor(Store(tmp_path), address).compute([baseline(small_recipe()).final])
 
 
-@pytest.fixture(scope="module")
-def _token() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        pytest.importorskip("ray")  # which reads these when it is imported
-        yield
-
-
 def here(store: Path, study: tuple[str, ...] = MAP) -> str:
     """The table of an undisturbed run in one process."""
     command = [*COMMAND, *study, "--workers", "0", "--store", str(store)]
@@ -110,7 +97,7 @@ def wait_for(store: Path, count: int, process: subprocess.Popen[str], patience: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_a_study_on_a_local_ray_is_the_same(whole, tmp_path):
     process = start(tmp_path / "store", "--workers", "2")
     out, err = process.communicate(timeout=500)
@@ -121,7 +108,7 @@ def test_a_study_on_a_local_ray_is_the_same(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_a_search_on_a_local_ray_is_the_same(tmp_path):
     alone = here(tmp_path / "alone", SEARCH)
     process = start(tmp_path / "store", "--workers", "2", study=SEARCH)
@@ -133,7 +120,7 @@ def test_a_search_on_a_local_ray_is_the_same(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_workers_on_ray_import_from_the_working_directory_only_what_is_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("queue", "token", "select", "torch", "numpy", "letitgo"):
@@ -145,15 +132,15 @@ def test_workers_on_ray_import_from_the_working_directory_only_what_is_nowhere_e
         "    return Sequential(Flatten(), Linear(64, num_classes))\n"
     )
     program = "import sys; sys.path[:1] = []; from letitgo.cli.main import main; main()"
-    options = ("--model", "net_of_this_folder:make", "--epochs", "1", "--on", "ray", "--workers", "1", "--store", "s")
-    command = [sys.executable, "-c", program, "train", *options]
+    options = ("--model", "net_of_this_folder:make", "--epochs", "1", "--on", "ray", "--workers", "1")
+    command = [sys.executable, "-c", program, "train", *options, "--store", "s", "--report", "none"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert (done.returncode, complaints(done.stderr)) == (0, "")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_what_fails_on_ray_is_named_and_the_rest_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("LETITGO_STORE", str(tmp_path / "store"))
     train = ("train", "--epochs", "1", "--widths", "8", "--format", "json", "--on", "ray", "--workers", "2")
@@ -166,7 +153,7 @@ def test_what_fails_on_ray_is_named_and_the_rest_is_done(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_an_interrupt_ends_the_remote_work_and_keeps_what_is_done(whole, tmp_path):
     store = tmp_path / "store"
     process = start(store, "--workers", "2")
@@ -174,7 +161,7 @@ def test_an_interrupt_ends_the_remote_work_and_keeps_what_is_done(whole, tmp_pat
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (130, "")
-    assert "interrupted; what was finished is in the store" in err
+    assert "interrupted; finished results are in the store" in err
     kept = states(store)
     time.sleep(2)
     assert states(store) == kept  # nobody goes on
@@ -183,7 +170,7 @@ def test_an_interrupt_ends_the_remote_work_and_keeps_what_is_done(whole, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 @pytest.mark.parametrize("study", [MAP, TICKET], ids=["map", "ticket"])
 def test_a_node_that_is_lost_costs_nothing_that_was_finished(study, tmp_path):
     from ray.cluster_utils import Cluster
@@ -208,7 +195,7 @@ def test_a_node_that_is_lost_costs_nothing_that_was_finished(study, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_token")
+@pytest.mark.usefixtures("ray_token")
 def test_through_s3_and_ray_the_table_is_the_same(whole, monkeypatch):
     pytest.importorskip("s3fs")
     pytest.importorskip("moto.server")

@@ -52,8 +52,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "finetune": ("finetune", "--pretrained", '{"half": "a"}', "--half", "b", *ONE, *SMALL),
     "ticket": ("ticket", "--levels", "2", *ONE, *SMALL),
     "dimension": ("dimension", "--grid", "20,100", *ONE, *SMALL),
-    "transfer": ("transfer", "--optimizers", "sgd:0.1,adam:0.001", "--levels", "1", *ONE, *SMALL),
-    "align": ("align", "--steps", "400", *ONE, "--format", "csv"),
+    "carry": ("carry", "--optimizers", "sgd:0.1,adam:0.001", "--levels", "1", *ONE, *SMALL),
+    "align": ("align", *ONE, *SMALL),
+    "search": ("search", *ONE, *SMALL),
+    "deep-linear": ("deep-linear", "--steps", "400", *ONE, "--format", "csv"),
 }
 STUDY = Train((small_recipe(widths="8", depth=2, epochs=1),))
 
@@ -183,7 +185,7 @@ def test_a_read_only_store(tmp_path, capsys):
         subprocess.run(["mount", "-o", "remount,ro,bind", str(root)], check=False)
         assert run(["train", "--store", str(root)]) == 2
         assert f"the store {root} cannot be written (Read-only file system)" in capsys.readouterr().err
-        value = STUDY.evaluation(STUDY.recipes[0], "test")
+        value = STUDY.evaluations(STUDY.recipes[0])["test"]
         assert value.result(Store(root)) == value.result(Store(source))
         (source / f"{value.address}.json").write_text("?")
         with pytest.warns(UserWarning, match="could not be set aside"):

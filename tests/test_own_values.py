@@ -104,12 +104,10 @@ def test_they_are_computed_by_workers_as_by_this_process(mine, tmp_path):
 
 
 @pytest.mark.slow
-def test_they_are_computed_on_ray(mine, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+@pytest.mark.usefixtures("ray_token")
+def test_they_are_computed_on_ray(mine, tmp_path):
     from letitgo.execute.cluster import RayExecutor, disconnect
 
-    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(variable, raising=False)
     here, there = open_store(tmp_path / "here"), open_store(tmp_path / "there")
     try:
         assert RayExecutor(there, workers=1).compute(measures(mine)) == []
