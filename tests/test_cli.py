@@ -18,6 +18,7 @@ import pytest
 from helpers import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_faults import STUDIES as KILLED
 
 from letitgo import __version__
 from letitgo.cli.config import command_line
@@ -25,6 +26,7 @@ from letitgo.cli.main import app, run
 from letitgo.cli.options import json_object
 from letitgo.errors import BadRequest
 from letitgo.recipes import Recipe
+from letitgo.studies import STUDIES
 
 COLUMNS = {
     "layer",
@@ -600,3 +602,9 @@ def test_a_command_that_is_out_of_memory_says_what_to_lower(monkeypatch, tmp_pat
     monkeypatch.setattr("letitgo.cli.runs.existing_store", full)
     ended = command(tmp_path, "runs")
     assert (ended.returncode, ended.stderr) == (1, "letitgo: out of memory: lower examples, batch-size or workers\n")
+
+
+def test_the_slow_tests_kill_every_study_by_commands_that_there_are():
+    assert {*KILLED} == {*STUDIES, "deep-linear"}
+    for arguments in KILLED.values():
+        app.parse_args([*arguments], exit_on_error=False, print_error=False)

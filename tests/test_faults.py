@@ -55,6 +55,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "carry": ("carry", "--optimizers", "sgd:0.1,adam:0.001", "--levels", "1", *ONE, *SMALL),
     "align": ("align", *ONE, *SMALL),
     "search": ("search", *ONE, *SMALL),
+    "advisers": ("advisers", "--seeds", "2", "--report", "none", *SMALL),
     "deep-linear": ("deep-linear", "--steps", "400", *ONE, "--format", "csv"),
 }
 STUDY = Train((small_recipe(widths="8", depth=2, epochs=1),))
