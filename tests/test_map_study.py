@@ -17,6 +17,7 @@ from letitgo.errors import BadRequest, PartlyFailed
 from letitgo.execute import plan_jobs
 from letitgo.plan import Graft, Run, State
 from letitgo.recipes import Recipe
+from letitgo.recipes.data import Data
 from letitgo.recipes.splits import noisy
 from letitgo.report import by_block
 from letitgo.store import Store
@@ -351,6 +352,14 @@ def test_train_freezes_what_is_asked(store):
     assert {name for name in start if not torch.equal(start[name], end[name])} == set(run.trains)
     assert row["accuracy"] == pytest.approx(accuracy(run.final, store))
     assert row["gap"] == pytest.approx(row["train_accuracy"] - row["accuracy"])
+
+
+def test_a_run_that_is_no_better_than_ignoring_the_inputs_says_so(store, monkeypatch):
+    [plain] = compute(Train((RECIPE,)), store).answers
+    monkeypatch.setattr(Data, "learned", lambda *_: False)
+    monkeypatch.setattr(Data, "constant", lambda *_: 0.999)
+    [answer] = compute(Train((RECIPE,)), store).answers
+    assert answer == f"{plain} It is no better than 99.90 %, what a prediction that ignores the inputs reaches."
 
 
 def test_train_freezes_from_an_epoch_on(store):

@@ -13,6 +13,7 @@ from letitgo.report.grammar import NEW, TEST, Column, Section, Table
 from letitgo.report.numbers import decimal, percent, points, significant
 
 if TYPE_CHECKING:
+    from letitgo.recipes.data import Data
     from letitgo.recipes.splits import SplitName
     from letitgo.recipes.tasks import Metric
 
@@ -274,15 +275,20 @@ def unlearned(study: Any, recipe: Recipe, base: Row, table: Table) -> Section | 
     mean, half = base[f"{metric.name}_mean"], base[f"{metric.name}_ci95"]
     if mean is None or data.learned(metric, mean, half):
         return None
-    constant = data.constant(metric)
-    shown = f"{points(constant)} %" if metric.share else decimal(constant)
     answer = (
-        f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than {shown}, "
-        "what a prediction that ignores the inputs reaches. Train longer, change the learning rate, or add seeds."
+        f"No verdicts: the baseline's {reached(base, metric)} (n = {base['n']}) is not surely better than "
+        f"{ignoring_inputs(data, metric)}. Train longer, change the learning rate, or add seeds."
     )
     return Section(
         heading(recipe, study.swept), answer, tables=[table], shown=0, details=resolved(recipe), unlearned=True
     )
+
+
+def ignoring_inputs(data: Data, metric: Metric) -> str:
+    """What has to be beaten for a network to have learned: ``11.35 %, what a prediction that …``."""
+    constant = data.constant(metric)
+    shown = f"{points(constant)} %" if metric.share else decimal(constant)
+    return f"{shown}, what a prediction that ignores the inputs reaches"
 
 
 def examples(recipe: Recipe, split: SplitName) -> str:

@@ -10,7 +10,7 @@ from letitgo.errors import BadRequest
 from letitgo.plan import Absent, Initial, Kept, Masked, Measure, Run, Stored, open_ticket
 from letitgo.recipes import Recipe
 from letitgo.report import TEST, TRAINING, Column, Report, Section, Table, numbers
-from letitgo.report.words import heading, judged_by, metric_of, reached, resolved, told
+from letitgo.report.words import heading, ignoring_inputs, judged_by, metric_of, reached, resolved, told
 from letitgo.store import Store
 from letitgo.studies.cell import CellStudy, Row, evaluated, judged, others
 from letitgo.studies.subject import Subject
@@ -156,6 +156,8 @@ class Train(TrainOptions, CellStudy):
         elif best and len(rows) > 1:
             at = ", ".join(f"{name.replace('_', '-')} {best[name]}" for name in self.swept)
             answer = f"The best is {reached(best, metric)}, at {at}: the test set chose it, which flatters it."
+        elif best and not recipe.dataset.learned(metric, best[metric.name], None):
+            answer += f" It is no better than {ignoring_inputs(recipe.dataset, metric)}."
         section = Section(heading(recipe), answer, tables=[table], details=resolved(recipe))
         note = "One run for each recipe; accuracies in per cent."
         return Report("train", self.QUESTION, [section] if rows else [], note)
