@@ -572,7 +572,11 @@ def counted() -> Finding:
     reached = 100 * (base[0.5]["accuracy_mean"] + base[0.5]["accuracy_ci95"])
     for name in ("one layer frozen", "random filters", "random subspace", "lottery ticket"):
         claim(best[name, 0.5][1] - best[name, 0.5][2] > reached, f"{name} helps where labels are random")
-    worst = min(_curves(0.5)["lottery ticket"], key=lambda row: row[1])
+    tickets = _curves(0.5)["lottery ticket"]
+    better = [row[0] for row in tickets if row[1] > 100 * base[0.5]["accuracy_mean"]]
+    claim(better == [row[0] for row in tickets][: len(better)], "only where few weights are left are tickets better")
+    claim(len(better) < len(tickets) / 2, "the tickets that are better are the sparsest alone")
+    worst = min(tickets, key=lambda row: row[1])
     claim(worst[1] + worst[2] < 100 * base[0.5]["accuracy_mean"] - 5, "most tickets do harm where labels are random")
     gains = [top[1] - 100 * base[0.0]["accuracy_mean"] for (_, noise), top in best.items() if not noise]
     claim(max(gains) < 0.5, "no way gains much where labels are true")
@@ -704,6 +708,7 @@ def noted(study: Trained) -> list[Row]:
             "density": density.get(layer),
             "ratio_mean": ratios.get(layer),
             "dimension": dimensions.get(layer),
+            "parameters": frozen[layer]["parameters"],
         }
         for layer in frozen
     ]
@@ -732,6 +737,10 @@ def _agreement(notion: str, name: str, groups: Sequence[list[Row]]) -> dict[str,
     return line
 
 
+def _agrees_best(line: Mapping[str, Any], cost: str, lines: Iterable[Mapping[str, Any]]) -> bool:
+    return all(abs(float(line[cost].split()[0])) >= abs(float(other[cost].split()[0])) for other in lines)
+
+
 def notions() -> Finding:
     """Q5: do the notions of "critical" agree?"""
     groups = [where(table(study), row="unit") for study in ADVISERS]
@@ -746,6 +755,10 @@ def notions() -> Finding:
     caption = "Rank correlations over layers, ranked within each network."
     values = {"table": lines, "layers": sum(map(len, groups)), "networks": len(groups), "main": lines[0]["drop_mean"]}
     density, ratio, dimension = lines[-3:]
+    claim(_agrees_best(density, "drop_mean", lines[1:]), "density in a ticket agrees best with the cost of freezing")
+    claim(_agrees_best(ratio, "fall_mean", lines[1:]), "nearness to rank one agrees best with the cost of putting back")
+    by_size = correlation(both("parameters", "density", others))
+    claim(by_size < -0.5, "the layers that pruning thins out most are the largest")
     values |= {"density": density, "ratio": ratio}
     claim(density["drop_mean_decided"] and density["drop_mean"][0] == "-", "thin layers are dear to freeze")
     claim(
