@@ -25,7 +25,7 @@ DOCS = RESULTS.parent
 FIGURES = DOCS / "findings"
 OTHERS = (
     *("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length"),
-    *("carry-permuted", "fraction-rates"),
+    *("carry-permuted", "fraction-rates", "reproduce-zbs19"),
 )
 SUBSETS = 50
 """Minutes of one core that all subsets of small networks take, which is no command of letitgo."""

@@ -149,6 +149,13 @@ def capacity() -> list[dict[str, Any]]:
     ]
 
 
+def at_length() -> dict[str, Any]:
+    """What the same costs in the paper's own protocol, in points."""
+    row = one(table("reproduce-zbs19"), quantity="drop when fc2 is re-initialised, points")
+    claim(row["within"] == "False", "the second layer costs more than a point after as many epochs as ZBS19's")
+    return {"drop": decimal(row["measured"], row["ci95"]), "n": int(row["n"])}
+
+
 SETTINGS = ("widths", "lr", "epochs")
 COLOURS = (*PALETTE, BLACK)
 
@@ -215,6 +222,7 @@ def routing() -> Finding:
         "table": lines,
         "only": [_summary(study, [], list(study.drops("reinitialised").values())) for study in REINITIALISED],
         "capacity": capacity(),
+        "at_length": at_length(),
         "blocks": residual_blocks(),
         **resnet(),
         "vit": one(lines, network="small ViT")["accuracy"],
