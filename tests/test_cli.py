@@ -595,13 +595,16 @@ def test_a_command_below_another_has_a_table_there(studies):
     assert command_line() == "letitgo ticket export t.safetensors --dry-run --level 2  # --config study.toml"
 
 
-def test_a_command_that_is_out_of_memory_says_what_to_lower(monkeypatch, tmp_path):
+def test_a_command_that_is_out_of_memory_is_told_so(monkeypatch, tmp_path):
     def full(_: object) -> object:
         raise MemoryError
 
     monkeypatch.setattr("letitgo.cli.runs.existing_store", full)
     ended = command(tmp_path, "runs")
-    assert (ended.returncode, ended.stderr) == (1, "letitgo: out of memory: lower examples, batch-size or workers\n")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "letitgo: out of memory: this machine has too little for what was asked\n",
+    )
 
 
 def test_the_slow_tests_kill_every_study_by_commands_that_there_are():

@@ -757,6 +757,21 @@ def test_robustness_measured_between_steps_changes_no_step(part):
     assert all(map(torch.equal, trained(False), trained(True)))
 
 
+def test_robustness_is_that_of_what_the_optimisers_parameters_were_given():
+    module = small()
+    with hold(module, fraction(module, 0.5)) as held:
+        own = held.parameters()[0]
+        with torch.no_grad():
+            own.add_(1)
+        given, seen = own.detach().clone(), []
+        robustness(module, lambda m: seen.append(m[0].weight.detach().clone()) or 0.0)
+        assert torch.equal(held.parameters()[0], given)
+        assert torch.equal(seen[0], module[0].weight)
+        assert torch.equal(held.moving["0.weight"].values, given)
+        module(inputs())
+        assert torch.equal(own, given)
+
+
 def test_a_part_of_a_network_of_other_shapes_is_refused():
     part = entries(nn.Linear(4, 3), {"weight": torch.eye(3, 4)})
     module = nn.Linear(8, 3)

@@ -109,7 +109,7 @@ def _give_up(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, BadRequest):
         what = config.told(what)
     elif out_of_memory(error):
-        what = "out of memory: lower examples, batch-size or workers"
+        what = "out of memory: this machine has too little for what was asked"
     elif not isinstance(error, LetItGoError):
         what = f"{type(error).__name__}: {what} (an unexpected error; --debug shows where)"
     print(f"letitgo: {printable(what)}", file=sys.stderr)

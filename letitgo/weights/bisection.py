@@ -16,7 +16,7 @@ from letitgo.weights.coding import differing
 from letitgo.weights.delta import Base, beside
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import plain
-from letitgo.weights.robustness import check_evaluate, number, undone
+from letitgo.weights.robustness import check_evaluate, number, remembered
 from letitgo.weights.sharded import refuse_sharded
 from letitgo.weights.state import State
 from letitgo.weights.units import By, units
@@ -137,6 +137,7 @@ class _Search:
         changed: dict[str, list[str]],
     ) -> None:
         self._model, self._evaluate, self._own, self._old, self._changed = model, evaluate, own, old, changed
+        self._undone = remembered(model)
         self.back: list[str] = []
         self.carriers: list[str] = []
         self.alone: dict[str, float] = {}
@@ -167,7 +168,7 @@ class _Search:
 
     def without(self, back: list[str]) -> float:
         """The score with some units put back."""
-        with undone(self._model):
+        with self._undone():
             with torch.no_grad():
                 for name in (name for unit in back for name in self._changed[unit]):
                     self._own[name].copy_(self._old[name])

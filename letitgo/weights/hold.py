@@ -132,7 +132,6 @@ def suspended(module: nn.Module) -> Iterator[None]:
     """Within, nothing that is written to the weights of what is held reaches the optimiser's parameters."""
     inside = [held for held in helds(module).values() if not held.suspended]
     for held in inside:
-        held()
         held.suspended = True
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import nan, sqrt
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from letitgo.errors import BadRequest, nearest, typed
 from letitgo.value import derive
 from letitgo.weights.graft import distance
-from letitgo.weights.hold import suspended
+from letitgo.weights.hold import helds, suspended
 from letitgo.weights.layers import layers as layers_of
 from letitgo.weights.layers import named_in, owner
 from letitgo.weights.select import Selection, chosen_of, select
@@ -101,11 +101,12 @@ def robustness(
     donor = _checked(model, evaluate, donor, draws, init, statistics, batches, skip)
     tensors, modules = _tensors(model), dict(model.named_modules())
     moved = {layer: _with_parametrization(model, names) for layer, names in chosen.items()}
+    undone = remembered(model)
 
     def drawn(unit: str, draw: int) -> tuple[State, list[str]]:
         fresh, undrawn = dict[str, Tensor](), list[str]()
         for layer in units[unit]:
-            with undone(model), drawing_from(seed, layer, draw):
+            with undone(), drawing_from(seed, layer, draw):
                 own, left = _redrawn(model, _with_parametrization(model, owned[layer]), owned[layer], init)
             fresh, undrawn = fresh | own, undrawn + left
         return fresh, undrawn
@@ -125,7 +126,7 @@ def robustness(
         names = chosen[layer] if source else ()
         trained = {name: tensors[name].detach().cpu().clone() for name in names}
         left_out = modules.get(layer, nn.Module()) if intervention == "skipped" else None
-        with undone(model), _passed_by(left_out) as passed:
+        with undone(), _passed_by(left_out) as passed:
             with torch.no_grad():
                 for name in moved[layer] if source else ():
                     tensors[name].copy_(source[name])
@@ -319,12 +320,13 @@ def _holds_nan(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-@contextmanager
-def undone(model: nn.Module) -> Iterator[None]:
-    """What is done to a model within is undone at the end, to the bit and with the same objects.
+def remembered(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """What is done to the model within the result is undone at its end, to the bit and with the same objects.
 
     Where the model is held, the optimiser's parameters stay as they are meanwhile.
     """
+    for held in helds(model).values():
+        held()  # what the optimiser's parameters were given reaches the model now
     modules = [
         (module, module.training, [(slots, dict(slots)) for slots in _slots(module)]) for module in model.modules()
     ]
@@ -332,24 +334,29 @@ def undone(model: nn.Module) -> Iterator[None]:
     grads = [parameter.grad for parameter in parameters]
     flags = [parameter.requires_grad for parameter in parameters]
     # Aliases of the storage, for it may be left behind: module.to() and parameter.data = ... give an object another.
-    owned = [*parameters, *model.buffers(), *(grad for grad in grads if grad is not None)]
-    aliases = [tensor.data for tensor in owned]
+    tensors = [*parameters, *model.buffers(), *(grad for grad in grads if grad is not None)]
+    aliases = [tensor.data for tensor in tensors]
     saved = [alias.clone() for alias in aliases]
-    try:
-        with suspended(model):
-            yield
-    finally:
-        for module, training, held in modules:
-            module.training = training
-            for slots, before in held:
-                slots.clear()
-                slots.update(before)
-        for tensor, alias, content in zip(owned, aliases, saved, strict=True):
-            tensor.data = alias
-            alias.copy_(content)
-        for parameter, flag, grad in zip(parameters, flags, grads, strict=True):
-            parameter.requires_grad_(flag)
-            parameter.grad = grad
+
+    @contextmanager
+    def undone() -> Iterator[None]:
+        try:
+            with suspended(model):
+                yield
+        finally:
+            for module, training, owned in modules:
+                module.training = training
+                for slots, before in owned:
+                    slots.clear()
+                    slots.update(before)
+            for tensor, alias, content in zip(tensors, aliases, saved, strict=True):
+                tensor.data = alias
+                alias.copy_(content)
+            for parameter, flag, grad in zip(parameters, flags, grads, strict=True):
+                parameter.requires_grad_(flag)
+                parameter.grad = grad
+
+    return undone
 
 
 def _slots(module: nn.Module) -> tuple[dict[str, Any], ...]:
