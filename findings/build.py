@@ -27,6 +27,9 @@ OTHERS = (
     *("map-noise", "fraction-noise", "dimension-noise", "dimension-rates", "ticket-noise", "map-length"),
     *("carry-permuted", "fraction-rates", "reproduce-zbs19"),
 )
+PANDOC = "markdown+gfm_auto_identifiers-implicit_figures-tex_math_dollars-citations"
+"""How pandoc reads the document: unlike GitHub's dialect this wraps the cells of wide tables."""
+SMALL_TABLES = r"\AtBeginEnvironment{longtable}{\scriptsize\setlength{\tabcolsep}{3pt}}"
 SUBSETS = 50
 """Minutes of one core that all subsets of small networks take, which is no command of letitgo."""
 
@@ -59,9 +62,9 @@ def to_latex(markdown: str) -> str:
 
     body = re.sub(r"\(findings/(\w+)\.svg\)", r"(findings/\1.pdf)", markdown)
     title, _, rest = body.partition("\n")
-    header = f"---\ntitle: '{title.removeprefix('# ')}'\n---\n"
+    header = f"---\ntitle: '{title.removeprefix('# ')}'\nheader-includes: '{SMALL_TABLES}'\n---\n"
     options = ["--standalone", "--shift-heading-level-by=-1", "--columns=120", "-V", "geometry:margin=2.5cm"]
-    return pypandoc.convert_text(header + rest, "latex", format="gfm+yaml_metadata_block", extra_args=options)
+    return pypandoc.convert_text(header + rest, "latex", format=PANDOC, extra_args=options)
 
 
 def draw(found: dict[str, Finding]) -> None:

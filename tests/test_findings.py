@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def test_it_is_at_most_ten_pages(found):
     """500 words to a page and three figures to one; bars and rules of tables are no words."""
     words = sum(bool(re.search(r"\w", word)) for word in re.sub(r"\(\S+\)", "", build.text(found)).split())
     assert words / 500 + len(found) / 3 <= 10
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_as_latex_it_is_at_most_ten_pages_and_no_table_is_cut_off(tmp_path):
+    shutil.copytree(build.FIGURES, tmp_path / "findings")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", str(build.DOCS / "findings.tex")]
+    for _ in range(2):  # the widths of long tables are known the second time
+        said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    said = said.replace("\n", "")
+    assert all(float(over) < 1 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide\)", said))
+    [pages] = re.findall(r"Output written on findings\.pdf \((\d+) pages", said)
+    assert int(pages) <= 10
 
 
 def test_the_template_holds_no_measured_number():
