@@ -280,7 +280,7 @@ def test_what_cannot_be_carried_is_refused(two_sets):
     same = small_recipe(), small_recipe(momentum=0.5)
     grey, colour = (small_recipe(data=data) for data in two_sets)
     for make, words in (
-        (lambda: Carry(RECIPES[:1]).check(), "one recipe has nowhere to carry a ticket: give several"),
+        (lambda: Carry(RECIPES[:1]), "one recipe has nowhere to carry a ticket: give several"),
         (
             lambda: Carry(RECIPES, controls=cast("Any", ("random",))),
             "controls is 'random': did you mean random mask",
@@ -302,7 +302,7 @@ def test_what_cannot_be_carried_is_refused(two_sets):
             make()
     for make, words in (
         (lambda: Carry(RECIPES, optimizers=("sgd:0.1", "adam:0.01")), "leave out optimizer and lr"),
-        (lambda: Carry(small_recipe(), optimizers=("sgd:0.1",)).check(), "one recipe has nowhere to carry a ticket"),
+        (lambda: Carry(small_recipe(), optimizers=("sgd:0.1",)), "one recipe has nowhere to carry a ticket"),
         (lambda: Carry(small_recipe(), optimizers=("sgd:0.1", ":3")), "optimizers has ':3': give a name and its lr"),
         (lambda: Carry(small_recipe(), optimizers=("sgd:0.1", "adam:x")), "optimizers has 'adam:x': give a name"),
     ):

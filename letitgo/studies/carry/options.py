@@ -64,6 +64,8 @@ class CarryOptions(StudyOptions):
     def __post_init__(self) -> None:
         check_distinct("controls", self.controls)
         check_levels(self.at, self.levels)
+        if len(self.trained) < 2 and not self.recipes[0].own:
+            raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
 
     @cached_property
     def trained(self) -> tuple[Recipe, ...]:

@@ -65,10 +65,8 @@ class Carry(CarryOptions, CellStudy):
         """Make sure that every recipe can be trained and pruned, and every ticket trained under every target.
 
         Raises:
-            BadRequest: One cannot, there is one recipe alone, or two recipes have the same data and optimiser.
+            BadRequest: One cannot, or two recipes have the same data and optimiser.
         """
-        if len(self.trained) < 2:
-            raise BadRequest("one recipe has nowhere to carry a ticket: give several data sets or optimisers")
         places = [place(recipe) for recipe in self.trained]
         for one in places:
             if places.count(one) > 1:
